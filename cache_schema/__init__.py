@@ -1,0 +1,1 @@
+"""The ground floor: what a latent dataset is. No torch."""

@@ -1,0 +1,42 @@
+"""Plug-ins are rows of a table of dotted strings, resolved when used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cache_schema.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
+    """Return the object that ``name`` stands for.
+
+    Args:
+        table: Names and the ``module:attribute`` each stands for.
+        name: A name of the table, or a ``module:attribute`` of the user's own.
+        kind: What the table holds, for the message ("teacher", "student").
+
+    Raises:
+        RequestError: The name is unknown, or its module or attribute does not exist.
+    """
+    target = table.get(name, name)
+    module_name, _, attribute = target.partition(":")
+    if not attribute:
+        nearest = difflib.get_close_matches(name, table, n=1)
+        raise RequestError(
+            f"there is no {kind} called {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""),
+            expected=f"one of {', '.join(sorted(table))}, or your own as 'package.module:name'",
+            repair=f"choose one of the {kind}s above",
+        )
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(
+            f"the {kind} {name!r} cannot be imported: {error}",
+            expected=f"an importable module {module_name!r} with an attribute {attribute!r}",
+            repair="install the package that holds it, or correct the name",
+        ) from error
