@@ -1,0 +1,317 @@
+"""The front door: parses, then calls one function in one room. Wings are imported inside commands."""
+
+from __future__ import annotations
+
+import enum
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from cache_schema.errors import TeachonceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.selection import Failure
+    from pipeline.teachers.protocol import TeacherPreset
+
+FOUND, MENDABLE, INTERRUPTED = 1, 2, 130
+"""Exit codes: a check found something; the user can mend it; Ctrl-C. A bug keeps its traceback."""
+
+out, err = Console(), Console(stderr=True)
+
+
+class FrontDoor(TyperGroup):
+    """Shows what a user can mend as three lines instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except TeachonceError as error:
+            err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(MENDABLE) from error
+        except KeyboardInterrupt as error:
+            err.print("stopped; what was committed is safe, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=FrontDoor,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Run a big driving teacher once; train students from what it said, for ever after.",
+)
+
+TEACHER, DATASET, STUDENT = "Teacher", "Dataset", "Student"
+
+
+class Split(enum.StrEnum):
+    """Sides of the train/validation split."""
+
+    TRAIN = "train"
+    VAL = "val"
+    ALL = "all"
+
+
+DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET.zarr", help="Folder of the latent dataset.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a training run.")]
+DataRoot = Annotated[
+    Path, typer.Option("--data", metavar="ROOT", help="Folder of the unpacked clips, or around v1/.")
+]
+TeacherName = Annotated[str, typer.Option("--teacher", help="Preset, or your own as package.module:NAME.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Orion.pth, or a folder made by `convert`. Without it weights are random."),
+]
+SplitChoice = Annotated[Split, typer.Option("--split", help="Which clips.")]
+Device = Annotated[str | None, typer.Option(help="Torch device; a GPU if there is one.")]
+
+
+@app.command("demo-data", rich_help_panel=TEACHER)
+def demo_data(
+    root: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a clip, at 10 Hz.")] = 60,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
+) -> None:
+    """Write synthetic clips in Bench2Drive's own layout."""
+    from pipeline.bench2drive.synthetic import write_demo_data
+
+    write_demo_data(
+        root, clips=clips, frames=frames, seed=seed, workers=os.cpu_count() or 1, on_clip=err.print
+    )
+    out.print(f"{clips} clips of {frames} frames in {root}")
+
+
+@app.command(rich_help_panel=TEACHER)
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="Orion.pth", help="The released checkpoint.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder to write to.")],
+    teacher: TeacherName = "orion-7b",
+) -> None:
+    """Write a checkpoint as sharded safetensors, adapters merged, for fast and safe starts."""
+    _preset(teacher).convert(checkpoint, folder)
+    out.print(f"converted to {folder}")
+
+
+@app.command(rich_help_panel=TEACHER)
+def plan(
+    dataset: DatasetPath,
+    data: DataRoot,
+    teacher: TeacherName = "orion-tiny",
+    split: SplitChoice = Split.ALL,
+) -> None:
+    """Show what an extraction would cost. Writes nothing."""
+    from pipeline.plan import plan
+    from pipeline.selection import select_clips
+
+    selection = select_clips(data, split.value)
+    cost = plan(dataset, selection, _preset(teacher))
+    table = Table(
+        "feature", "one frame", "bytes a frame", "all frames", title=str(dataset), title_justify="left"
+    )
+    for spec in cost.features:
+        table.add_row(
+            spec.name, f"{spec.dtype}{spec.shape}", f"{spec.nbytes:,}", _size(spec.nbytes * cost.frames)
+        )
+    table.add_section()
+    table.add_row("together", "", f"{cost.nbytes // max(cost.frames, 1):,}", _size(cost.nbytes))
+    out.print(table)
+    out.print(f"{cost.clips} clips, {cost.frames:,} frames, {cost.files:,} files")
+    out.print(f"{cost.committed_clips} clips and {cost.committed_frames:,} frames are already there")
+    if cost.hours_left is None:
+        out.print("time: not measured yet; it is known once a clip is committed")
+    else:
+        out.print(f"{cost.frames_a_second:.2f} frames/s so far: {cost.hours_left:.2f} hours left")
+    _left_out(selection.failures)
+
+
+@app.command(rich_help_panel=TEACHER)
+def extract(
+    dataset: DatasetPath,
+    data: DataRoot,
+    teacher: TeacherName = "orion-tiny",
+    checkpoint: Checkpoint = None,
+    split: SplitChoice = Split.ALL,
+    slots: Annotated[int, typer.Option(min=1, help="Clips that advance in lock-step.")] = 4,
+    device: Device = None,
+) -> None:
+    """Run the teacher over every frame, once. Safe to stop and to run again."""
+    from pipeline.extract import extract
+    from pipeline.selection import select_clips
+
+    selection = select_clips(data, split.value)
+    loaded = _preset(teacher).load(checkpoint, device=device or _best_device())
+    report = extract(selection, loaded, dataset, slots=slots)
+    out.print(
+        f"{len(report.committed)} clips and {report.frames:,} frames in {report.wall_s:.1f} s "
+        f"({report.frames / max(report.wall_s, 1e-9):.1f} frames/s; "
+        f"the teacher waited {report.images_s:.1f} s for images and {report.disk_s:.1f} s for the disk); "
+        f"{len(report.present)} clips were already there"
+    )
+    if report.gave_up:
+        err.print("gave up after three failures in a row; the remaining clips were not tried")
+    _left_out(report.failed)
+
+
+@app.command(rich_help_panel=TEACHER)
+def parity(
+    recording: Annotated[Path, typer.Argument(metavar="RECORDING_DIR", help="Folder of a recording.")],
+    tolerance: Annotated[float, typer.Option(help="Largest absolute difference allowed.")] = 1e-4,
+) -> None:
+    """Replay recorded vectors of the reference model through our port, stage by stage."""
+    from pipeline.parity import replay
+    from student.models.planner import planner_stages
+
+    # The planner lives in the student's wing, which trains it; only the front door may introduce the two.
+    report = replay(recording, tolerance=tolerance, planner=planner_stages)
+    table = Table("frame", "stage", "largest difference", "")
+    for row in report.rows:
+        difference = "not computed" if row.difference is None else f"{row.difference:.1e}"
+        verdict = "beyond tolerance" if row in report.failures else ""
+        table.add_row(str(row.frame), row.stage, difference, verdict)
+    out.print(table)
+    out.print(f"{len(report.failures)} of {len(report.rows)} rows beyond {tolerance:g}")
+    if not report.passes:
+        raise typer.Exit(FOUND)
+
+
+@app.command(rich_help_panel=DATASET)
+def inspect(
+    dataset: DatasetPath,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show who made a dataset, what it holds, and how much of it there is."""
+    from cache_schema.inspect import inspect
+
+    summary = inspect(dataset)
+    if as_json:
+        print(summary.model_dump_json(indent=2))  # noqa: T201
+        return
+    teacher, data = summary.manifest.teacher, summary.manifest.data
+    splits = ", ".join(f"{count} {split}" for split, count in sorted(summary.clips_by_split.items()))
+    facts = {
+        "dataset": summary.path,
+        "teacher": f"{teacher.name}, {teacher.precision}, weights {teacher.weights}",
+        "data": f"{data.name} at {data.frame_rate_hz:g} Hz, licence {data.licence}",
+        "clips": f"{summary.clips} ({splits or 'none yet'}), {summary.frames:,} frames",
+        "stored": f"{_size(summary.stored_bytes)}, and {_size(summary.asset_bytes)} of assets",
+        "format": str(summary.manifest.format_version),
+    }
+    for name, value in facts.items():
+        out.print(f"{name:<8} {value}", highlight=False, soft_wrap=True)
+    table = Table("feature", "role", "one frame", "unit", "stored")
+    for spec in summary.features:
+        shape = f"{spec.dtype}{spec.shape}"
+        table.add_row(spec.name, spec.role, shape, spec.unit, _size(spec.stored_bytes))
+    out.print(table)
+
+
+@app.command(rich_help_panel=DATASET)
+def verify(
+    dataset: DatasetPath,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, not digests.")] = False,
+) -> None:
+    """Check every byte against the ledger and every array against the manifest."""
+    from cache_schema.verify import verify
+
+    found = verify(dataset, quick=quick)
+    looked = f"{found.clips} clips, {found.frames:,} frames, {_size(found.nbytes)}"
+    if not found.problems:
+        out.print(f"{looked}: all as written")
+        return
+    table = Table("clip", "feature", "what is wrong", title=f"{looked}: {len(found.problems)} problems")
+    for problem in found.problems:
+        table.add_row(problem.clip or "(dataset)", problem.feature or "", problem.what)
+    out.print(table)
+    raise typer.Exit(FOUND)
+
+
+@app.command(rich_help_panel=STUDENT)
+def train(
+    dataset: DatasetPath,
+    run: Annotated[
+        Path, typer.Option("--run", metavar="RUN_DIR", help="Folder of the run; resumed if there.")
+    ],
+    preset: Annotated[str, typer.Option(help="Recipe: orion-lite (released) or demo (small).")] = "demo",
+    device: Device = None,
+) -> None:
+    """Train a student from what the teacher said. The teacher is never loaded."""
+    from student.config import preset as recipe
+    from student.train import train
+
+    result = train(dataset, run, recipe(preset), device=device or _best_device())
+    out.print(f"{run}: {result.epoch} epochs, {result.step} steps")
+
+
+@app.command(rich_help_panel=STUDENT)
+def evaluate(
+    run: RunDir,
+    dataset: DatasetPath,
+    split: SplitChoice = Split.VAL,
+    device: Device = None,
+) -> None:
+    """Measure the open-loop error of student, teacher and two trivial drivers."""
+    from student.evaluate import evaluate
+
+    out.print(evaluate(run, dataset, split.value, device=device or _best_device()))
+
+
+@app.command(rich_help_panel=STUDENT)
+def export(
+    run: RunDir,
+    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
+) -> None:
+    """Write the student's weights as one safetensors file."""
+    from student.export import export
+
+    export(run, target)
+    out.print(f"exported to {target}")
+
+
+@app.command(rich_help_panel=STUDENT)
+def report(run: RunDir) -> None:
+    """Draw loss curves and bird's-eye pictures of a run on one page."""
+    from student.report import report
+
+    out.print(f"report: {report(run)}")
+
+
+def _preset(name: str) -> TeacherPreset:
+    from pipeline.teachers import teacher_preset
+
+    return teacher_preset(name)
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _left_out(failures: Iterable[Failure]) -> None:
+    """Show the clips that were left out, and end with the code that says so."""
+    table = Table("clip", "why it was left out")
+    for failure in failures:
+        table.add_row(failure.clip, failure.reason)
+    if table.row_count:
+        err.print(table)
+        raise typer.Exit(MENDABLE)
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+if __name__ == "__main__":
+    app()

@@ -47,6 +47,11 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Hex digest of bytes in memory."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes, read in pieces."""
     with path.open("rb") as file:

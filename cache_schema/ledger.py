@@ -52,7 +52,7 @@ class LedgerEntry(_Record):
     digest: str
     """sha256 over the clip's description and its files: equal digests, equal clips."""
     wall_s: float = Field(ge=0)
-    """Seconds that the clip took to make."""
+    """The clip's share of the wall time of the run that made it; over all clips of a run, its length."""
     writer: str
     """Machine that wrote it."""
 

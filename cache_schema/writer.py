@@ -6,12 +6,12 @@ the ledger. A kill at any instant leaves either a committed clip or rubbish that
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import platform
 import shutil
-import time
 from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
@@ -25,7 +25,7 @@ from cache_schema.ledger import ClipInfo, Ledger, LedgerEntry, digest_of, record
 from cache_schema.store import read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from cache_schema.features import FeatureSpec
@@ -69,6 +69,7 @@ class DatasetWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
         self._lock.close()
 
     def committed(self) -> tuple[str, ...]:
@@ -115,14 +116,18 @@ class ClipWriter:
         self.info = info
         self._dataset = dataset
         self._folder = dataset.path / PARTIAL / info.name
-        self._begun = time.monotonic()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.parent.mkdir(exist_ok=True)
-        group = zarr.create_group(self._folder, attributes=info.model_dump(mode="json", exclude={"name"}))
-        self._columns = {spec.name: _Column(group, spec, info) for spec in dataset.manifest.features}
+        with _disk_errors(dataset.path):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.parent.mkdir(exist_ok=True)
+            group = zarr.create_group(self._folder, attributes=info.model_dump(mode="json", exclude={"name"}))
+            self._columns = {spec.name: _Column(group, spec, info) for spec in dataset.manifest.features}
 
     def append(self, values: Mapping[str, np.ndarray]) -> None:
         """Add the next frames of some features: an array (n, *shape) for each."""
+        with _disk_errors(self._dataset.path):
+            self._append(values)
+
+    def _append(self, values: Mapping[str, np.ndarray]) -> None:
         for name, array in values.items():
             column = self._columns.get(name)
             if column is None:
@@ -133,8 +138,16 @@ class ClipWriter:
                 )
             column.append(array)
 
-    def commit(self) -> LedgerEntry:
-        """Flush the clip, move it into place and enter it in the ledger."""
+    def commit(self, *, wall_s: float) -> LedgerEntry:
+        """Flush the clip, move it into place and enter it in the ledger.
+
+        Args:
+            wall_s: The clip's share of the wall time that its run took so far.
+        """
+        with _disk_errors(self._dataset.path):
+            return self._commit(wall_s)
+
+    def _commit(self, wall_s: float) -> LedgerEntry:
         for column in self._columns.values():
             column.finish()
         sync_tree(self._folder)
@@ -143,7 +156,7 @@ class ClipWriter:
             clip=self.info,
             files=files,
             digest=digest_of(self.info, files),
-            wall_s=round(time.monotonic() - self._begun, 3),
+            wall_s=round(wall_s, 3),
             writer=platform.node(),
         )
         rename_durably(self._folder, self._dataset.path / "clips" / self.info.name)
@@ -242,6 +255,18 @@ class _Column:
 
     def _where(self, frame: int) -> str:
         return f"clip {self.clip!r}, feature {self.spec.name!r}, frame {frame}"
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"the disk under {path} refuses: {error}",
+            expected="room for the clips that are being written, and the right to write",
+            repair="free space or mend the disk, then run the same command again; committed clips are safe",
+        ) from error
 
 
 def _lock(path: Path) -> IO[str]:

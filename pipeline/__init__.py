@@ -1,0 +1,1 @@
+"""The offline wing: a teacher looks at every frame once, and what it says is written down."""

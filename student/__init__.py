@@ -1,0 +1,1 @@
+"""Training light students from a latent dataset, without its teacher."""

@@ -2,8 +2,8 @@
 
 The recipe (spec: ORION teacher, section 3.1): shrink with PIL's antialiased bicubic to 640x360 in uint8, drop
 the top 40 rows, stretch the height to 640 with a bilinear resize in float32, normalise. The first half runs
-on the CPU beside the decoder and keeps uint8, so that one eighth of the bytes travel to the GPU; the second half
-runs there.
+on the CPU beside the decoder and keeps uint8, so that one eighth of the bytes travel to the GPU, where the
+second half runs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ImagePreprocessing:
         try:
             with Image.open(path) as image:
                 image.load()
-                pixels = image.convert("RGB")
+                pixels = image if image.mode == "RGB" else image.convert("RGB")
         except FileNotFoundError as error:
             raise ClipError(
                 f"the image {path} does not exist",
@@ -75,26 +75,29 @@ class ImagePreprocessing:
                 expected="1600x900, to which resize and intrinsics are tied",
                 repair="use Bench2Drive's original images",
             )
-        return self.shrink(np.asarray(pixels))
+        return self.shrink(pixels)
 
-    def shrink(self, pixels: np.ndarray) -> np.ndarray:
-        """Resize and crop (900, 1600, 3) uint8 to (3, h, w) uint8; channels keep their order."""
-        image = Image.fromarray(pixels).resize(self.resized, Image.Resampling.BICUBIC)
-        return np.ascontiguousarray(np.asarray(image)[self.crop_top :].transpose(2, 0, 1))
+    def shrink(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop a 1600x900 image to (3, h, w) uint8; channels keep their order."""
+        resized = np.asarray(image.resize(self.resized, Image.Resampling.BICUBIC))
+        return np.ascontiguousarray(resized[self.crop_top :].transpose(2, 0, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Stretch and normalise (..., 3, h, w) uint8 RGB to (..., 3, H, W) float32."""
-        lead = images.shape[:-3]
-        width, height = self.network
-        stretched = F.interpolate(images.flatten(0, -4).float(), (height, width), mode="bilinear")
+        *lead, channels, height, width = images.shape
+        stretched = F.interpolate(
+            images.reshape(-1, channels, height, width).float(), self.network[::-1], mode="bilinear"
+        )
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return ((stretched - mean) / std).unflatten(0, lead)
+        return ((stretched - mean) / std).reshape(*lead, *stretched.shape[1:])
 
     def intrinsic(self, camera: np.ndarray) -> np.ndarray:
-        """Follow a (3, 3) camera matrix of the raw image through resize, crop and stretch; float32."""
-        resized = np.diag([self.resized[0] / CAMERA_SIZE[0], self.resized[1] / CAMERA_SIZE[1], 1.0])
-        cropped = np.array([[1.0, 0, 0], [0, 1, -self.crop_top], [0, 0, 1]])
+        """Follow (..., 3, 3) camera matrices of the raw image through resize, crop and stretch; float64."""
         width, height = self.cropped
-        stretched = np.diag([self.network[0] / width, self.network[1] / height, 1.0])
-        return (stretched @ cropped @ resized @ camera).astype(np.float32)
+        x = self.resized[0] / CAMERA_SIZE[0] * self.network[0] / width
+        y = self.resized[1] / CAMERA_SIZE[1] * self.network[1] / height
+        shift = -self.crop_top * self.network[1] / height
+        # The teacher was trained with this matrix rounded to float32, applied to float64 intrinsics.
+        pixels = np.array([[x, 0.0, 0.0], [0.0, y, shift], [0.0, 0.0, 1.0]], dtype=np.float32)
+        return pixels.astype(np.float64) @ camera

@@ -1,8 +1,8 @@
 """The VAE planner: from a planning token to one trajectory a driving command.
 
-Source: spec Orion-Lite 2.2 and ORION teacher 1.8 (the two planners are the same network, under the same names).
+Source: spec Orion-Lite 2.2 and ORION teacher 1.8 (one network under the same names).
 
-Dimension letters: B batch, D token width, Z latent, L GRU layer, T step (0.5 s each), M mode (= driving command).
+Dimension letters: B batch, D token width, Z latent, L GRU layer, T step (of 0.5 s), M mode (= command).
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from student.checkpoint import load_strictly
+from cache_schema.errors import CheckpointError
+from student.models.weights import load_strictly
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 LOG_SIGMA_LIMIT = 5.0
 """Log standard deviations stay within plus and minus this."""
+
+PARTS = ("present_distribution", "future_distribution", "predict_model", "ego_fut_decoder")
+"""The planner's four networks, as checkpoints name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +45,31 @@ class PlannerConfig:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], *, batch_mixing: bool = False) -> Self:
-        """Read the sizes off a planner's tensors."""
+        """Read the sizes off a planner's tensors.
+
+        Raises:
+            CheckpointError: A tensor that tells a size is missing.
+        """
+        telling = {
+            "present_distribution.encoder.conv1.weight",
+            "future_distribution.encoder.conv1.weight",
+            "predict_model.gru.weight_ih_l0",
+            "predict_model.gru.weight_hh_l0",
+            "ego_fut_decoder.4.weight",
+        }
+        if missing := telling - tensors.keys():
+            raise CheckpointError(
+                f"the planner's weights lack {', '.join(sorted(missing))}",
+                expected="all tensors of ORION's planner under their checkpoint names",
+                repair="use a latent dataset that carries its teacher's whole planner",
+            )
         modes_xy = tensors["ego_fut_decoder.4.weight"].shape[0]
         token_width = tensors["present_distribution.encoder.conv1.weight"].shape[1]
         future_width = tensors["future_distribution.encoder.conv1.weight"].shape[1]
         return cls(
             token_width=token_width,
             latent=tensors["predict_model.gru.weight_ih_l0"].shape[1],
-            gru_layers=sum(name.startswith("predict_model.gru.weight_ih_l") for name in tensors),
+            gru_layers=token_width // tensors["predict_model.gru.weight_hh_l0"].shape[1],
             modes=modes_xy // 2,
             steps=(future_width - token_width) // 2,
             batch_mixing=batch_mixing,
@@ -151,13 +172,6 @@ class Planner(nn.Module):
         Raises:
             CheckpointError: A tensor is missing, unexpected or of the wrong shape.
         """
-        missing = PLANNER_SIZES_FROM - tensors.keys()
-        if missing:
-            raise CheckpointError(
-                f"planner weights lack {', '.join(sorted(missing))}",
-                expected="the 44 tensors of ORION's planner under their checkpoint names",
-                repair="use a latent dataset that carries its teacher's planner",
-            )
         with torch.device("meta"):
             planner = Planner(PlannerConfig.of(tensors))
         load_strictly(planner, tensors, assign=True)
@@ -217,6 +231,11 @@ class Planner(nn.Module):
             "future_states": plan.states,
             "ego_fut_preds_all": plan.offsets,
         }
+
+
+def planner_stages(tensors: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    """Build a planner from its tensors; return its ``stages``, without gradients."""
+    return torch.no_grad()(Planner.from_tensors(tensors).stages)
 
 
 def waypoints(offsets: Tensor, command: Tensor) -> Tensor:

@@ -1,0 +1,64 @@
+# One line each over `teachonce`. Real runs set the variables:
+#   make extract-teacher DATA=/data/bench2drive CHECKPOINT=Orion.pth TEACHER=orion-7b OUT=orion.zarr
+#   make train-student   OUT=orion.zarr RUN=runs/first PRESET=orion-lite
+
+DATA       ?= demo/data
+OUT        ?= demo/latents.zarr
+TEACHER    ?= orion-tiny
+CHECKPOINT ?=
+SPLIT      ?= all
+SLOTS      ?= 4
+RUN        ?= demo/run
+PRESET     ?= demo
+PYTHON     ?= python3
+
+BIN        := .venv/bin
+TEACHONCE  := $(BIN)/teachonce
+
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo extract-teacher verify train-student evaluate report test check
+.NOTPARALLEL:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: .venv/.done  ## make .venv with the console script teachonce
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: extract-teacher verify train-student evaluate report  ## the main job on synthetic clips, in minutes
+
+# Only the embedded default makes its own data; a real DATA has to be there.
+demo/data: | .venv/.done
+	$(TEACHONCE) demo-data $@
+
+extract-teacher: .venv/.done | $(DATA)  ## run the teacher once over DATA, into OUT
+	$(TEACHONCE) extract $(OUT) --data $(DATA) --teacher $(TEACHER) --split $(SPLIT) --slots $(SLOTS) \
+	  $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+
+verify: .venv/.done  ## check every byte of OUT
+	$(TEACHONCE) verify $(OUT)
+
+# Likewise, only the embedded default extracts first.
+train-student: .venv/.done $(if $(filter demo/latents.zarr,$(OUT)),extract-teacher)  ## train a student from OUT, into RUN
+	$(TEACHONCE) train $(OUT) --run $(RUN) --preset $(PRESET)
+
+evaluate: .venv/.done  ## open-loop errors of RUN on OUT
+	$(TEACHONCE) evaluate $(RUN) $(OUT)
+
+report: .venv/.done  ## curves and pictures of RUN
+	$(TEACHONCE) report $(RUN)
+
+test: .venv/.done  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+check: .venv/.done  ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check cache_schema pipeline student cli.py
+	$(BIN)/lint-imports

@@ -1,0 +1,107 @@
+"""A raw clip as extraction needs it: its small arrays at once, its images frame by frame.
+
+Dimension letters: F frames of a clip, C = 6 cameras, h and w of a prepared image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.bench2drive.annotations import read_annotation
+from pipeline.bench2drive.clips import FRAME_RATE_HZ
+from pipeline.bench2drive.geometry import CAMERAS, rigid_inverse
+from pipeline.bench2drive.trajectories import ego_trajectories
+
+if TYPE_CHECKING:
+    from pipeline.bench2drive.clips import RawClip
+    from pipeline.bench2drive.images import ImagePreprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class ClipAnnotations:
+    """The annotations of all frames of one clip, without the other actors."""
+
+    frame_index: np.ndarray
+    """(F) int32, number of the frame in the raw clip."""
+    command: np.ndarray
+    """(F) int64, index into ``COMMANDS``."""
+    can_bus: np.ndarray
+    """(F, 18) float64."""
+    ego_pose: np.ndarray
+    """(F, 4, 4) float64, LiDAR to RH world."""
+    ego_pose_inv: np.ndarray
+    """(F, 4, 4) float64, RH world to LiDAR: its rotation is the transpose of the other's."""
+    lidar2cam: np.ndarray
+    """(F, C, 4, 4) float64, LiDAR to optical cameras."""
+    intrinsic: np.ndarray
+    """(F, C, 3, 3) float64, of the raw 1600x900 images."""
+
+    @property
+    def timestamp(self) -> np.ndarray:
+        """(F) float64, seconds since frame 0."""
+        return self.frame_index / FRAME_RATE_HZ
+
+    def lidar2img(self, images: ImagePreprocessing) -> np.ndarray:
+        """(F, C, 4, 4) float32, LiDAR to pixels of the network's image: (u·depth, v·depth, depth, 1)."""
+        matrix = self.lidar2cam.copy()
+        matrix[..., :3, :] = images.intrinsic(self.intrinsic) @ self.lidar2cam[..., :3, :]
+        return matrix.astype(np.float32)
+
+    def truth(self) -> dict[str, np.ndarray]:
+        """Values of every feature of ``cache_schema.features.TRUTH``."""
+        trajectory, mask = ego_trajectories(self.ego_pose)
+        return {
+            "ego_trajectory": trajectory,
+            "ego_trajectory_mask": mask,
+            "command": self.command.astype(np.int8),
+            "timestamp": self.timestamp,
+            "frame_index": self.frame_index,
+            "ego_pose": self.ego_pose,
+            "can_bus": self.can_bus,
+        }
+
+
+def read_annotations(clip: RawClip) -> ClipAnnotations:
+    """Read what extraction needs of every frame of a clip.
+
+    Raises:
+        ClipError: A frame is missing, or an annotation is broken.
+    """
+    # The other actors are most of a file: each frame lets go of them before the next is read.
+    rows = []
+    for frame in clip.frames:
+        annotation = read_annotation(clip.annotation_path(frame))
+        rows.append(
+            (
+                annotation.command,
+                annotation.can_bus,
+                annotation.world2lidar,
+                annotation.lidar2cam,
+                annotation.intrinsic,
+            )
+        )
+    command, can_bus, world2lidar, lidar2cam, intrinsic = (
+        np.stack(column) for column in zip(*rows, strict=True)
+    )
+    ego_pose = np.linalg.inv(world2lidar)
+    return ClipAnnotations(
+        frame_index=np.array(clip.frames, dtype=np.int32),
+        command=command.astype(np.int64),
+        can_bus=can_bus,
+        ego_pose=ego_pose,
+        ego_pose_inv=rigid_inverse(ego_pose),
+        lidar2cam=lidar2cam,
+        intrinsic=intrinsic,
+    )
+
+
+def load_images(clip: RawClip, frame: int, images: ImagePreprocessing) -> np.ndarray:
+    """Read the six camera images of a frame; return (C, 3, h, w) uint8 RGB, resized and cropped.
+
+    Raises:
+        ClipError: An image is missing, not whole, or of another size.
+    """
+    return np.stack([images.load(clip.image_path(camera, frame)) for camera in CAMERAS])

@@ -1,0 +1,190 @@
+"""A scene seen through the six cameras: flat ground, road, lines and shaded cuboids, the far ones first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, A, transform
+from pipeline.bench2drive.synthetic.route import LANE_WIDTH, Route
+from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
+from pipeline.bench2drive.visibility import CORNER_SIGNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.random import Generator
+
+NEAREST_M = 0.2
+VIEW_M = 70.0
+STRIP_M = 3.0
+
+SKY = {0: (150, 190, 235), 3: (170, 180, 190), 7: (120, 128, 136), 14: (18, 20, 40), 18: (200, 190, 180)}
+"""Weather id -> colour of the sky."""
+BRIGHTNESS = {0: 1.0, 3: 0.85, 7: 0.7, 14: 0.45, 18: 0.9}
+"""Weather id -> light on everything else."""
+
+GRASS, ROAD, PAVEMENT, WHITE, YELLOW = (
+    (96, 120, 70),
+    (85, 85, 90),
+    (140, 135, 130),
+    (235, 235, 235),
+    (230, 190, 40),
+)
+
+FACES = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]])
+"""Corners of the front, back, right, left, top and bottom of a cuboid."""
+NORMALS = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
+SHADES = (0.8, 0.8, 0.65, 0.65, 1.0, 0.4)
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Cuboid:
+    """A box to draw."""
+
+    pose: np.ndarray
+    """(4, 4) middle of the box to UE world."""
+    extent: tuple[float, float, float]
+    colour: Colour
+
+
+class Painter:
+    """Paints the frames of one scene."""
+
+    def __init__(self, scene: Scene, weather: int, rng: Generator) -> None:
+        self.scene = scene
+        self.sky = SKY[weather]
+        self.light = BRIGHTNESS[weather]
+        self.quads, self.colours = _road(scene.route)
+        self.quad_middles = self.quads.mean(1)
+        self.scenery = _scenery(scene.route, rng)
+
+    def paint(self, frame: int) -> Iterator[tuple[str, Image.Image]]:
+        """Yield each camera's name and 1600x900 image."""
+        ego = self.scene.ego.pose(frame)
+        near = np.linalg.norm(self.quad_middles[:, :2] - ego[:2, 3], axis=1) < VIEW_M
+        meadow = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * 2000.0 + (*ego[:2, 3], 0)
+        quads = np.concatenate([meadow[None], self.quads[near]])
+        colours = [GRASS, *(colour for colour, keep in zip(self.colours, near, strict=True) if keep)]
+        cuboids = [*self.scenery, *(part for actor in self.scene.actors for part in _cuboids(actor, frame))]
+        cuboids = [cuboid for cuboid in cuboids if np.linalg.norm((cuboid.pose - ego)[:2, 3]) < VIEW_M]
+        for name, mount in CAMERAS.items():
+            world2cam = A.T @ np.linalg.inv(ego @ mount.sensor2ego)
+            canvas = _Canvas(world2cam, mount.intrinsic, self.sky, self.light)
+            canvas.fill(quads, colours)
+            for cuboid in sorted(cuboids, key=canvas.distance, reverse=True):
+                canvas.cuboid(cuboid)
+            yield name, canvas.image
+
+
+class _Canvas:
+    """One camera's image while it is drawn."""
+
+    def __init__(self, world2cam: np.ndarray, intrinsic: np.ndarray, sky: Colour, light: float) -> None:
+        self.world2cam = world2cam
+        self.intrinsic = intrinsic
+        self.eye = np.linalg.inv(world2cam)[:3, 3]
+        self.light = light
+        self.image = Image.new("RGB", (IMAGE_WIDTH, IMAGE_HEIGHT), sky)
+        self._draw = ImageDraw.Draw(self.image)
+
+    def distance(self, cuboid: Cuboid) -> float:
+        return float(np.linalg.norm(cuboid.pose[:3, 3] - self.eye))
+
+    def cuboid(self, cuboid: Cuboid) -> None:
+        corners = transform(cuboid.pose, CORNER_SIGNS * cuboid.extent)
+        faces = corners[FACES]  # (6, 4, 3)
+        towards = ((self.eye - faces.mean(1)) * (NORMALS @ cuboid.pose[:3, :3].T)).sum(1) > 0
+        colours = [_dim(cuboid.colour, shade) for shade in SHADES]
+        self.fill(faces[towards], [colour for colour, seen in zip(colours, towards, strict=True) if seen])
+
+    def fill(self, quads: np.ndarray, colours: list[Colour]) -> None:
+        """Fill quadrilaterals (Q, 4, 3) of the UE world, in this order."""
+        points = transform(self.world2cam, quads)
+        ahead = points[..., 2] > NEAREST_M
+        for index in np.flatnonzero(ahead.any(1)):
+            corners = points[index] if ahead[index].all() else _cut(points[index])
+            pixels = corners @ self.intrinsic.T
+            pixels = pixels[:, :2] / pixels[:, 2:]
+            low, high = pixels.min(0), pixels.max(0)
+            if high[0] < 0 or high[1] < 0 or low[0] > IMAGE_WIDTH or low[1] > IMAGE_HEIGHT:
+                continue
+            self._draw.polygon([(x, y) for x, y in pixels.tolist()], fill=_dim(colours[index], self.light))
+
+
+def _dim(colour: Colour, light: float) -> Colour:
+    red, green, blue = (round(channel * light) for channel in colour)
+    return red, green, blue
+
+
+def _cut(polygon: np.ndarray) -> np.ndarray:
+    """Keep of a polygon (N, 3) in optical axes what lies before the nearest plane."""
+    kept = []
+    for here, there in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if here[2] > NEAREST_M:
+            kept.append(here)
+        if (here[2] > NEAREST_M) != (there[2] > NEAREST_M):
+            kept.append(here + (there - here) * (NEAREST_M - here[2]) / (there[2] - here[2]))
+    return np.array(kept)
+
+
+def _road(route: Route) -> tuple[np.ndarray, list[Colour]]:
+    """Return the road and its lines as quadrilaterals (Q, 4, 3) and their colours, in drawing order."""
+    half = LANE_WIDTH / 2
+    edge = -2.5 * LANE_WIDTH
+    bands = (
+        (edge - 3.0, half + 4.5, PAVEMENT, False),
+        (edge, half + 0.5, ROAD, False),
+        (edge, edge + 0.15, WHITE, False),
+        (-3 * half, -3 * half + 0.15, YELLOW, False),
+        (-half - 0.08, -half + 0.08, WHITE, True),
+        (half - 0.15, half, WHITE, False),
+    )
+    starts = np.arange(route.s[0], route.s[-1] - STRIP_M, STRIP_M)
+    quads, colours = [], []
+    for left, right, colour, dashed in bands:
+        begins = starts[::2] if dashed else starts
+        sides = [(begins, left), (begins, right), (begins + STRIP_M, right), (begins + STRIP_M, left)]
+        corners = np.stack([route.at(s, lateral)[0] for s, lateral in sides], axis=1)  # (strips, 4, 2)
+        quads.append(np.concatenate([corners, np.zeros((*corners.shape[:2], 1))], axis=2))
+        colours += [colour] * len(begins)
+    return np.concatenate(quads), colours
+
+
+def _scenery(route: Route, rng: Generator) -> list[Cuboid]:
+    """Put houses and trees beside the road, clear of it wherever it turns."""
+    cuboids = []
+    road = np.stack([route.x, route.y], axis=1)
+    for s in np.arange(route.s[0], route.s[-1], 9.0):
+        for side in (-1, 1):
+            lateral = side * rng.uniform(14, 26) - LANE_WIDTH
+            half_height = rng.uniform(2, 5)
+            extent = (rng.uniform(1, 4), rng.uniform(1, 4), half_height)
+            red, green, blue = (int(channel) for channel in rng.integers(60, 200, 3))
+            position, yaw = route.at(s, lateral)
+            if np.linalg.norm(road - position, axis=1).min() < 12.0:
+                continue
+            pose = np.eye(4)
+            pose[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+            pose[:3, 3] = (*position, half_height)
+            cuboids.append(Cuboid(pose, extent, (red, green, blue)))
+    return cuboids
+
+
+def _cuboids(actor: Actor, frame: int) -> Iterator[Cuboid]:
+    pose = actor.pose(frame)
+    pose[:3, 3] = actor.centre(frame)
+    colour = actor.color
+    if actor.state is not None:
+        colour = (255, 20, 20) if actor.state[frame] == RED else (20, 255, 60)
+    yield Cuboid(pose, actor.extent, colour)
+    if actor.kind in ("light", "sign"):
+        pole = pose.copy()
+        bottom = pose[2, 3] - actor.extent[2]
+        pole[2, 3] = bottom / 2
+        yield Cuboid(pole, (0.08, 0.08, bottom / 2), (60, 60, 60))

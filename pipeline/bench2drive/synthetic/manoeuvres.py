@@ -1,0 +1,113 @@
+"""What happens in a clip: six manoeuvres with random numbers, named after Bench2Drive's scenarios."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.bench2drive.synthetic.driving import DT, Leader, StopLine
+from pipeline.bench2drive.synthetic.route import (
+    CHANGE_LEFT,
+    CHANGE_RIGHT,
+    LANE_WIDTH,
+    LEFT,
+    RIGHT,
+    STRAIGHT,
+    Piece,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.random import Generator
+
+FASTEST = 11.0
+
+
+@dataclass(frozen=True)
+class Manoeuvre:
+    """A route and what the ego meets on it. Metres and seconds."""
+
+    pieces: tuple[Piece, ...]
+    speed: float
+    cruise: float
+    leader: Leader
+    stop_line: StopLine | None = None
+
+
+def _free_leader(cruise: float) -> Leader:
+    return Leader(s=38.0, speed=cruise, slow_speed=cruise, slow_from=0.0, slow_until=0.0)
+
+
+def _turn(rng: Generator, option: int) -> Manoeuvre:
+    quarter = math.pi / 2
+    left = option == LEFT
+    arc = Piece.arc(rng.uniform(9, 13) if left else rng.uniform(7, 10), -quarter if left else quarter, option)
+    cruise = rng.uniform(6, 9)
+    pieces = (Piece(rng.uniform(4, 12)), arc, Piece(rng.uniform(8, 15)))
+    return Manoeuvre(pieces, rng.uniform(4, 7), cruise, _free_leader(cruise))
+
+
+def _turn_left(rng: Generator) -> Manoeuvre:
+    return _turn(rng, LEFT)
+
+
+def _turn_right(rng: Generator) -> Manoeuvre:
+    return _turn(rng, RIGHT)
+
+
+def _pull_away(rng: Generator) -> Manoeuvre:
+    cruise = rng.uniform(7, FASTEST)
+    bend = Piece.arc(rng.uniform(30, 60), rng.choice((-1, 1)) * rng.uniform(0.4, 0.8))
+    pieces = (Piece(rng.uniform(6, 14), option=STRAIGHT), bend)
+    return Manoeuvre(pieces, 0.0, cruise, _free_leader(cruise), StopLine(2.0, green_at=rng.uniform(0.3, 1.5)))
+
+
+def _red_light(rng: Generator) -> Manoeuvre:
+    line = rng.uniform(14, 22)
+    cruise = rng.uniform(6.5, 9)
+    pieces = (Piece(line), Piece(16, option=STRAIGHT))
+    stop_line = StopLine(line, green_at=rng.uniform(3.8, 4.8))
+    return Manoeuvre(pieces, cruise, cruise, _free_leader(cruise), stop_line)
+
+
+def _change_lanes(rng: Generator) -> Manoeuvre:
+    cruise = rng.uniform(6, 9)
+    there = Piece(rng.uniform(18, 24), shift=-LANE_WIDTH, option=CHANGE_LEFT)
+    back = Piece(rng.uniform(18, 24), shift=LANE_WIDTH, option=CHANGE_RIGHT)
+    pieces = (Piece(rng.uniform(2, 5)), there, Piece(2), back)
+    return Manoeuvre(pieces, rng.uniform(5, cruise), cruise, _free_leader(cruise))
+
+
+def _hard_brake(rng: Generator) -> Manoeuvre:
+    cruise = rng.uniform(7, 9)
+    slow_from = rng.uniform(0.5, 1.5)
+    leader = Leader(
+        rng.uniform(13, 17), cruise, rng.uniform(0, 2), slow_from, slow_from + rng.uniform(3, 3.5)
+    )
+    bend = Piece.arc(rng.uniform(40, 70), rng.choice((-1, 1)) * rng.uniform(0.3, 0.6))
+    return Manoeuvre((Piece(rng.uniform(5, 15)), bend), cruise, cruise, leader)
+
+
+MANOEUVRES: dict[str, Callable[[Generator], Manoeuvre]] = {
+    "SignalizedJunctionLeftTurn": _turn_left,
+    "VanillaSignalizedTurnEncounterRedLight": _pull_away,
+    "SignalizedJunctionRightTurn": _turn_right,
+    "TJunction": _red_light,
+    "LaneChange": _change_lanes,
+    "HardBreakRoute": _hard_brake,
+}
+"""Scenario name -> how to draw one."""
+
+
+def draw_manoeuvre(scenario: str, frames: int, rng: Generator) -> Manoeuvre:
+    """Draw a manoeuvre, and bends and turns after it for as long as a clip of ``frames`` may last."""
+    first = MANOEUVRES[scenario](rng)
+    pieces = list(first.pieces)
+    while sum(piece.length for piece in pieces) < frames * DT * FASTEST:
+        side = rng.choice((-1, 1))
+        junction = Piece.arc(rng.uniform(8, 13), side * math.pi / 2, RIGHT if side > 0 else LEFT)
+        bend = Piece.arc(rng.uniform(30, 60), side * rng.uniform(0.3, 0.8))
+        pieces += [Piece(rng.uniform(10, 30)), junction if rng.random() < 0.5 else bend]
+    return Manoeuvre(tuple(pieces), first.speed, first.cruise, first.leader, first.stop_line)

@@ -1,0 +1,193 @@
+"""Who is where in a clip: the ego, other road users, lights and signs. UE world, metres, degrees, 10 Hz."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.bench2drive.geometry import pose_matrix, transform
+from pipeline.bench2drive.synthetic.driving import DT, Drive, drive
+from pipeline.bench2drive.synthetic.manoeuvres import draw_manoeuvre
+from pipeline.bench2drive.synthetic.route import LANE_WIDTH, Route
+from pipeline.bench2drive.visibility import CORNER_SIGNS
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+Kind = Literal["ego", "vehicle", "parked", "walker", "light", "sign", "prop"]
+
+RED, GREEN = 0, 2
+"""States of a traffic light."""
+
+_PARKED_TESLA = "/Game/Carla/Static/Car/4Wheeled/ParkedVehicles/TeslaM3/SM_TeslaM3_parked.SM_TeslaM3_parked"
+
+
+@dataclass(frozen=True, eq=False)
+class Actor:
+    """One actor through a whole clip of F frames."""
+
+    kind: Kind
+    id: int
+    type_id: str
+    extent: tuple[float, float, float]
+    """Half length, half width, half height."""
+    color: tuple[int, int, int]
+    location: np.ndarray
+    """(F, 3) of the actor's origin."""
+    rotation: np.ndarray
+    """(F, 3) pitch, roll, yaw."""
+    speed: np.ndarray
+    """(F) metres a second."""
+    rise: float
+    """Height of the box's middle over the origin."""
+    state: np.ndarray | None = None
+    """(F) of a traffic light."""
+
+    def pose(self, frame: int) -> np.ndarray:
+        """(4, 4) actor to UE world."""
+        return pose_matrix(self.location[frame], self.rotation[frame])
+
+    def centre(self, frame: int) -> np.ndarray:
+        """(3) middle of the box in the UE world."""
+        return transform(self.pose(frame), np.array([0.0, 0.0, self.rise]))
+
+    def corners(self, frame: int) -> np.ndarray:
+        """(8, 3) corners in the UE world, in the order of the annotations' ``world_cord``."""
+        return transform(self.pose(frame), CORNER_SIGNS * self.extent + (0.0, 0.0, self.rise))
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything that a clip shows."""
+
+    route: Route
+    drive: Drive
+    ego: Actor
+    actors: tuple[Actor, ...]
+    stop_line: float | None
+    """Distance along the route of the line before a light that concerns the ego."""
+
+
+def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
+    """Draw a scene of F frames in which the ego does what the scenario says."""
+    plan = draw_manoeuvre(scenario, frames, rng)
+    x, y = rng.uniform(-500, 500, 2)
+    route = Route(plan.pieces, start=(x, y), yaw=rng.integers(4) * np.pi / 2)
+    ego_drive = drive(
+        route, frames, speed=plan.speed, cruise=plan.cruise, stop_line=plan.stop_line, leader=plan.leader
+    )
+    along = _Along(route, frames)
+    time = np.arange(frames) * DT
+    line = plan.stop_line.s if plan.stop_line else None
+    junction = 24.0 if line is None else line
+    green_at = plan.stop_line.green_at if plan.stop_line else 0.0
+    leader_s, leader_speed = plan.leader.drive(frames)
+
+    def shift(s: np.ndarray) -> np.ndarray:
+        return np.interp(s, route.s, route.shift)
+
+    # Who waits for the light to change crosses in front of it; otherwise people keep to the pavement.
+    crossing = 6.5 - 1.4 * time if line is not None else np.full(frames, 7.0 + rng.uniform(0, 1))
+    walking = np.full(frames, junction + 5.0) if line is not None else rng.uniform(8, 18) + 1.3 * time
+    actors = (
+        along.actor(
+            "vehicle", 201, "vehicle.audi.tt", (2.09, 1.0, 0.69), (200, 30, 30),
+            leader_s, shift(leader_s), speed=leader_speed,
+        ),
+        along.actor(
+            "vehicle", 202, "vehicle.dodge.charger_2020", (2.5, 1.05, 0.77), (40, 60, 200),
+            rng.uniform(40, 60) - 8.0 * time, -2 * LANE_WIDTH, turn=180.0, speed=np.full(frames, 8.0),
+        ),
+        along.actor(
+            "parked", 203, _PARKED_TESLA, (2.4, 1.08, 0.74), (220, 200, 40),
+            np.full(frames, rng.uniform(12, 24)), 4.6,
+        ),
+        along.actor(
+            "vehicle", 204, "vehicle.bh.crossbike", (0.74, 0.43, 0.8), (150, 40, 170),
+            rng.uniform(14, 22) + 3.0 * time, 2.9, speed=np.full(frames, 3.0),
+        ),
+        along.actor(
+            "walker", 301, "walker.pedestrian.0015", (0.19, 0.19, 0.93), (240, 120, 30),
+            walking, crossing, turn=-90.0 if line is not None else 0.0, rise=0.0, height=0.93,
+        ),
+        along.actor(
+            "light", 401, "traffic.traffic_light", (0.2, 0.25, 0.5), (20, 20, 20),
+            np.full(frames, junction + 14.0), 6.0, turn=90.0, rise=0.0, height=5.0,
+            state=np.where(time < green_at, RED, GREEN),
+        ),
+        along.actor(
+            "sign", 501, "traffic.stop", (0.35, 0.04, 0.35), (170, 20, 30),
+            np.full(frames, junction + 40.0), 6.0, turn=90.0, rise=0.0, height=2.2,
+        ),
+        *(
+            along.actor(
+                "prop", 502 + number, "static.prop.constructioncone", (0.17, 0.17, 0.29), (250, 110, 10),
+                np.full(frames, 30.0 + 1.5 * number), 3.7,
+            )
+            for number in range(3)
+        ),
+    )  # fmt: skip
+    return Scene(route, ego_drive, _ego(ego_drive), actors, line)
+
+
+def _ego(ego: Drive) -> Actor:
+    frames = len(ego.s)
+    # The body pitches and rolls a little as it speeds up and turns.
+    pitch, roll = 0.3 * ego.acceleration, 0.3 * ego.speed * ego.yaw_rate
+    return Actor(
+        kind="ego",
+        id=100,
+        type_id="vehicle.lincoln.mkz_2020",
+        extent=(2.45, 0.92, 0.75),
+        color=(0, 0, 0),
+        location=np.column_stack([ego.position, np.zeros(frames)]),
+        rotation=np.column_stack([pitch, roll, _wrapped(np.degrees(ego.yaw))]),
+        speed=ego.speed,
+        rise=0.75,
+    )
+
+
+def _wrapped(degrees: np.ndarray) -> np.ndarray:
+    return (degrees + 180.0) % 360.0 - 180.0
+
+
+@dataclass(frozen=True)
+class _Along:
+    """Places actors on a route."""
+
+    route: Route
+    frames: int
+
+    def actor(
+        self,
+        kind: Kind,
+        number: int,
+        type_id: str,
+        extent: tuple[float, float, float],
+        color: tuple[int, int, int],
+        s: np.ndarray,
+        lateral: np.ndarray | float,
+        *,
+        turn: float = 0.0,
+        speed: np.ndarray | None = None,
+        rise: float | None = None,
+        height: float = 0.0,
+        state: np.ndarray | None = None,
+    ) -> Actor:
+        position, yaw = self.route.at(s, lateral)
+        rotation = np.zeros((self.frames, 3))
+        rotation[:, 2] = _wrapped(np.degrees(yaw) + turn)
+        return Actor(
+            kind=kind,
+            id=number,
+            type_id=type_id,
+            extent=extent,
+            color=color,
+            location=np.column_stack([position, np.full(self.frames, height)]),
+            rotation=rotation,
+            speed=np.zeros(self.frames) if speed is None else speed,
+            rise=extent[2] if rise is None else rise,
+            state=state,
+        )

@@ -1,0 +1,79 @@
+"""What a run would cost. Writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import DatasetError
+from cache_schema.features import TRUTH
+from cache_schema.layout import layout_of
+from cache_schema.store import LatentDataset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cache_schema.features import FeatureSpec
+    from pipeline.selection import Selection
+    from pipeline.teachers.protocol import TeacherPreset
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a dataset, and the time to make what is missing of it."""
+
+    clips: int
+    frames: int
+    features: tuple[FeatureSpec, ...]
+    nbytes: int
+    """Bytes of all values of all frames; files add less than one percent."""
+    files: int
+    """Files under ``clips/`` and ``ledger/``."""
+    committed_clips: int
+    """Clips of the selection that are already in the dataset."""
+    committed_frames: int
+    frames_a_second: float | None
+    """Rate at which the committed clips were made; None before the first."""
+
+    @property
+    def hours_left(self) -> float | None:
+        """Hours to make the missing frames at the measured rate; None without one."""
+        if self.frames_a_second is None:
+            return None
+        return (self.frames - self.committed_frames) / self.frames_a_second / 3600
+
+
+def plan(path: Path, selection: Selection, preset: TeacherPreset) -> Plan:
+    """Cost the extraction of ``selection`` by ``preset`` into the dataset at ``path``."""
+    features = (*preset.features, *TRUTH)
+    committed_frames = committed_clips = 0
+    wall_s = 0.0
+    if (path / "zarr.json").exists():
+        dataset = LatentDataset.open(path)
+        names = {clip.name for clip in selection.clips}
+        for entry in map(dataset.entry, names.intersection(dataset.clips)):
+            committed_clips += 1
+            committed_frames += entry.clip.frames
+            wall_s += entry.wall_s
+    elif path.exists() and any(path.iterdir()):
+        raise DatasetError(
+            f"{path} exists and is no latent dataset",
+            expected="a new path, or a dataset to go on with",
+            repair="choose another path",
+        )
+    return Plan(
+        clips=len(selection.clips),
+        frames=selection.frames,
+        features=features,
+        nbytes=selection.frames * sum(spec.nbytes for spec in features),
+        files=sum(_files_of(clip.frames, features) for clip in selection.clips),
+        committed_clips=committed_clips,
+        committed_frames=committed_frames,
+        frames_a_second=committed_frames / wall_s if wall_s else None,
+    )
+
+
+def _files_of(frames: int, features: tuple[FeatureSpec, ...]) -> int:
+    """Files of one clip: metadata and shards of every feature, the group's metadata, the ledger's entry."""
+    shards = (-(-frames // layout_of(spec, frames).frames_a_file) for spec in features)
+    return 2 + len(features) + sum(shards)

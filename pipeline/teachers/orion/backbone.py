@@ -1,0 +1,172 @@
+"""Image backbone EVA-02: a plain vision transformer without neck, class token or final norm.
+
+Source: spec ORION teacher 1.1.
+Dimension letters: N images, H W token rows and columns, L tokens in one attention, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pipeline.teachers.orion.config import BackboneConfig
+
+PRETRAINED_GRID = 14
+"""Rows and columns of the stored position embedding."""
+
+ROPE_SPAN = 16
+"""Rotary positions of any axis run from 0 up to this, however many tokens it has."""
+
+EPS = 1e-6
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, each (L, head width)."""
+
+
+def rotation_table(length: int, head_width: int) -> Rotation:
+    """Rotary tables of a square of ``length`` x ``length`` tokens, row-major.
+
+    The first half of a head's channels turns with the row, the second with the column; adjacent channels are
+    a pair.
+    """
+    pairs = head_width // 4
+    # The device is named so that the tables are real numbers even in a model built on the meta device.
+    frequencies = 10000.0 ** (-torch.arange(pairs, device="cpu") / pairs)
+    positions = torch.arange(length, device="cpu") / length * ROPE_SPAN
+    angles = torch.outer(positions, frequencies).repeat_interleave(2, dim=-1)
+    rows = angles[:, None].expand(-1, length, -1)
+    columns = angles[None].expand(length, -1, -1)
+    turns = torch.cat((rows, columns), dim=-1).flatten(0, 1)
+    return turns.cos(), turns.sin()
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair of adjacent channels (a, b) to (a cos - b sin, b cos + a sin)."""
+    cos, sin = rotation
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-b, a), dim=-1).flatten(-2) * sin
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions; keys have no bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """(N, L, D) to (N, L, D)."""
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in (self.q_proj(x) + self.q_bias, self.k_proj(x), self.v_proj(x) + self.v_bias)
+        )
+        mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU with a layer norm on its hidden channels."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, hidden)
+        self.w2 = nn.Linear(width, hidden)
+        self.ffn_ln = nn.LayerNorm(hidden, eps=EPS)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; ``window`` None attends to the whole image."""
+
+    def __init__(self, config: BackboneConfig, window: int | None) -> None:
+        super().__init__()
+        self.window = window
+        self.norm1 = nn.LayerNorm(config.width, eps=EPS)
+        self.attn = Attention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=EPS)
+        self.mlp = GatedMLP(config.width, config.mlp_width)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """(N, H, W, D) to (N, H, W, D)."""
+        x = x + self._attend(self.norm1(x), rotation)
+        return x + self.mlp(self.norm2(x))
+
+    def _attend(self, x: Tensor, rotation: Rotation) -> Tensor:
+        _, height, width, _ = x.shape
+        if self.window is None:
+            return self.attn(x.flatten(1, 2), rotation).unflatten(1, (height, width))
+        # Padding is attended to: the released weights were trained with it.
+        size = self.window
+        padded = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+        windows = (
+            padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
+        )  # (N, h, w, s, s, D)
+        n, rows, columns = windows.shape[:3]
+        mixed = self.attn(windows.flatten(3, 4).flatten(0, 2), rotation)
+        mixed = mixed.unflatten(1, (size, size)).unflatten(0, (n, rows, columns)).transpose(2, 3)
+        return mixed.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+class PatchEmbedding(nn.Module):
+    """One token a patch."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, height, width) to (N, H, W, D)."""
+        size = self.patch_size
+        # A matrix product, because cuDNN convolutions round to TF32 by default.
+        patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (N, 3, H, s, W, s)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Backbone(nn.Module):
+    """Image to tokens."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.patch_embed = PatchEmbedding(config.patch_size, config.width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + PRETRAINED_GRID**2, config.width))
+        self.blocks = nn.ModuleList(
+            Block(config, window=None if i in config.global_blocks else config.window)
+            for i in range(config.depth)
+        )
+        head_width = config.width // config.heads
+        for name, length in (("window", config.window), ("image", config.grid)):
+            cos, sin = rotation_table(length, head_width)
+            self.register_buffer(f"{name}_cos", cos, persistent=False)
+            self.register_buffer(f"{name}_sin", sin, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, height, width) to tokens (N, H, W, D)."""
+        x = self.patch_embed(images) + self._positions()
+        within_window = self.get_buffer("window_cos"), self.get_buffer("window_sin")
+        within_image = self.get_buffer("image_cos"), self.get_buffer("image_sin")
+        for block in self.blocks:
+            x = block(x, within_image if block.window is None else within_window)
+        return x
+
+    def _positions(self) -> Tensor:
+        """The pretrained position embedding, resized to (1, H, W, D); its class token is dropped."""
+        square = self.pos_embed[:, 1:].unflatten(1, (PRETRAINED_GRID, PRETRAINED_GRID)).permute(0, 3, 1, 2)
+        resized = F.interpolate(square, (self.grid, self.grid), mode="bicubic")
+        return resized.permute(0, 2, 3, 1)

@@ -1,0 +1,196 @@
+"""The two sizes ORION comes in: as released, and small enough for a laptop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import RequestError
+from cache_schema.features import LIDAR, FeatureSpec
+from pipeline.bench2drive.images import ImagePreprocessing
+from pipeline.teachers.orion.config import (
+    BackboneConfig,
+    DecoderConfig,
+    DetectionConfig,
+    LanguageConfig,
+    MapConfig,
+    OrionConfig,
+)
+from pipeline.teachers.orion.prompt import IMAGE_PLACEHOLDER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.teachers.orion.teacher import OrionTeacher
+
+
+@dataclass(frozen=True)
+class OrionPreset:
+    """An ORION of certain sizes, before its weights are read."""
+
+    name: str
+    """Part of the teacher's identity."""
+    config: OrionConfig
+    """Sizes."""
+    images: ImagePreprocessing = field(default_factory=ImagePreprocessing)
+    """How camera images are prepared."""
+    random_seed: int | None = None
+    """Seed of the weights where no checkpoint is given; None: a checkpoint must be given."""
+
+    def __post_init__(self) -> None:
+        side = self.config.backbone.image_size
+        if self.images.network != (side, side):
+            raise ValueError(
+                f"images are prepared as {self.images.network}, the backbone takes {side}x{side}"
+            )
+
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """What the teacher says of every frame."""
+        return orion_features(self.config)
+
+    def load(self, checkpoint: Path | None, *, device: str) -> OrionTeacher:
+        """Build the teacher; see ``TeacherPreset``.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the sizes.
+            RequestError: No checkpoint is given, and this preset has no random weights.
+        """
+        source = self.random_seed if checkpoint is None else checkpoint
+        if source is None:
+            raise RequestError(
+                f"the teacher {self.name} needs a checkpoint",
+                expected="--checkpoint with Orion.pth, or a folder made from it by `teachonce convert`",
+                repair="download the released weights and give their path, or try orion-tiny",
+            )
+        # transformers takes seconds to import, and a preset is asked for its features without being loaded.
+        from pipeline.teachers.orion.teacher import OrionTeacher
+
+        return OrionTeacher(self, source, device=device)
+
+    def convert(self, checkpoint: Path, folder: Path) -> None:
+        """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""
+        from pipeline.teachers.orion.convert import convert
+
+        convert(checkpoint, folder, config=self.config)
+
+
+def orion_features(config: OrionConfig) -> tuple[FeatureSpec, ...]:
+    """The features an ORION of certain sizes promises."""
+    detection, lanes, token_width = config.detection, config.lanes, config.language.width
+    objects = detection.objects
+    return (
+        FeatureSpec(
+            name="scene_queries",
+            shape=(config.vision_tokens - 1, config.width),
+            axes=("query", "channel"),
+            dtype="float16",
+            role="input",
+            segments=config.scene_segments,
+            description="Scene, history and map queries before their projection to the width of a token.",
+        ),
+        FeatureSpec(
+            name="ego_token",
+            shape=(token_width,),
+            axes=("channel",),
+            dtype="float16",
+            role="input",
+            description="Token made from command, CAN bus and ego motion.",
+        ),
+        FeatureSpec(
+            name="planning_token",
+            shape=(token_width,),
+            axes=("channel",),
+            dtype="float16",
+            role="target",
+            description="Hidden state after the language model's final norm at <waypoint_ego>.",
+        ),
+        FeatureSpec(
+            name="lane_points",
+            shape=(lanes.lanes, config.lane_points, 2),
+            axes=("lane", "point", "xy"),
+            dtype="float16",
+            role="target",
+            unit="m",
+            frame=LIDAR,
+            description="Points of every lane query.",
+        ),
+        FeatureSpec(
+            name="lane_logits",
+            shape=(lanes.lanes, lanes.classes),
+            axes=("lane", "class"),
+            dtype="float16",
+            role="target",
+            description="Class logits of every lane query.",
+        ),
+        FeatureSpec(
+            name="agent_xy",
+            shape=(objects, 2),
+            axes=("agent", "xy"),
+            dtype="float16",
+            role="target",
+            unit="m",
+            frame=LIDAR,
+            description="Box centre of every object query.",
+        ),
+        FeatureSpec(
+            name="agent_class_scores",
+            shape=(objects, detection.classes),
+            axes=("agent", "class"),
+            dtype="float16",
+            role="target",
+            description="Sigmoid class scores of every object query.",
+        ),
+        FeatureSpec(
+            name="agent_offsets",
+            shape=(objects, detection.steps, 2),
+            axes=("agent", "step", "xy"),
+            dtype="float16",
+            role="target",
+            unit="m",
+            frame=LIDAR,
+            description="Likeliest future of every object query: offset of each 0.5 s step.",
+        ),
+    )
+
+
+ORION_7B = OrionPreset(name="orion-7b", config=OrionConfig())
+"""The released model."""
+
+_TINY_DECODER = DecoderConfig(layers=2, heads=4, ffn_width=64)
+_TINY_WAYPOINT = 128
+
+ORION_TINY = OrionPreset(
+    name="orion-tiny",
+    config=OrionConfig(
+        width=32,
+        depths=16,
+        backbone=BackboneConfig(
+            image_size=96, width=48, heads=3, depth=3, mlp_width=128, window=4, global_blocks=(2,)
+        ),
+        detection=DetectionConfig(
+            scene_queries=16,
+            learned_queries=20,
+            kept=10,
+            history_tokens=4,
+            history=16,
+            small_ffn_width=64,
+            decoder=_TINY_DECODER,
+        ),
+        lanes=MapConfig(map_queries=16, lanes=10, trained_lanes=60, kept=10, decoder=_TINY_DECODER),
+        language=LanguageConfig(
+            vocabulary=_TINY_WAYPOINT + 1,
+            width=128,
+            mlp_width=256,
+            layers=2,
+            heads=4,
+            max_positions=256,
+            lora_rank=4,
+            prompt=(1, 11, 12, 13, IMAGE_PLACEHOLDER, 14, 15, 16, 17, _TINY_WAYPOINT, 2),
+            waypoint=_TINY_WAYPOINT,
+        ),
+    ),
+    images=ImagePreprocessing(resized=(96, 54), crop_top=6, network=(96, 96)),
+    random_seed=0,
+)
+"""The same code with small numbers and random weights."""

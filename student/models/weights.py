@@ -1,0 +1,47 @@
+"""Putting named tensors into a network, all of them or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+def load_strictly(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    names: frozenset[str] | None = None,
+    assign: bool = False,
+) -> None:
+    """Load weights by name, or say in one message everything that does not fit.
+
+    Args:
+        model: Takes the weights.
+        tensors: Exactly the weights that are expected.
+        names: The part of the model's weights that is expected; all of them by default.
+        assign: Put the tensors themselves in place instead of copying their values.
+
+    Raises:
+        CheckpointError: A tensor is missing, unexpected or of the wrong shape; nothing has been loaded.
+    """
+    wanted = {name: value for name, value in model.state_dict().items() if names is None or name in names}
+    problems = [f"missing: {name} {tuple(wanted[name].shape)}" for name in wanted.keys() - tensors.keys()]
+    problems += [f"unexpected: {name}" for name in tensors.keys() - wanted.keys()]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)} and should be {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & tensors.keys()
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{len(problems)} tensors do not fit {type(model).__name__}:\n  " + "\n  ".join(sorted(problems)),
+            expected=f"exactly {len(wanted)} tensors by name and shape",
+            repair="use weights of this very architecture and size",
+        )
+    model.load_state_dict(dict(tensors), strict=names is None, assign=assign)

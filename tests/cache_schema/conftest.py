@@ -1,0 +1,72 @@
+"""A tiny dataset, really written."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from cache_schema.features import FeatureSpec
+from cache_schema.ledger import ClipInfo
+from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from cache_schema.writer import DatasetWriter
+
+FEATURES = (
+    # Above a page: one chunk a frame.
+    FeatureSpec(name="queries", shape=(17, 256), axes=("query", "channel"), dtype="float16", role="input"),
+    FeatureSpec(name="token", shape=(8,), axes=("channel",), dtype="float32", role="target", unit="1"),
+    FeatureSpec(name="command", shape=(), axes=(), dtype="int8", role="truth"),
+    FeatureSpec(name="mask", shape=(3,), axes=("step",), dtype="bool", role="truth"),
+)
+HEADS = {"scene.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+def values_of(clip: str, frames: int) -> dict[str, np.ndarray]:
+    """Values that depend on the clip's name alone; its commands are all zero, which is also a fill value."""
+    rng = np.random.default_rng(int.from_bytes(clip.encode()))
+    return {
+        "queries": rng.normal(size=(frames, 17, 256)).astype(np.float16),
+        "token": rng.normal(size=(frames, 8)).astype(np.float32),
+        "command": np.zeros(frames, np.int8),
+        "mask": rng.random((frames, 3)) < 0.5,
+    }
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    content = save(HEADS)
+    return Manifest(
+        features=FEATURES,
+        teacher=TeacherIdentity(name="tiny", weights="random:0", precision="fp32"),
+        data=DataIdentity(name="synthetic", licence="Apache-2.0", frame_rate_hz=10),
+        code=CodeIdentity(teachonce="0", libraries={}),
+        assets=(
+            AssetSpec(
+                name="heads.safetensors", sha256=hashlib.sha256(content).hexdigest(), nbytes=len(content)
+            ),
+        ),
+    )
+
+
+@pytest.fixture
+def assets() -> dict[str, bytes]:
+    return {"heads.safetensors": save(HEADS)}
+
+
+CLIPS = (
+    ClipInfo(name="Accident_Town03_Route1_Weather0", frames=5, split="train", town="Town03"),
+    ClipInfo(name="TJunction_Town05_Route2_Weather3", frames=7, split="val", town="Town05"),
+)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, manifest: Manifest, assets: dict[str, bytes]) -> Path:
+    """A dataset of two clips."""
+    path = tmp_path / "tiny.zarr"
+    with DatasetWriter(path, manifest, assets) as writer:
+        for info in CLIPS:
+            clip = writer.clip(info)
+            clip.append(values_of(info.name, info.frames))
+            clip.commit(wall_s=1.5)
+    return path

@@ -1,0 +1,309 @@
+"""Synthetic clips: the same on every run, in Bench2Drive's layout, true to their geometry, and varied."""
+
+import gzip
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from cache_schema.errors import RequestError
+from cache_schema.manifest import DataIdentity
+from pipeline.bench2drive.boxes import read_boxes
+from pipeline.bench2drive.clips import find_clips
+from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
+from pipeline.bench2drive.images import ImagePreprocessing
+from pipeline.bench2drive.reader import read_annotations
+from pipeline.bench2drive.splits import split_of, validation_clips
+from pipeline.bench2drive.synthetic import write_demo_data
+from pipeline.bench2drive.synthetic.drawing import Painter
+from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
+from pipeline.bench2drive.synthetic.recording import Recorder
+from pipeline.bench2drive.synthetic.scene import draw_scene
+
+TOP_LEVEL = {
+    *("x", "y", "throttle", "steer", "brake", "reverse", "theta", "speed", "x_command_far", "y_command_far"),
+    *(
+        "command_far",
+        "x_command_near",
+        "y_command_near",
+        "command_near",
+        "should_brake",
+        "x_target",
+        "y_target",
+    ),
+    *(
+        "next_command",
+        "weather",
+        "acceleration",
+        "angular_velocity",
+        "bounding_boxes",
+        "sensors",
+        "only_ap_brake",
+    ),
+}
+COMMON = {
+    *("class", "id", "type_id", "location", "rotation", "center", "extent", "semantic_tags"),
+    *("road_id", "lane_id", "section_id"),
+}
+BODY = {"bbx_loc", "world_cord"}
+TRIGGER = {"trigger_volume_location", "trigger_volume_rotation", "trigger_volume_extent", "affects_ego"}
+MOVING = BODY | {"num_points", "speed", "brake", "light_state", "world2vehicle", "state", "distance"}
+PARTICULARS = {
+    "ego_vehicle": BODY | {"base_type", "color", "speed", "brake", "world2ego"},
+    "dynamic": MOVING | {"color", "base_type"},
+    "static": MOVING,
+    "walker": BODY | {"gender", "age", "num_points", "speed", "bone", "world2ped", "distance"},
+    "traffic_light": TRIGGER | {"state", "distance"},
+    "traffic.stop": TRIGGER | {"world2sign", "distance"},
+    "static.prop.constructioncone": BODY | {"affects_ego", "world2sign", "distance"},
+}
+
+
+def digests(root):
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def record_of(clip, frame):
+    return json.loads(gzip.decompress(clip.annotation_path(frame).read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def clips(demo_root):
+    return find_clips(demo_root).clips
+
+
+def test_bit_reproducible_with_any_number_of_workers(tmp_path):
+    names = []
+    first = write_demo_data(tmp_path / "a", clips=2, frames=2, seed=7, on_clip=names.append)
+    write_demo_data(tmp_path / "b", clips=2, frames=2, seed=7, workers=2)
+    write_demo_data(tmp_path / "c", clips=2, frames=2, seed=8)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert digests(tmp_path / "a") != digests(tmp_path / "c")
+    assert sorted(names) == [path.name for path in first]
+
+
+def test_written_once(tmp_path):
+    root = tmp_path / "demo"
+    paths = write_demo_data(root, clips=1, frames=1)
+    (paths[0] / "mine").touch()
+    assert write_demo_data(root, clips=1, frames=1) == paths
+    assert (paths[0] / "mine").exists()
+    with pytest.raises(RequestError, match="is not empty"):
+        write_demo_data(root, clips=1, frames=2)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "precious").write_text("data")
+    with pytest.raises(RequestError, match="is not empty"):
+        write_demo_data(tmp_path / "real", clips=1, frames=1)
+    assert (tmp_path / "real" / "precious").read_text() == "data"
+    with pytest.raises(RequestError, match="is not empty"):
+        write_demo_data(tmp_path / "real" / "precious", clips=1, frames=1)
+    assert (tmp_path / "real" / "precious").read_text() == "data"
+
+
+def test_an_interrupted_run_leaves_no_root_and_can_be_repeated(tmp_path):
+    def stop(name):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_demo_data(tmp_path / "demo", clips=1, frames=1, on_clip=stop)
+    assert not (tmp_path / "demo").exists()
+    write_demo_data(tmp_path / "demo", clips=1, frames=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize("wrong", [{"clips": 0}, {"frames": 0}, {"workers": 0}, {"seed": -1}])
+def test_numbers_that_make_no_sense(tmp_path, wrong):
+    with pytest.raises(RequestError, match="cannot be written"):
+        write_demo_data(tmp_path / "demo", **wrong)
+
+
+def test_layout(demo_root, clips):
+    assert {path.name for path in demo_root.iterdir()} == {"v1", "splits", "data.json"}
+    assert DataIdentity.model_validate_json((demo_root / "data.json").read_bytes()).licence == "CC0-1.0"
+    assert len(clips) == 8
+    for clip in clips:
+        assert clip.parts.route >= 9000
+        assert clip.frames == (0, 1, 2)
+        assert {path.name for path in (clip.path / "camera").iterdir()} == {
+            camera.replace("CAM", "rgb").lower() for camera in CAMERAS
+        }
+    with Image.open(clips[0].image_path("CAM_BACK", 2)) as image:
+        assert (image.format, image.size, image.mode) == ("JPEG", (1600, 900), "RGB")
+        # Luminance entry of the standard table, 16, at quality 20.
+        assert isinstance(image, JpegImageFile)
+        assert image.quantization[0][0] == 40
+
+
+def test_a_quarter_is_for_validation_and_repeats_what_training_shows(demo_root, clips):
+    validation = validation_clips(demo_root)
+    sides = {
+        side: {c.parts.scenario for c in clips if split_of(c.name, validation) == side}
+        for side in ("train", "val")
+    }
+    assert len(validation) == 2
+    assert sides["train"] == set(MANOEUVRES)
+    assert len(sides["val"]) == 2
+
+
+def test_every_key_of_the_real_annotations(clips):
+    seen = set()
+    for clip in clips:
+        record = record_of(clip, 0)
+        assert set(record) == TOP_LEVEL
+        assert len(record["weather"]) == 10
+        assert len(record["sensors"]) == 13
+        assert set(record["sensors"]["CAM_BACK"]) == {
+            *("location", "rotation", "intrinsic", "world2cam", "cam2ego"),
+            *("fov", "image_size_x", "image_size_y"),
+        }
+        assert set(record["sensors"]["RADAR_FRONT"]) == {"location", "rotation", "world2radar", "radar2ego"}
+        assert record["bounding_boxes"][0]["class"] == "ego_vehicle"
+        for box in record["bounding_boxes"]:
+            kind = box["class"]
+            if kind in ("vehicle", "traffic_sign"):
+                kind = box["state"] if kind == "vehicle" else box["type_id"]
+            assert set(box) == COMMON | PARTICULARS[kind], kind
+            seen.add(kind)
+    assert seen == set(PARTICULARS)
+
+
+def test_matrices_agree(clips):
+    record = record_of(clips[3], 2)
+    ego, sensors = record["bounding_boxes"][0], record["sensors"]
+    world2ego = np.array(ego["world2ego"])
+    np.testing.assert_allclose(
+        np.linalg.inv(pose_matrix(ego["location"], ego["rotation"])), world2ego, atol=1e-6
+    )
+    for sensor, key in (("LIDAR_TOP", "lidar"), ("CAM_BACK_LEFT", "cam"), ("RADAR_FRONT", "radar")):
+        there = np.linalg.inv(np.array(sensors[sensor][f"{key}2ego"])) @ world2ego
+        np.testing.assert_allclose(sensors[sensor][f"world2{key}"], there, atol=1e-6)
+        placed = pose_matrix(sensors[sensor]["location"], sensors[sensor]["rotation"])
+        np.testing.assert_allclose(np.linalg.inv(placed), there, atol=1e-5)
+    turned = np.degrees(record["theta"]) - ego["rotation"][2] - 90
+    # The body's own pitch and roll are small, and the compass knows nothing of them.
+    assert (turned + 180) % 360 - 180 == pytest.approx(0, abs=1e-6)
+    assert np.linalg.norm(np.array(ego["location"][:2]) - (record["x"], record["y"])) < 1.4 + 2
+
+
+def test_world_corners(clips):
+    for box in record_of(clips[0], 1)["bounding_boxes"]:
+        if "world_cord" in box:
+            corners = np.array(box["world_cord"])
+            np.testing.assert_allclose(corners.mean(0), box["center"], atol=1e-6)
+            # From +++ to +-+ is the width, to ++- the height, to -++ the length.
+            lengths = np.linalg.norm(corners[[4, 2, 1]] - corners[0], axis=1)
+            np.testing.assert_allclose(lengths, 2 * np.array(box["extent"]), atol=1e-6)
+
+
+def test_our_reader_sees_the_actors_where_they_are_drawn(clips):
+    """A car's colour is found where the reader's own matrices project the middle of its box."""
+    checked = 0
+    for clip in clips:
+        record = record_of(clip, 1)
+        colours = {int(box["id"]): box.get("color") for box in record["bounding_boxes"]}
+        matrices = read_annotations(clip).lidar2img(ImagePreprocessing())[1]
+        boxes = read_boxes(clip)[1]
+        for number, centre in zip(boxes.id.tolist(), boxes.centre, strict=True):
+            if number != 201:
+                continue
+            for camera, matrix in zip(CAMERAS, matrices, strict=True):
+                u, v, depth, _ = matrix @ (*centre, 1)
+                u, v = u / max(depth, 1e-6), v / max(depth, 1e-6)
+                if depth < 1 or not (0 <= u < 640 and 0 <= v < 640):
+                    continue
+                with Image.open(clip.image_path(camera, 1)) as image:
+                    pixel = np.array(image.getpixel((u / 0.4, (v / 2 + 40) / 0.4)), dtype=float)
+                colour = np.array(colours[number].split(","), dtype=float)
+                cosine = pixel @ colour / np.linalg.norm(pixel) / np.linalg.norm(colour)
+                assert cosine > 0.97, (clip.name, camera, pixel, colour)
+                checked += 1
+    assert checked >= 6
+
+
+def test_the_scene_moves_through_the_side_cameras_too():
+    rng = np.random.default_rng(3)
+    scene = draw_scene("LaneChange", 30, rng)
+    painter = Painter(scene, 0, rng)
+    first, later = (dict(painter.paint(frame)) for frame in (0, 20))
+    for camera in CAMERAS:
+        change = np.abs(np.asarray(first[camera], dtype=int) - np.asarray(later[camera], dtype=int))
+        assert (change.max(-1) > 20).mean() > 0.02, camera
+
+
+def drive_of(scenario, seed=0, frames=60):
+    return draw_scene(scenario, frames, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("scenario", MANOEUVRES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ego_moves_as_its_speed_and_turn_rate_say(scenario, seed):
+    drive = drive_of(scenario, seed).drive
+    moved = np.linalg.norm(np.diff(drive.position, axis=0), axis=1) / 0.1
+    np.testing.assert_allclose(moved, drive.speed[:-1], atol=0.05)
+    np.testing.assert_allclose(np.diff(drive.speed), drive.acceleration[:-1] * 0.1, atol=1e-9)
+    assert np.abs(np.gradient(drive.yaw, 0.1) - drive.yaw_rate)[1:-1].max() < 0.15
+    forward = np.stack([np.cos(drive.yaw), np.sin(drive.yaw)], axis=1)[:-1]
+    step = np.diff(drive.position, axis=0)
+    sideways = forward[:, 0] * step[:, 1] - forward[:, 1] * step[:, 0]
+    assert np.abs(sideways).max() < 0.06
+    assert drive.speed.min() >= 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_each_manoeuvre_shows(seed):
+    def turned(drive):
+        return np.degrees(drive.yaw[-1] - drive.yaw[0])
+
+    for scenario, option, sign in (
+        ("SignalizedJunctionLeftTurn", 1, -1),
+        ("SignalizedJunctionRightTurn", 2, 1),
+    ):
+        scene = drive_of(scenario, seed)
+        assert sign * turned(scene.drive) > 60
+        assert option in Recorder(scene, 0, np.random.default_rng(0)).scene.route.option_at(
+            scene.drive.s + 7.5
+        )
+    waiting = drive_of("VanillaSignalizedTurnEncounterRedLight", seed).drive
+    assert waiting.speed[0] == 0
+    assert waiting.speed[-1] > 6
+    red = drive_of("TJunction", seed).drive
+    assert red.speed[0] > 6
+    assert red.speed.min() < 0.5
+    braking = drive_of("HardBreakRoute", seed)
+    assert braking.drive.speed.min() < braking.drive.speed[0] - 4
+    leader = next(actor for actor in braking.actors if actor.id == 201)
+    assert np.linalg.norm(leader.location[:, :2] - braking.drive.position, axis=1).min() > 5
+    lanes = drive_of("LaneChange", seed)
+    assert np.interp(lanes.drive.s, lanes.route.s, lanes.route.shift).min() == pytest.approx(-3.5, abs=0.01)
+
+
+def test_commands_agree_with_what_follows(clips):
+    """The planner says left before the gyroscope does, and right likewise."""
+    for scenario, command in (("SignalizedJunctionLeftTurn", 1), ("SignalizedJunctionRightTurn", 2)):
+        rng = np.random.default_rng(1)
+        scene = draw_scene(scenario, 50, rng)
+        recorder = Recorder(scene, 0, rng)
+        records = [recorder.annotation(frame) for frame in range(50)]
+        said = next(i for i, record in enumerate(records) if record["command_near"] == command)
+        turning = next(i for i, record in enumerate(records) if abs(record["angular_velocity"][2]) > 0.1)
+        assert said < turning
+        # The gyroscope's z is positive to the right.
+        assert np.sign(records[turning]["angular_velocity"][2]) == (-1 if command == 1 else 1)
+
+
+def test_constant_velocity_is_a_poor_guess_somewhere_in_every_manoeuvre():
+    for scenario in MANOEUVRES:
+        drive = drive_of(scenario).drive
+        velocity = drive.speed[:, None] * np.stack([np.cos(drive.yaw), np.sin(drive.yaw)], axis=1)
+        guess = drive.position[:-30] + 3.0 * velocity[:-30]
+        assert np.linalg.norm(guess - drive.position[30:], axis=1).max() > 1.0, scenario

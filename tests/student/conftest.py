@@ -1,0 +1,119 @@
+"""A tiny latent dataset, written through the real store, with the released student's shape of things."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from cache_schema.durable import sha256_bytes
+from cache_schema.features import LIDAR, TRUTH, FeatureSpec
+from cache_schema.ledger import ClipInfo
+from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from cache_schema.writer import DatasetWriter
+from student.config import TrainConfig
+from student.models.planner import Planner, PlannerConfig
+
+WIDTH, QUERY = 32, 6
+SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
+PLANNER = PlannerConfig(token_width=WIDTH, latent=4)
+CLIPS = {"clip-a": ("train", 16), "clip-b": ("train", 15), "clip-c": ("val", 24)}
+
+
+def _said(name, axes, shape, role, **more):
+    return FeatureSpec(name=name, shape=shape, axes=axes, dtype="float16", role=role, **more)
+
+
+SAID = (
+    _said("scene_queries", ("query", "channel"), (11, QUERY), "input", segments=SEGMENTS),
+    _said("ego_token", ("channel",), (WIDTH,), "input"),
+    _said("planning_token", ("channel",), (WIDTH,), "target"),
+    _said("lane_points", ("lane", "point", "xy"), (3, 11, 2), "target", unit="m", frame=LIDAR),
+    _said("lane_logits", ("lane", "class"), (3, 6), "target"),
+    _said("agent_xy", ("agent", "xy"), (4, 2), "target", unit="m", frame=LIDAR),
+    _said("agent_class_scores", ("agent", "class"), (4, 9), "target"),
+    _said("agent_offsets", ("agent", "step", "xy"), (4, 6, 2), "target", unit="m", frame=LIDAR),
+)
+
+
+def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=None):
+    """Write a dataset in which the planning token and the drive follow from the inputs."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    heads = {
+        "scene.weight": torch.randn(WIDTH, QUERY),
+        "scene.bias": torch.randn(WIDTH),
+        "map.weight": torch.randn(WIDTH, QUERY),
+        "map.bias": torch.randn(WIDTH),
+    }
+    assets = {
+        "teacher_heads.safetensors": save(heads),
+        "teacher_planner.safetensors": save(planner or Planner(PLANNER).state_dict()),
+    }
+    manifest = Manifest(
+        features=tuple(spec for spec in (*SAID, *TRUTH) if spec.name not in without),
+        teacher=TeacherIdentity(name="tiny", weights=weights, precision="fp32"),
+        data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),
+        code=CodeIdentity(teachonce="0", libraries={}),
+        assets=tuple(
+            AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))
+            for name, content in assets.items()
+        ),
+    )
+    mixing = rng.normal(size=(QUERY, WIDTH)) / QUERY
+    with DatasetWriter(path, manifest, assets) as writer:
+        for name, (split, frames) in clips.items():
+            queries = rng.normal(size=(frames, 11, QUERY))
+            speed = rng.uniform(0, 10, size=frames)
+            can_bus = np.zeros((frames, 18))
+            can_bus[:, 7] = speed
+            step = np.arange(frames)[:, None] + 5 * np.arange(1, 7)
+            complete = np.broadcast_to(step < frames + 20, (frames, 6))
+            offsets = np.zeros((frames, 6, 2))
+            offsets[..., 1] = 0.5 * speed[:, None]
+            frame = {
+                "scene_queries": queries,
+                "ego_token": rng.normal(size=(frames, WIDTH)),
+                "planning_token": np.tanh(queries.mean(axis=1) @ mixing * 4),
+                "lane_points": rng.uniform(-20, 20, size=(frames, 3, 11, 2)),
+                "lane_logits": rng.normal(size=(frames, 3, 6)),
+                "agent_xy": rng.uniform(-20, 20, size=(frames, 4, 2)),
+                "agent_class_scores": rng.uniform(size=(frames, 4, 9)),
+                "agent_offsets": rng.normal(size=(frames, 4, 6, 2)),
+                "ego_trajectory": offsets * complete[..., None],
+                "ego_trajectory_mask": complete,
+                "command": np.full(frames, 3),
+                "timestamp": np.arange(frames) / 10,
+                "frame_index": np.arange(frames),
+                "ego_pose": np.broadcast_to(np.eye(4), (frames, 4, 4)),
+                "can_bus": can_bus,
+            }
+            clip = writer.clip(ClipInfo(name=name, frames=frames, split=split))
+            clip.append({key: value for key, value in frame.items() if key not in without})
+            clip.commit(wall_s=1.0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset_path(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "tiny.zarr")
+
+
+@pytest.fixture
+def config():
+    return TrainConfig(
+        hidden=16,
+        layers=1,
+        heads=2,
+        feedforward=16,
+        epochs=2,
+        batch_size=8,
+        learning_rate=1e-3,
+        mask="complete",
+        log_every=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def write():
+    """Return the function that writes such a dataset."""
+    return write_dataset

@@ -1,0 +1,197 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cache_schema.errors import CheckpointError, IdentityError, RequestError
+from cache_schema.store import LatentDataset
+from student import checkpoint
+from student.build import asset, build_student
+from student.log import read_log
+from student.models.orion_lite import Prediction
+from student.models.planner import PARTS, Gaussian, Planner, PlannerConfig
+from student.train import DivergenceError, _divergence, train
+
+
+def weights_of(run):
+    return checkpoint.read_checkpoint(run)[1]
+
+
+def epochs_of(run):
+    return [line for line in read_log(run) if line["kind"] == "epoch"]
+
+
+def test_training_lowers_the_loss_and_logs_every_term(dataset_path, config, tmp_path):
+    result = train(dataset_path, tmp_path, config.model_copy(update={"epochs": 12}))
+    assert result == (12, 48)  # 31 frames, batches of 8: four steps an epoch
+    epochs = epochs_of(tmp_path)
+    terms = {"mimic", "regression", "boundary", "collision", "latent", "total"}
+    assert all(line["train"].keys() == line["val"].keys() == terms for line in epochs)
+    for name in ("mimic", "regression", "total"):
+        assert epochs[-1]["train"][name] < 0.8 * epochs[0]["train"][name]
+    first = epochs[0]["train"]
+    assert first["total"] == pytest.approx(sum(first[name] for name in terms - {"total"}), rel=1e-6)
+    steps = [line["step"] for line in read_log(tmp_path) if line["kind"] == "step"]
+    assert steps == list(range(2, 49, 2))
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(dataset_path, config, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(dataset_path, tmp_path / name, config.model_copy(update={"seed": seed}))
+    a, b, c = (weights_of(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["planning_query"], c["planning_query"])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(dataset_path, config, tmp_path):
+    longer = config.model_copy(update={"epochs": 3})
+    train(dataset_path, tmp_path / "whole", longer)
+    train(dataset_path, tmp_path / "parts", config)
+    with (tmp_path / "parts/log.jsonl").open("a") as log:  # what a kill in the third epoch leaves
+        log.write(json.dumps({"kind": "step", "epoch": 3, "step": 10, "train": {}}) + "\n")
+        log.write('{"kind": "st')
+    (tmp_path / "parts/checkpoints/.partial").mkdir()
+    assert train(dataset_path, tmp_path / "parts", longer) == (3, 12)
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
+    moments = [
+        load_file(checkpoint.latest(tmp_path / name) / "optimizer.safetensors") for name in ("whole", "parts")
+    ]
+    assert all(torch.equal(moments[0][key], moments[1][key]) for key in moments[0])
+
+
+def test_validation_plans_without_dropout_noise_or_truth(write, config, tmp_path):
+    torch.manual_seed(0)
+    planner = Planner(PlannerConfig(token_width=32, latent=4)).state_dict()
+    planner["future_distribution.last_conv.1.bias"] += 4.0  # so that the truth would make a difference
+    path = write(tmp_path / "data.zarr", planner=planner)
+    train(path, tmp_path, config)
+    dataset = LatentDataset.open(path)
+    student = build_student(dataset, config)
+    student.load_state_dict(weights_of(tmp_path))
+
+    def stored(name):
+        return torch.from_numpy(dataset.read("clip-c", name))
+
+    with torch.no_grad():
+        predicted = student.eval()(stored("scene_queries").float(), stored("ego_token").float())
+    mimic = (predicted.planning_token - stored("planning_token").float()).abs().mean()
+    followed = (predicted.offsets[:, 3] - stored("ego_trajectory")).abs() * stored("ego_trajectory_mask")[
+        ..., None
+    ]
+    val = epochs_of(tmp_path)[-1]["val"]
+    assert val["mimic"] == pytest.approx(mimic.item(), rel=1e-5)
+    assert val["regression"] == pytest.approx(3 * followed.mean().item() / 6, rel=1e-5)
+
+
+def test_only_the_newest_checkpoint_is_kept_and_a_finished_run_is_left_alone(dataset_path, config, tmp_path):
+    train(dataset_path, tmp_path, config)
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["epoch-0002"]
+    before = (tmp_path / "log.jsonl").read_bytes()
+    assert train(dataset_path, tmp_path, config) == (2, 8)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+def test_the_planner_starts_as_the_teachers_and_is_trained(dataset_path, config, tmp_path):
+    teacher = asset(LatentDataset.open(dataset_path), "teacher_planner")
+    assert len(teacher) == 44
+    crawling = config.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1})
+    train(dataset_path, tmp_path / "crawling", crawling)
+    weights = weights_of(tmp_path / "crawling")
+    for name, value in teacher.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
+    train(dataset_path, tmp_path / "walking", config)
+    walked = weights_of(tmp_path / "walking")
+    for part in PARTS:
+        assert any(not torch.equal(walked[name], teacher[name]) for name in teacher if name.startswith(part))
+
+
+def test_a_planner_that_lacks_a_tensor_is_refused(write, config, tmp_path):
+    planner = Planner(PlannerConfig(token_width=32, latent=4)).state_dict()
+    del planner["predict_model.gru.bias_hh_l3"]
+    path = write(tmp_path / "lacking.zarr", planner=planner)
+    with pytest.raises(CheckpointError, match=r"missing: predict_model\.gru\.bias_hh_l3"):
+        train(path, tmp_path / "run", config)
+
+
+def test_a_missing_feature_is_named_before_anything_is_written(write, config, tmp_path):
+    path = write(tmp_path / "poor.zarr", without=("lane_logits", "agent_xy"))
+    with pytest.raises(RequestError, match="no feature agent_xy, lane_logits"):
+        train(path, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    train(path, tmp_path / "run", config.model_copy(update={"objectives": {"mimic": {}, "latent": {}}}))
+
+
+def test_a_dataset_without_training_clips_is_refused_and_one_without_validation_is_not(
+    write, config, tmp_path
+):
+    path = write(tmp_path / "val.zarr", clips={"only": ("val", 8)})
+    with pytest.raises(RequestError, match="no committed clip of the split 'train'"):
+        train(path, tmp_path / "run", config)
+    path = write(tmp_path / "train.zarr", clips={"only": ("train", 8)})
+    train(path, tmp_path / "run", config)
+    assert [line["val"] for line in epochs_of(tmp_path / "run")] == [None, None]
+
+
+def test_resuming_with_another_configuration_or_dataset_is_refused(write, dataset_path, config, tmp_path):
+    run = tmp_path / "run"
+    train(dataset_path, run, config)
+    with pytest.raises(CheckpointError, match=r"learning_rate: 0\.001 there, 0\.1 now"):
+        train(dataset_path, run, config.model_copy(update={"learning_rate": 0.1}))
+    other = write(tmp_path / "other.zarr", weights="random:7")
+    with pytest.raises(IdentityError, match=r"random:0.* there, .*random:7.* now"):
+        train(other, run, config)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_frames(write, dataset_path, config, tmp_path):
+    run = tmp_path / "run"
+    train(dataset_path, run, config)
+    wild = config.model_copy(update={"objectives": {"mimic": {"weight": float("inf")}}})
+    with pytest.raises(DivergenceError, match=r"epoch 1: mimic .* clip-[ab] \d+"):
+        train(dataset_path, tmp_path / "wild", wild)
+    assert checkpoint.latest(tmp_path / "wild") is None
+
+
+def test_only_the_guilty_frames_are_named(dataset_path, config, tmp_path):
+    normal = Gaussian(torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
+    token = torch.tensor([[0.0], [float("nan")]])
+    predicted = Prediction(token, torch.zeros(2, 6, 6, 2), normal, None)
+    terms = {"mimic": token.mean(), "regression": torch.tensor(1.0), "total": token.mean()}
+    message = _divergence(terms, predicted, ["fine 3", "broken 7"], 2).happened
+    assert message == "epoch 2: mimic is not finite for 1 of 2 frames: broken 7"
+
+
+def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path, monkeypatch):
+    train(dataset_path, tmp_path, config)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        train(dataset_path, tmp_path, config.model_copy(update={"epochs": 3}))
+    monkeypatch.undo()
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["epoch-0002"]
+    assert train(dataset_path, tmp_path, config.model_copy(update={"epochs": 3})).epoch == 3
+
+
+def test_a_run_without_a_checkpoint_and_a_broken_one_are_told_apart(dataset_path, config, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        checkpoint.read_checkpoint(tmp_path)
+    train(dataset_path, tmp_path, config)
+    (tmp_path / "checkpoints/epoch-0002/weights.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        train(dataset_path, tmp_path, config)
+
+
+def test_importing_it_loads_no_teacher():
+    code = (
+        "import sys, student.train, student.evaluate, student.report, student.export\n"
+        "print([name for name in ('pipeline', 'transformers', 'bitsandbytes') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
