@@ -177,7 +177,10 @@ def parity(
         verdict = "beyond tolerance" if row in report.failures else ""
         table.add_row(str(row.frame), row.stage, difference, verdict)
     out.print(table)
-    out.print(f"{len(report.failures)} of {len(report.rows)} rows beyond {tolerance:g}")
+    out.print(
+        f"{len(report.failures)} of {len(report.rows)} rows beyond {tolerance:g}; "
+        "positions are compared as fractions of the detection range"
+    )
     if not report.passes:
         raise typer.Exit(FOUND)
 

@@ -4,9 +4,9 @@ A clip is the unit of work. Several clips advance in lock-step, one a slot; when
 slot, and the teacher starts that slot's memory afresh. Images are decoded ahead by threads, and a thread
 behind writes.
 
-Kernels round differently for another batch size, and for another row of the same batch. So the batch has one row
-a slot, idle or not, and a clip's slot follows from its place in the data root: a run that was killed and started
-again says the same to the last bit.
+Kernels round differently for another batch size, and for another row of the same batch. So the batch has one
+row a slot, idle or not, and a clip's slot follows from its place in the data root: a run that was killed and
+started again says the same to the last bit.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
@@ -33,17 +34,16 @@ def add_ground(ax: Axes, *, half_width_m: float, behind_m: float, ahead_m: float
 
 def add_lanes(ax: Axes, points: np.ndarray, logits: np.ndarray) -> None:
     """Draw the lanes (L, 11, 2) that have a class with a logit (L, 6) of probability ``SCORE`` or more."""
-    for lane in points[logits.max(axis=1) >= np.log(SCORE / (1 - SCORE))]:
-        ax.plot(*lane.T, color="#adb5bd", linewidth=0.8, zorder=1)
+    lanes = points[logits.max(axis=1) >= np.log(SCORE / (1 - SCORE))]
+    ax.add_collection(LineCollection(lanes, colors="#adb5bd", linewidths=0.7, zorder=1, label="lanes"))
 
 
 def add_agents(ax: Axes, xy: np.ndarray, class_scores: np.ndarray, offsets: np.ndarray) -> None:
     """Draw the agents (A, 2) whose best class score (A, 9) is enough, with their futures (A, T, 2)."""
     seen = class_scores.max(axis=1) >= SCORE
-    for start, future in zip(xy[seen], offsets[seen], strict=True):
-        path = np.concatenate([start[None], start + future.cumsum(axis=0)])
-        ax.plot(*path.T, color="#f08c00", linewidth=0.7, alpha=0.7, zorder=2)
-    ax.plot(*xy[seen].T, "s", color="#f08c00", markersize=3, zorder=2)
+    paths = np.concatenate([xy[:, None], xy[:, None] + offsets.cumsum(axis=1)], axis=1)[seen]
+    ax.add_collection(LineCollection(paths, colors="#9775fa", linewidths=0.9, zorder=2))
+    ax.plot(*xy[seen].T, "s", color="#9775fa", markersize=3.5, zorder=2, label="agents")
 
 
 def add_ego(ax: Axes) -> None:

@@ -64,17 +64,20 @@ class Evaluation(BaseModel):
     """Clip and frame of each picture that the run's report shows."""
 
     def __rich__(self) -> Table:
-        """Show it as a table."""
+        """Show it as a table that fits a narrow terminal: a row for each definition."""
         counted = ", ".join(f"{count} in the {mask} mask" for mask, count in self.frames.items())
-        table = Table(
-            "driver",
-            "mask",
-            *(column.replace("_", " ") for column in COLUMNS),
-            title=f"Open-loop L2 in metres, split {self.split}; frames: {counted}",
-        )
+        table = Table(title=f"Open-loop L2 in metres, split {self.split}; frames: {counted}")
+        for heading in ("driver", "mask", "L2"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("1 s", "2 s", "3 s", "mean"):
+            table.add_column(heading, no_wrap=True, justify="right")
         for driver, masks in self.l2_m.items():
             for mask, row in masks.items():
-                table.add_row(driver, mask, *(shown(row[column]) for column in COLUMNS))
+                for definition, columns in (("up to", COLUMNS[:4]), ("at", COLUMNS[4:])):
+                    table.add_row(
+                        driver.replace("_", " "), mask, definition, *(shown(row[name]) for name in columns)
+                    )
+            table.add_section()
         return table
 
 

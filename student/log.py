@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -12,6 +13,10 @@ from cache_schema.durable import write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+PLAIN_EVERY_S = 15.0
+"""Seconds between plain lines: often enough to be watched, seldom enough for a day's log."""
 
 
 class RunLog:
@@ -26,6 +31,7 @@ class RunLog:
 
     def __init__(self, run: Path, *, done: int, steps: int, console: Console | None = None) -> None:
         self.path = run / "log.jsonl"
+        self.steps, self.steps_done = steps, 0
         self.console = console or Console(stderr=True)
         kept = [line for line in read_log(run) if line["epoch"] <= done]
         write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -42,6 +48,7 @@ class RunLog:
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a")
+        self._began = self._said = time.monotonic()
         self._bar.start()
         return self
 
@@ -50,8 +57,17 @@ class RunLog:
         self._file.close()
 
     def advance(self, status: str) -> None:
-        """Count a step."""
+        """Count a step; ``status`` says where it belongs."""
+        self.steps_done += 1
         self._bar.update(self._task, advance=1, status=status)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._said >= PLAIN_EVERY_S:
+            self._said = now
+            rate = self.steps_done / max(now - self._began, 1e-9)
+            left_s = (self.steps - self.steps_done) / rate
+            self.say(
+                f"train: {self.steps_done}/{self.steps} steps, {rate:.1f}/s, {left_s:.0f} s left; {status}"
+            )
 
     def write(self, line: dict[str, Any]) -> None:
         """Add one line to the file."""

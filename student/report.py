@@ -92,14 +92,15 @@ def loss_curves(epochs: list[dict[str, Any]]) -> Figure:
 
 
 def add_curve(ax: Axes, epochs: list[dict[str, Any]], name: str) -> None:
-    """Draw one term, trained and held out; on a log scale where it is always positive."""
-    positive = True
+    """Draw one term, trained and held out; on a log scale where it spans decades."""
+    seen: list[float] = []
     for split, colour in (("train", "#1864ab"), ("val", "#e8590c")):
         lines = [line for line in epochs if line[split] is not None]
         values = [line[split][name] for line in lines]
-        positive &= all(value > 0 for value in values)
+        seen += values
         ax.plot([line["epoch"] for line in lines], values, ".-", color=colour, label=split, linewidth=1.2)
-    ax.set_yscale("log" if positive else "linear")
+    spans_decades = min(seen) > 0 and max(seen) > 30 * min(seen)
+    ax.set_yscale("log" if spans_decades else "linear")
     ax.set_title(name, fontsize=9)
     ax.set_xlabel("epoch", fontsize=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -128,7 +129,7 @@ def frames_from_above(evaluation: Evaluation, tensors: dict[str, np.ndarray]) ->
         for driver in birdseye.COLOURS:
             birdseye.add_trajectory(ax, tensors[driver][row], driver)
         clip, frame = name.rsplit(" ", 1)
-        ax.set_title(f"{clip}\nframe {frame}", fontsize=7)
+        ax.set_title(f"{clip}\nframe {frame}", fontsize=6)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     return figure

@@ -69,9 +69,20 @@ class Teacher(Protocol):
 class TeacherPreset(Protocol):
     """A teacher's sizes and promises, known without its weights."""
 
-    features: tuple[FeatureSpec, ...]
-    images: ImagePreprocessing
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """What the teacher will say of every frame."""
+        ...
+
+    @property
+    def images(self) -> ImagePreprocessing:
+        """How camera images are prepared for it."""
+        ...
 
     def load(self, checkpoint: Path | None, *, device: str) -> Teacher:
         """Build the teacher. Without a checkpoint its weights are random, and its identity says so."""
+        ...
+
+    def convert(self, checkpoint: Path, folder: Path) -> None:
+        """Write the checkpoint to a new folder in a form that starts faster and is safe to open."""
         ...

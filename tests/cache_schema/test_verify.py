@@ -24,9 +24,11 @@ def test_an_untouched_dataset_is_clean(dataset: Path):
     found = verify(dataset, on_clip=seen.append)
     assert found.problems == ()
     assert (found.clips, found.frames) == (2, 12)
-    assert found.nbytes == sum(f.stat().st_size for f in (dataset / "clips").rglob("*") if f.is_file()) - (
-        dataset / "clips" / "zarr.json"
-    ).stat().st_size
+    assert (
+        found.nbytes
+        == sum(f.stat().st_size for f in (dataset / "clips").rglob("*") if f.is_file())
+        - (dataset / "clips" / "zarr.json").stat().st_size
+    )
     assert sorted(seen) == [clip.name for clip in CLIPS]
 
 
@@ -85,7 +87,8 @@ def test_a_renamed_clip_is_found(dataset: Path):
 
 def test_a_file_that_nobody_wrote_is_found(dataset: Path):
     (dataset / "clips" / FIRST / "token" / "c.9").write_bytes(b"?")
-    assert [(p.feature, p.what) for p in verify(dataset).problems] == [("token", "token/c.9 is not in the ledger")]
+    problem = ("token", "token/c.9 is not in the ledger")
+    assert [(p.feature, p.what) for p in verify(dataset).problems] == [problem]
 
 
 @pytest.mark.parametrize("change", [{"frames": 6}, {"split": "val"}, {"name": "Elsewhere"}])

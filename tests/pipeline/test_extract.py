@@ -172,7 +172,9 @@ def test_ctrl_c_stops_with_a_word_and_loses_nothing(undisturbed, clips_root, tmp
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     assert verify(path).problems == ()
-    assert start(path, clips_root).wait() == 0
+    process = start(path, clips_root)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     assert digests(path) == digests(undisturbed)
 
 
@@ -180,11 +182,14 @@ def test_two_runs_at_once_leave_no_torn_clip(undisturbed, clips_root, tmp_path):
     path = tmp_path / "both.zarr"
     first = start(path, clips_root)
     wait_for(lambda: (path / ".lock").exists() and (path / ".lock").stat().st_size, first)
+    first.send_signal(signal.SIGSTOP)  # so that it is still at work when the second comes
     second = start(path, clips_root)
     _, err = second.communicate()
-    assert second.returncode == 2
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2, err
     assert f"is being written by another process (process {first.pid}" in err
-    assert first.wait() == 0
+    first.communicate()
+    assert first.returncode == 0
     assert digests(path) == digests(undisturbed)
 
 
@@ -278,11 +283,11 @@ def test_another_teacher_is_refused(undisturbed, clips_root):
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A file system of one megabyte, which really fills."""
+    """A file system of a few megabytes, which really fills."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting a small file system is not permitted here")

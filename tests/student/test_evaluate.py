@@ -1,10 +1,12 @@
 """Evaluation, report and export of one short run."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -65,6 +67,16 @@ def test_it_is_written_beside_the_run_and_repeats(evaluation, run, dataset_path)
     assert evaluate(run, dataset_path) == evaluation
 
 
+def test_the_table_shows_every_number_on_a_narrow_terminal(evaluation):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(evaluation)
+    table = console.export_text()
+    for masks in evaluation.l2_m.values():
+        for row in masks.values():
+            assert all(f" {value:.3f} " in table for value in row.values())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+
+
 def test_a_dataset_of_another_teacher_is_refused(run, write, tmp_path):
     other = write(tmp_path / "other.zarr", weights="sha256:beef")
     with pytest.raises(IdentityError, match="sha256:beef"):
@@ -77,7 +89,7 @@ def test_the_report_is_one_page_with_its_pictures_inside(evaluation, run):
     page = report(run).read_text()
     assert page.count("data:image/png;base64,") == 2
     assert f"<td>{evaluation.l2_m['student']['orion']['up_to_2s']:.3f}</td>" in page
-    assert "http" not in page
+    assert "://" not in page
     for name in ("losses.png", "frames.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
 

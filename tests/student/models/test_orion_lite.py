@@ -95,6 +95,35 @@ def test_folded_queries_equal_whole_vision_tokens_and_so_do_their_gradients():
     torch.testing.assert_close(folded_grad, whole_grad, rtol=1e-4, atol=1e-5 * whole_grad.abs().max().item())
 
 
+def test_folding_holds_at_released_token_counts_which_are_stored_fifteen_times_smaller():
+    with torch.device("meta"):
+        model = OrionLite(OrionLiteConfig())
+    torch.manual_seed(0)
+    model.input_proj, model.norm_input = torch.nn.Linear(4096, 1024), torch.nn.LayerNorm(1024)
+    segments = (("scene", 256), ("history", 16), ("map", 256))
+    asset = {f"{head}.weight": 0.02 * torch.randn(4096, 256) for head in ("scene", "map")}
+    asset |= {f"{head}.bias": 0.02 * torch.randn(4096) for head in ("scene", "map")}
+    model.heads = TeacherHeads(asset, segments)
+    spec = FeatureSpec(
+        name="scene_queries",
+        shape=(528, 256),
+        axes=("query", "channel"),
+        dtype="float16",
+        role="input",
+        segments=segments,
+    )
+    queries, ego = torch.randn(1, 528, 256).half(), torch.randn(1, 4096).half()
+    tokens = vision_tokens(
+        queries.numpy(), ego.numpy(), {name: value.numpy() for name, value in asset.items()}, spec
+    )
+    assert tokens.shape == (1, 529, 4096)
+    assert round(tokens.astype(np.float16).nbytes / (queries.nbytes + ego.nbytes), 1) == 15.6
+    with torch.no_grad():
+        folded = model.embed_queries(queries.float(), ego.float())
+        whole = model.embed_tokens(torch.from_numpy(tokens))
+    torch.testing.assert_close(folded, whole, rtol=1e-4, atol=1e-4)
+
+
 def test_a_batch_equals_its_frames_one_at_a_time():
     model, _, scene_queries, ego_token = tiny()
     noise = torch.randn(3, 1, 4)

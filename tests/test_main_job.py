@@ -1,0 +1,102 @@
+"""The whole job across both wings: clips -> teacher -> dataset -> student."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache_schema.store import LatentDataset
+from cache_schema.tokens import vision_tokens
+from pipeline.extract import extract
+from pipeline.selection import select_clips
+from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
+from student.build import asset
+from student.config import PRESETS
+from student.evaluate import evaluate
+from student.models.orion_lite import OrionLite, OrionLiteConfig, TeacherHeads
+from student.models.planner import PlannerConfig
+from student.report import report
+from student.train import train
+
+
+class WithoutPlanner:
+    """A teacher whose 420 M random planner weights stay at home: this test is about tokens."""
+
+    def __init__(self, teacher) -> None:
+        self.features, self.identity, self.images = teacher.features, teacher.identity, teacher.images
+        self.begin, self.step = teacher.begin, teacher.step
+        self.assets = lambda: {"teacher_heads": teacher.assets()["teacher_heads"]}
+
+
+@pytest.fixture(scope="module")
+def full_width():
+    """Released token width and counts, tiny everything else, random weights."""
+    tiny, released = ORION_TINY.config, ORION_7B.config
+    config = dataclasses.replace(
+        tiny,
+        width=released.width,
+        detection=dataclasses.replace(released.detection, decoder=tiny.detection.decoder, small_ffn_width=8),
+        lanes=dataclasses.replace(released.lanes, decoder=tiny.lanes.decoder),
+        language=dataclasses.replace(tiny.language, width=4096, layers=1, mlp_width=8, max_positions=600),
+    )
+    return dataclasses.replace(ORION_TINY, config=config).load(None, device="cpu")
+
+
+def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clips_root, tmp_path: Path):
+    """528 queries of 256 numbers and one ego token of 4096 stand for 529 tokens of 4096."""
+    seen = []
+    hook = full_width.model.language_model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    path = tmp_path / "full.zarr"
+    extract(select_clips(clips_root, "val"), WithoutPlanner(full_width), path)
+    hook.remove()
+
+    dataset = LatentDataset.open(path)
+    (clip,) = dataset.clips
+    entry = dataset.entry(clip)
+    full_bytes = 529 * 4096 * 2
+    stored = sum(
+        file.nbytes
+        for name, file in entry.files.items()
+        if name.startswith(("scene_queries/", "ego_token/")) and not name.endswith("zarr.json")
+    )
+    # 4,333,568 bytes against 278,528 and a checksum and an index entry for either chunk.
+    assert stored / entry.clip.frames - (528 * 256 + 4096) * 2 < 2 * 24
+    assert full_bytes * entry.clip.frames / stored > 15.55
+
+    queries, ego = dataset.read(clip, "scene_queries"), dataset.read(clip, "ego_token")
+    spec = dataset.feature("scene_queries")
+    projected = vision_tokens(queries, ego, dataset.asset("teacher_heads"), spec)
+    spoken = torch.cat(seen).numpy()
+    assert projected.shape == spoken.shape == (entry.clip.frames, 529, 4096)
+    error = np.linalg.norm(projected - spoken) / np.linalg.norm(spoken)
+    # fp16 has 11 bits: storing the tokens themselves costs as much.
+    assert error < 3e-4
+    assert np.linalg.norm(spoken.astype(np.float16) - spoken) / np.linalg.norm(spoken) < 3e-4
+
+    # The student reads either: folded queries or whole tokens.
+    sizes = OrionLiteConfig(
+        hidden=64, layers=1, heads=4, feedforward=64, planner=PlannerConfig(token_width=4096)
+    )
+    with torch.device("meta"):
+        student = OrionLite(sizes)
+    student.input_proj = torch.nn.Linear(4096, 64)
+    student.norm_input = torch.nn.LayerNorm(64)
+    student.heads = TeacherHeads(asset(dataset, "teacher_heads"), spec.segments)
+    folded = student.embed_queries(torch.from_numpy(queries).float(), torch.from_numpy(ego).float())
+    unfolded = student.embed_tokens(torch.from_numpy(projected))
+    torch.testing.assert_close(folded, unfolded, rtol=0, atol=1e-4)
+
+
+def test_a_student_trains_from_what_the_tiny_teacher_said(clips_root, tmp_path: Path):
+    teacher = ORION_TINY.load(None, device="cpu")
+    path, run = tmp_path / "latents.zarr", tmp_path / "run"
+    extract(select_clips(clips_root), teacher, path, slots=2)
+    config = PRESETS["demo"].model_copy(update={"epochs": 2})
+    result = train(path, run, config)
+    assert result.epoch == 2
+    measured = evaluate(run, path, "all")
+    assert set(measured.l2_m) >= {"student", "teacher"}
+    page = report(run)
+    assert "<img" in page.read_text()
