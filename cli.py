@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pipeline.selection import Failure
-    from pipeline.teachers.protocol import TeacherPreset
 
 FOUND, MENDABLE, INTERRUPTED = 1, 2, 130
 """Exit codes: a check found something; the user can mend it; Ctrl-C. A bug keeps its traceback."""
@@ -59,6 +59,21 @@ class Split(enum.StrEnum):
     ALL = "all"
 
 
+class Precision(enum.StrEnum):
+    """Numbers that a teacher computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Quantize(enum.StrEnum):
+    """Quantisations of a language model."""
+
+    INT8 = "int8"
+    NF4 = "nf4"
+
+
 DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET.zarr", help="Folder of the latent dataset.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a training run.")]
 DataRoot = Annotated[
@@ -70,6 +85,13 @@ Checkpoint = Annotated[
     typer.Option(help="Orion.pth, or a folder made by `convert`. Without it weights are random."),
 ]
 SplitChoice = Annotated[Split, typer.Option("--split", help="Which clips.")]
+Slots = Annotated[int, typer.Option(min=1, help="Clips that advance in lock-step on a worker.")]
+PrecisionChoice = Annotated[
+    Precision, typer.Option("--precision", help="In which numbers the teacher computes.")
+]
+QuantizeChoice = Annotated[
+    Quantize | None, typer.Option("--quantize", help="Quantise the language model with bitsandbytes.")
+]
 Device = Annotated[str | None, typer.Option(help="Torch device; a GPU if there is one.")]
 
 
@@ -96,7 +118,9 @@ def convert(
     teacher: TeacherName = "orion-7b",
 ) -> None:
     """Write a checkpoint as sharded safetensors, adapters merged, for fast and safe starts."""
-    _preset(teacher).convert(checkpoint, folder)
+    from pipeline.teachers import teacher_preset
+
+    teacher_preset(teacher).convert(checkpoint, folder)
     out.print(f"converted to {folder}")
 
 
@@ -105,14 +129,28 @@ def plan(
     dataset: DatasetPath,
     data: DataRoot,
     teacher: TeacherName = "orion-tiny",
+    checkpoint: Checkpoint = None,
     split: SplitChoice = Split.ALL,
+    slots: Slots = 4,
+    workers: Annotated[int, typer.Option(min=1, help="GPUs to count on.")] = 1,
+    measure: Annotated[bool, typer.Option("--measure", help="Look at a few real frames first.")] = False,
+    precision: PrecisionChoice = Precision.FP32,
+    quantize: QuantizeChoice = None,
+    device: Device = None,
 ) -> None:
     """Show what an extraction would cost. Writes nothing."""
     from pipeline.plan import plan
     from pipeline.selection import select_clips
+    from pipeline.teachers import load_teacher, teacher_preset
 
     selection = select_clips(data, split.value)
-    cost = plan(dataset, selection, _preset(teacher))
+    rate = None
+    if measure:
+        from pipeline.measure import frames_a_second
+
+        loaded = load_teacher(teacher, checkpoint, device=device, precision=precision, quantize=quantize)
+        rate = frames_a_second(selection, loaded, slots=slots)
+    cost = plan(dataset, selection, teacher_preset(teacher), measured=rate)
     table = Table(
         "feature", "one frame", "bytes a frame", "all frames", title=str(dataset), title_justify="left"
     )
@@ -125,10 +163,14 @@ def plan(
     out.print(table)
     out.print(f"{cost.clips} clips, {cost.frames:,} frames, {cost.files:,} files")
     out.print(f"{cost.committed_clips} clips and {cost.committed_frames:,} frames are already there")
-    if cost.hours_left is None:
-        out.print("time: not measured yet; it is known once a clip is committed")
+    hours = cost.hours_left(workers)
+    if hours is None:
+        out.print("time: not measured; use --measure, or plan again once a clip is committed")
     else:
-        out.print(f"{cost.frames_a_second:.2f} frames/s so far: {cost.hours_left:.2f} hours left")
+        out.print(
+            f"{cost.frames_a_second:.2f} frames/s a worker: {hours:.2f} hours left on {workers}, "
+            f"{hours * workers:.2f} worker-hours"
+        )
     _left_out(selection.failures)
 
 
@@ -139,21 +181,44 @@ def extract(
     teacher: TeacherName = "orion-tiny",
     checkpoint: Checkpoint = None,
     split: SplitChoice = Split.ALL,
-    slots: Annotated[int, typer.Option(min=1, help="Clips that advance in lock-step.")] = 4,
+    slots: Slots = 4,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Start as many processes, one a GPU. Without: in this one."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="Join a dask cluster that is there.")
+    ] = None,
+    precision: PrecisionChoice = Precision.FP32,
+    quantize: QuantizeChoice = None,
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
-    from pipeline.extract import extract
     from pipeline.selection import select_clips
+    from pipeline.teachers import load_teacher
 
     selection = select_clips(data, split.value)
-    loaded = _preset(teacher).load(checkpoint, device=device or _best_device())
-    report = extract(selection, loaded, dataset, slots=slots)
+    load = functools.partial(
+        load_teacher, teacher, checkpoint, device=device, precision=precision, quantize=quantize
+    )
+    if workers is None and scheduler is None:
+        from pipeline.extract import extract
+
+        report = extract(selection, load(), dataset, slots=slots)
+    else:
+        from pipeline.cluster import connect, extract_on_cluster
+
+        with connect(workers, scheduler) as client:
+            report = extract_on_cluster(selection, load, dataset, client, slots=slots)
     out.print(
         f"{len(report.committed)} clips and {report.frames:,} frames in {report.wall_s:.1f} s "
-        f"({report.frames / max(report.wall_s, 1e-9):.1f} frames/s; "
-        f"the teacher waited {report.images_s:.1f} s for images and {report.disk_s:.1f} s for the disk); "
+        f"({report.frames / max(report.wall_s, 1e-9):.1f} frames/s); "
         f"{len(report.present)} clips were already there"
+    )
+    worked_s = max(report.wall_s * report.workers, 1e-9)
+    out.print(
+        f"the teacher waited {report.images_s / worked_s:.0%} of the time for images "
+        f"and {report.disk_s / worked_s:.0%} for the disk"
     )
     if report.gave_up:
         err.print("gave up after three failures in a row; the remaining clips were not tried")
@@ -189,10 +254,14 @@ def parity(
 def inspect(
     dataset: DatasetPath,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    run: Annotated[bool, typer.Option("--run", help="How its extraction went, as the log tells.")] = False,
 ) -> None:
     """Show who made a dataset, what it holds, and how much of it there is."""
     from cache_schema.inspect import inspect
 
+    if run:
+        _show_log(dataset)
+        return
     summary = inspect(dataset)
     if as_json:
         print(summary.model_dump_json(indent=2))  # noqa: T201
@@ -214,6 +283,30 @@ def inspect(
         shape = f"{spec.dtype}{spec.shape}"
         table.add_row(spec.name, spec.role, shape, spec.unit, _size(spec.stored_bytes))
     out.print(table)
+
+
+def _show_log(dataset: Path) -> None:
+    from pipeline.runlog import beside, summarise
+
+    told = summarise(beside(dataset))
+    busy_s = told.busy_s or 1.0
+    out.print(
+        f"{told.runs} runs, {told.clips} clips, {told.frames:,} frames by {len(told.workers)} workers; "
+        f"{told.retries} retries after a worker died"
+    )
+    out.print(
+        f"workers were busy for {told.busy_s:.1f} s: {told.teacher_s / busy_s:.0%} teacher, "
+        f"{told.images_s / busy_s:.0%} waiting for images, {told.disk_s / busy_s:.0%} waiting for the disk"
+    )
+    slowest = Table("slowest clips", "frames/s")
+    for clip, rate in told.slowest:
+        slowest.add_row(clip, f"{rate:.2f}")
+    out.print(slowest)
+    if told.failures:
+        failed = Table("clip", "why it was left out")
+        for clip, reason in told.failures.items():
+            failed.add_row(clip, reason)
+        out.print(failed)
 
 
 @app.command(rich_help_panel=DATASET)
@@ -284,12 +377,6 @@ def report(run: RunDir) -> None:
     from student.report import report
 
     out.print(f"report: {report(run)}")
-
-
-def _preset(name: str) -> TeacherPreset:
-    from pipeline.teachers import teacher_preset
-
-    return teacher_preset(name)
 
 
 def _best_device() -> str:

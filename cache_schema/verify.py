@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import zarr
 
+from cache_schema.clip_writer import PARTIAL
 from cache_schema.durable import sha256_of
 from cache_schema.errors import DatasetError
 from cache_schema.layout import fill_value_of, layout_of
 from cache_schema.store import LatentDataset
-from cache_schema.writer import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ def _dataset_problems(dataset: LatentDataset) -> Iterator[Problem]:
     for folder in sorted((dataset.path / "clips").iterdir()):
         if folder.is_dir() and folder.name not in committed:
             yield Problem(folder.name, None, "the clip has a folder, but no entry in the ledger")
-    for folder in sorted((dataset.path / PARTIAL).glob("*")):
+    for folder in sorted((dataset.path / PARTIAL).glob("*/*")):
         yield Problem(folder.name, None, "the clip was never finished; the next extraction clears it")
 
 

@@ -1,53 +1,81 @@
-"""The loop: clips -> frames -> teacher -> latent dataset.
+"""Run a teacher over clips, once: who is asked next, what is reported, and when to give up.
 
-A clip is the unit of work. Several clips advance in lock-step, one a slot; when one ends, the next takes its
-slot, and the teacher starts that slot's memory afresh. Images are decoded ahead by threads, and a thread
-behind writes.
-
-Kernels round differently for another batch size, and for another row of the same batch. So the batch has one
-row a slot, idle or not, and a clip's slot follows from its place in the data root: a run that was killed and
-started again says the same to the last bit.
+The work itself is done by a crew: one ``LockStep`` in this process, or many of them on a cluster. Each member
+writes its own clips; only receipts come back. Clips go out through a sliding window, never all at once, so
+that little is lost when a worker dies.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import os
+import queue
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from safetensors.torch import save
 
 from cache_schema.durable import sha256_bytes
-from cache_schema.errors import ClipError, FeatureError, TeachonceError
+from cache_schema.errors import ClipError, FeatureError
 from cache_schema.features import TRUTH
-from cache_schema.ledger import ClipInfo
-from cache_schema.manifest import AssetSpec, CodeIdentity, Manifest
-from cache_schema.writer import ClipWriter, DatasetWriter
-from pipeline.bench2drive.reader import read_annotations
+from cache_schema.ledger import Ledger
+from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest
+from cache_schema.writer import establish, writing
+from pipeline.lockstep import LockStep
 from pipeline.progress import FrameProgress
+from pipeline.runlog import RunLog, beside
 from pipeline.selection import Failure
-from pipeline.slots import Sight, SlotClip, frame_batch, idle_sight
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
-
-    from cache_schema.manifest import DataIdentity
-    from pipeline.bench2drive.reader import ClipAnnotations
+    from pipeline.lockstep import Receipt
     from pipeline.selection import SelectedClip, Selection
     from pipeline.teachers.protocol import Teacher
 
-WRITES_BEHIND = 64
-"""Frames that may wait for the disk before the teacher waits as well."""
+CLIPS_AHEAD = 2
+"""Clips a slot: one that is looked at, and one whose first frames are being read."""
 GIVE_UP_AFTER = 3
 """Clips that may fail in a row: by then it is the disk or the data set, not the clip."""
+LOOK_EVERY_S = 0.5
+"""Seconds between two looks at how far the crew is."""
+
+
+class Pending(Protocol):
+    """A receipt that is still to come, as ``concurrent.futures`` knows it."""
+
+    def result(self) -> Receipt:
+        """The receipt, or whatever kept it from being written."""
+        ...
+
+    def add_done_callback(self, fn: Callable[..., object], /) -> object:
+        """Call ``fn`` once ``result`` answers at once."""
+        ...
+
+
+class Crew(Protocol):
+    """Whoever looks at clips."""
+
+    @property
+    def workers(self) -> int:
+        """Members, each with a teacher and all the slots."""
+        ...
+
+    @property
+    def frames(self) -> int:
+        """Frames looked at so far, as far as is known."""
+        ...
+
+    def submit(self, clip: SelectedClip) -> Pending:
+        """Have a clip looked at."""
+        ...
+
+
+class WorkerDiedError(Exception):
+    """The workers that looked at a clip died, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +91,23 @@ class ExtractionReport:
     gave_up: bool
     """True where the run stopped early, after too many failures in a row."""
     frames: int
-    """Frames that the teacher looked at."""
+    """Frames of the clips that it added."""
     wall_s: float
+    workers: int
     images_s: float
-    """Seconds that the teacher waited for images."""
+    """Seconds that teachers waited for images, all workers together."""
     disk_s: float
-    """Seconds that the teacher waited for the disk."""
+    """Seconds that teachers waited for the disk, all workers together."""
 
 
-def extract(selection: Selection, teacher: Teacher, path: Path, *, slots: int = 1) -> ExtractionReport:
-    """Run the teacher over the selected clips and write what it says to the dataset at ``path``.
+def extract(
+    selection: Selection,
+    teacher: Teacher,
+    path: Path,
+    *,
+    slots: int = 1,
+) -> ExtractionReport:
+    """Run a teacher in this process over the selected clips; write what it says to the dataset at ``path``.
 
     Safe to stop at any instant and to run again: committed clips are skipped, all others start from their
     first frame.
@@ -85,15 +120,14 @@ def extract(selection: Selection, teacher: Teacher, path: Path, *, slots: int = 
 
     Raises:
         IdentityError: The dataset was made by another teacher.
-        DatasetError: The disk refuses, or another process writes to the dataset.
+        DatasetError: The disk refuses, or another run writes to the dataset.
     """
-    manifest, assets = describe(teacher, selection.data)
-    with DatasetWriter(path, manifest, assets) as dataset:
-        present = set(dataset.committed())
-        todo = [clip for clip in selection.clips if clip.name not in present]
-        with _Run(todo, teacher, dataset, slots, selection.failures) as run:
-            run.loop()
-    return run.report(present=tuple(clip.name for clip in selection.clips if clip.name in present))
+    with writing(path):
+        manifest, assets = describe(teacher, selection.data)
+        establish(path, manifest, assets)
+        del assets
+        with LockStep(teacher, path, manifest, slots) as crew:
+            return supervise(selection, crew, path, slots=slots)
 
 
 def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, bytes]]:
@@ -115,176 +149,110 @@ def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, 
     return manifest, files
 
 
-class _Run:
-    """The state of one extraction: what waits, what is in the slots, what is being written."""
+def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> ExtractionReport:
+    """Have the crew look at every selected clip that the dataset at ``path`` lacks."""
+    there = set(Ledger(path / "ledger").clips())
+    todo = [clip for clip in selection.clips if clip.name not in there]
+    with (
+        RunLog(beside(path)) as log,
+        FrameProgress(sum(clip.frames for clip in todo), "extract") as progress,
+    ):
+        log.begin(workers=crew.workers, slots=slots, clips=len(todo))
+        supervisor = _Supervisor(crew, slots, log, progress)
+        begun = time.perf_counter()
+        supervisor.work_through(todo)
+        # Whoever was near a dying worker is asked again, alone: only one clip can be to blame then.
+        suspects, supervisor.suspects = supervisor.suspects, []
+        for clip in suspects:
+            supervisor.work_through([clip])
+        for clip in supervisor.suspects:
+            supervisor.leave_out(clip, "every worker that looks at it dies")
+        wall_s = time.perf_counter() - begun
+        log.end(wall_s=wall_s)
+    receipts = supervisor.receipts
+    return ExtractionReport(
+        committed=tuple(receipt.clip for receipt in receipts),
+        present=tuple(clip.name for clip in selection.clips if clip.name in there),
+        failed=(*selection.failures, *supervisor.failed),
+        gave_up=supervisor.gave_up,
+        frames=sum(receipt.frames for receipt in receipts),
+        wall_s=wall_s,
+        workers=crew.workers,
+        images_s=sum(receipt.images_s for receipt in receipts),
+        disk_s=sum(receipt.disk_s for receipt in receipts),
+    )
 
-    def __init__(
-        self,
-        todo: Sequence[SelectedClip],
-        teacher: Teacher,
-        dataset: DatasetWriter,
-        slots: int,
-        failures: Sequence[Failure],
-    ) -> None:
-        self.teacher = teacher
-        self.dataset = dataset
-        self.slots: list[SlotClip | None] = [None] * slots
-        self.waiting = [deque(clip for clip in todo if clip.rank % slots == slot) for slot in range(slots)]
-        self.writers: dict[str, ClipWriter] = {}
-        self.writes: deque[tuple[str, Future]] = deque()
-        self.committed: list[str] = []
-        self.failed = list(failures)
+
+class _Supervisor:
+    """Sends clips out through a sliding window and keeps the books."""
+
+    def __init__(self, crew: Crew, slots: int, log: RunLog, progress: FrameProgress) -> None:
+        self.crew = crew
+        self.slots = slots
+        self.log = log
+        self.progress = progress
+        self.receipts: list[Receipt] = []
+        self.failed: list[Failure] = []
+        self.suspects: list[SelectedClip] = []
         self.in_a_row = 0
-        self.frames = 0
-        self.images_s = self.disk_s = 0.0
-        self.readers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
-        self.behind = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self.opening = [self._read_ahead(slot) for slot in range(slots)]
-        self.progress = FrameProgress(sum(clip.frames for clip in todo), "extract")
-
-    def __enter__(self) -> _Run:
-        self.begun = time.perf_counter()
-        self.progress.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.readers.shutdown(cancel_futures=True)
-        self.behind.shutdown(cancel_futures=True)
-        self.progress.__exit__()
 
     @property
     def gave_up(self) -> bool:
         return self.in_a_row >= GIVE_UP_AFTER
 
-    def report(self, present: tuple[str, ...]) -> ExtractionReport:
-        return ExtractionReport(
-            committed=tuple(self.committed),
-            present=present,
-            failed=tuple(self.failed),
-            gave_up=self.gave_up,
-            frames=self.frames,
-            wall_s=self.wall_s,
-            images_s=self.images_s,
-            disk_s=self.disk_s,
-        )
+    def work_through(self, todo: Sequence[SelectedClip]) -> None:
+        """Have every clip looked at, unless too many fail in a row."""
+        waiting: list[deque[SelectedClip]] = [deque() for _ in range(self.slots)]
+        for clip in todo:
+            waiting[clip.rank % self.slots].append(clip)
+        under_way: list[set[Pending]] = [set() for _ in range(self.slots)]
+        done: queue.SimpleQueue[tuple[SelectedClip, Pending]] = queue.SimpleQueue()
 
-    @torch.inference_mode()
-    def loop(self) -> None:
-        state = self.teacher.begin(len(self.slots))
-        idle = idle_sight(self.teacher.images)
-        tick = time.perf_counter()
+        def send(clip: SelectedClip) -> None:
+            pending = self.crew.submit(clip)
+            under_way[clip.rank % self.slots].add(pending)
+            pending.add_done_callback(lambda _: done.put((clip, pending)))
+
         while not self.gave_up:
-            sights = [self._next_sight(slot) for slot in range(len(self.slots))]
-            active = [job for job, sight in zip(self.slots, sights, strict=True) if job and sight]
-            if not active:
+            window = CLIPS_AHEAD * max(1, self.crew.workers)
+            for slot in range(self.slots):
+                while waiting[slot] and len(under_way[slot]) < window:
+                    send(waiting[slot].popleft())
+            if not any(under_way):
                 break
-            features, state = self.teacher.step(frame_batch([sight or idle for sight in sights]), state)
-            said = {name: values.cpu().numpy() for name, values in features.items()}
-            tick, before = time.perf_counter(), tick
-            for slot, job in enumerate(self.slots):
-                if job and sights[slot]:
-                    job.wall_s += (tick - before) / len(active)
-                    self._write(slot, job, {name: values[slot : slot + 1] for name, values in said.items()})
-            self.frames += len(active)
-            self._settle(WRITES_BEHIND)
-            self.progress.advance(len(active), self._status())
-        self._settle(0)
-        self.progress.advance(0, self._status())
-        self.wall_s = time.perf_counter() - self.begun
+            with contextlib.suppress(queue.Empty):
+                clip, pending = done.get(timeout=LOOK_EVERY_S)
+                under_way[clip.rank % self.slots].remove(pending)
+                self.settle(clip, pending)
+            self.progress.reach(self.crew.frames, self.status())
 
-    def _next_sight(self, slot: int) -> Sight | None:
-        """The next frame of the slot's clip, or of the next readable clip; None when none is left."""
-        begun = time.perf_counter()
+    def settle(self, clip: SelectedClip, pending: Pending) -> None:
+        """Enter one outcome in the books."""
         try:
-            while not self.gave_up:
-                job = self.slots[slot]
-                try:
-                    job = job or self._open(slot)
-                    self.slots[slot] = job
-                    return job.sight() if job else None
-                except ClipError as error:
-                    self.slots[slot] = None
-                    if job:
-                        job.cancel()
-                        self._fail(job.clip.name, error, unseen=job.frames - job.frame)
-            return None
-        finally:
-            self.images_s += time.perf_counter() - begun
+            receipt = pending.result()
+        except (ClipError, FeatureError) as error:
+            self.leave_out(clip, error.happened)
+        except WorkerDiedError:
+            self.suspects.append(clip)
+        else:
+            self.receipts.append(receipt)
+            self.in_a_row = 0
+            self.log.clip(receipt)
 
-    def _open(self, slot: int) -> SlotClip | None:
-        """Begin the slot's next clip that can be read, and parse the annotations of the one after it."""
-        while not self.gave_up and (opening := self.opening[slot]):
-            clip, reading = opening
-            self.opening[slot] = self._read_ahead(slot)
-            try:
-                annotations = reading.result()
-            except ClipError as error:
-                self._fail(clip.name, error, unseen=clip.frames)
-                continue
-            parts = clip.raw.parts
-            info = ClipInfo(
-                name=clip.name,
-                frames=clip.frames,
-                split=clip.split,
-                scenario=parts.scenario,
-                town=parts.town,
-                route=str(parts.route),
-                weather=str(parts.weather),
-            )
-            writer = self.writers[clip.name] = self.dataset.clip(info)
-            self.writes.append((clip.name, self.behind.submit(writer.append, annotations.truth())))
-            return SlotClip(clip.raw, annotations, self.teacher.images, self.readers)
-        return None
-
-    def _read_ahead(self, slot: int) -> tuple[SelectedClip, Future[ClipAnnotations]] | None:
-        if not self.waiting[slot]:
-            return None
-        clip = self.waiting[slot].popleft()
-        return clip, self.readers.submit(read_annotations, clip.raw)
-
-    def _write(self, slot: int, job: SlotClip, values: dict[str, np.ndarray]) -> None:
-        name = job.clip.name
-        writer = self.writers.get(name)
-        if writer is None:
-            # A write behind has failed: the clip is out, whatever the teacher still says about it.
-            job.cancel()
-            self.slots[slot] = None
-            return
-        self.writes.append((name, self.behind.submit(writer.append, values)))
-        if job.frame == job.frames:
-            self.slots[slot] = None
-            self.writes.append((name, self.behind.submit(writer.commit, wall_s=job.wall_s)))
-
-    def _settle(self, behind: int) -> None:
-        """Look at finished writes; wait until at most ``behind`` are under way."""
-        begun = time.perf_counter()
-        while self.writes and (len(self.writes) > behind or self.writes[0][1].done()):
-            name, write = self.writes.popleft()
-            try:
-                entry = write.result()
-            except FeatureError as error:
-                if name in self.writers:
-                    self._fail(name, error)
-                continue
-            if entry is not None:
-                del self.writers[name]
-                self.committed.append(name)
-                self.in_a_row = 0
-        self.disk_s += time.perf_counter() - begun
-
-    def _fail(self, name: str, error: TeachonceError, unseen: int = 0) -> None:
-        self.failed.append(Failure(name, error.happened))
+    def leave_out(self, clip: SelectedClip, reason: str) -> None:
+        """Report a clip that cannot be made."""
+        self.failed.append(Failure(clip.name, reason))
         self.in_a_row += 1
-        self.progress.drop(unseen)
-        self.progress.say(f"left out {name}: {error.happened}")
-        if name in self.writers:
-            self.behind.submit(self.writers.pop(name).abort)
+        self.log.failure(self.failed[-1])
+        self.progress.drop(clip.frames)
+        self.progress.say(f"left out {clip.name}: {reason}")
 
-    def _status(self) -> str:
-        wall_s = time.perf_counter() - self.begun
-        waits = (("images", self.images_s), ("disk", self.disk_s))
-        shares = ", ".join(f"{100 * waited_s / wall_s:.0f}% {what}" for what, waited_s in waits)
+    def status(self) -> str:
+        """Waits and errors in a few words."""
+        busy_s = sum(receipt.wall_s for receipt in self.receipts) or 1.0
+        images = sum(receipt.images_s for receipt in self.receipts) / busy_s
+        disk = sum(receipt.disk_s for receipt in self.receipts) / busy_s
         return (
-            f"{self.frames / wall_s:.1f} frames/s, waiting {shares}; "
-            f"{len(self.committed)} clips done, {len(self.failed)} left out"
+            f"waiting {images:.0%} for images, {disk:.0%} for the disk; "
+            f"{len(self.receipts)} clips done, {len(self.failed)} left out"
         )

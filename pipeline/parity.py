@@ -142,7 +142,7 @@ def replay(
                 memory,
             )
         clip = frame["scene_token"]
-        computed = stages(said, heard)
+        computed = stages(model, said, heard)
         if plan is not None:
             computed |= _trajectory(plan(said.planning_token, given["noise"]), given["command"])
         computed |= _remembered(memory, recorded, config)

@@ -33,18 +33,27 @@ class Plan:
     """Clips of the selection that are already in the dataset."""
     committed_frames: int
     frames_a_second: float | None
-    """Rate at which the committed clips were made; None before the first."""
+    """Rate of one worker: measured just now, or while the committed clips were made; None if neither."""
 
-    @property
-    def hours_left(self) -> float | None:
-        """Hours to make the missing frames at the measured rate; None without one."""
+    def hours_left(self, workers: int = 1) -> float | None:
+        """Hours to make the missing frames with this many workers; None where no rate is known."""
         if self.frames_a_second is None:
             return None
-        return (self.frames - self.committed_frames) / self.frames_a_second / 3600
+        return (self.frames - self.committed_frames) / self.frames_a_second / workers / 3600
 
 
-def plan(path: Path, selection: Selection, preset: TeacherPreset) -> Plan:
-    """Cost the extraction of ``selection`` by ``preset`` into the dataset at ``path``."""
+def plan(path: Path, selection: Selection, preset: TeacherPreset, *, measured: float | None = None) -> Plan:
+    """Cost the extraction of ``selection`` by ``preset`` into the dataset at ``path``.
+
+    Args:
+        path: A new path, or a dataset to go on with.
+        selection: What is to be extracted.
+        preset: The teacher, of which no weights are needed.
+        measured: Frames a second of one worker, from ``frames_a_second``.
+
+    Raises:
+        DatasetError: There is something else at ``path``.
+    """
     features = (*preset.features, *TRUTH)
     committed_frames = committed_clips = 0
     wall_s = 0.0
@@ -69,7 +78,7 @@ def plan(path: Path, selection: Selection, preset: TeacherPreset) -> Plan:
         files=sum(_files_of(clip.frames, features) for clip in selection.clips),
         committed_clips=committed_clips,
         committed_frames=committed_frames,
-        frames_a_second=committed_frames / wall_s if wall_s else None,
+        frames_a_second=measured or (committed_frames / wall_s if wall_s else None),
     )
 
 

@@ -48,11 +48,11 @@ class FrameProgress:
         if not self.console.is_terminal:
             self._line()
 
-    def advance(self, frames: int, status: str) -> None:
-        """Count frames; ``status`` tells rate, waits and errors in a few words."""
-        self.frames += frames
+    def reach(self, frames: int, status: str) -> None:
+        """Say how many frames are done by now; ``status`` tells waits and errors in a few words."""
+        self.frames = frames
         self._status = status
-        self._bar.update(self._task, advance=frames, status=status)
+        self._bar.update(self._task, completed=frames, status=status)
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_EVERY_S:
             self._line()
 

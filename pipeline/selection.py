@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import ClipError, RequestError
+from cache_schema.ledger import ClipInfo
 from cache_schema.manifest import DataIdentity
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, clips_folder, find_clips
 from pipeline.bench2drive.splits import split_of, validation_clips
@@ -45,6 +46,20 @@ class SelectedClip:
     def name(self) -> str:
         """Name of the clip."""
         return self.raw.name
+
+    @property
+    def info(self) -> ClipInfo:
+        """What the dataset says of the clip."""
+        parts = self.raw.parts
+        return ClipInfo(
+            name=self.name,
+            frames=self.frames,
+            split=self.split,
+            scenario=parts.scenario,
+            town=parts.town,
+            route=str(parts.route),
+            weather=str(parts.weather),
+        )
 
 
 @dataclass(frozen=True)

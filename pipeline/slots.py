@@ -64,11 +64,14 @@ class SlotClip:
         self.clip = clip
         self.annotations = annotations
         self.lidar2img = annotations.lidar2img(images)
-        self.frames = len(clip.frames)
         self.frame = 0
-        self.wall_s = 0.0
         self._load = lambda index: pool.submit(load_images, clip, clip.frames[index], images)
-        self._images = deque(self._load(index) for index in range(min(IMAGES_AHEAD, self.frames)))
+        self._images = deque(self._load(index) for index in range(min(IMAGES_AHEAD, len(clip.frames))))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last frame has been seen."""
+        return self.frame == len(self.clip.frames)
 
     def sight(self) -> Sight:
         """The next frame.
@@ -78,7 +81,7 @@ class SlotClip:
         """
         index, seen = self.frame, self.annotations
         pictures = self._images.popleft().result()
-        if index + IMAGES_AHEAD < self.frames:
+        if index + IMAGES_AHEAD < len(self.clip.frames):
             self._images.append(self._load(index + IMAGES_AHEAD))
         self.frame += 1
         return Sight(

@@ -8,6 +8,7 @@ second half runs.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,7 @@ class ImagePreprocessing:
         stretched = F.interpolate(
             images.reshape(-1, channels, height, width).float(), self.network[::-1], mode="bilinear"
         )
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        mean, std = _a_channel(self.mean, images.device), _a_channel(self.std, images.device)
         return ((stretched - mean) / std).reshape(*lead, *stretched.shape[1:])
 
     def intrinsic(self, camera: np.ndarray) -> np.ndarray:
@@ -101,3 +101,9 @@ class ImagePreprocessing:
         # The teacher was trained with this matrix rounded to float32, applied to float64 intrinsics.
         pixels = np.array([[x, 0.0, 0.0], [0.0, y, shift], [0.0, 0.0, 1.0]], dtype=np.float32)
         return pixels.astype(np.float64) @ camera
+
+
+@functools.cache
+def _a_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A constant (3, 1, 1). Kept, because to copy it to a GPU is to wait for all that runs there."""
+    return torch.tensor(values, device=device).view(3, 1, 1)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from cache_schema.plugins import resolve
 
 if TYPE_CHECKING:
-    from pipeline.teachers.protocol import TeacherPreset
+    from pathlib import Path
+
+    from pipeline.teachers.protocol import Teacher, TeacherPreset
 
 TEACHERS = {
     "orion-7b": "pipeline.teachers.orion.presets:ORION_7B",
@@ -19,3 +21,20 @@ TEACHERS = {
 def teacher_preset(name: str) -> TeacherPreset:
     """Return a preset by name, or one of the user's own by ``package.module:NAME``."""
     return resolve(TEACHERS, name, kind="teacher")
+
+
+def load_teacher(
+    name: str,
+    checkpoint: Path | None,
+    *,
+    device: str | None = None,
+    precision: str = "fp32",
+    quantize: str | None = None,
+) -> Teacher:
+    """Load a preset's teacher, on this machine's GPU if it has one and no device is named."""
+    import torch
+
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    return teacher_preset(name).load(
+        checkpoint, device=device or best, precision=precision, quantize=quantize
+    )

@@ -58,7 +58,10 @@ class Teacher(Protocol):
         ...
 
     def step(self, frames: FrameBatch, state: Any) -> tuple[dict[str, Tensor], Any]:
-        """Look at one frame a slot; return a (B, *shape) tensor for each feature, and the new memories."""
+        """Look at one frame a slot; return a (B, *shape) tensor for each feature, and the new memories.
+
+        A value too large for the type it is stored in may come as infinity: the dataset refuses it.
+        """
         ...
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
@@ -79,8 +82,20 @@ class TeacherPreset(Protocol):
         """How camera images are prepared for it."""
         ...
 
-    def load(self, checkpoint: Path | None, *, device: str) -> Teacher:
-        """Build the teacher. Without a checkpoint its weights are random, and its identity says so."""
+    def load(
+        self, checkpoint: Path | None, *, device: str, precision: str = "fp32", quantize: str | None = None
+    ) -> Teacher:
+        """Build the teacher.
+
+        Args:
+            checkpoint: Its weights. None: they are random, and its identity says so.
+            device: Where it runs.
+            precision: In which numbers its large parts compute, such as fp16.
+            quantize: How its language model is quantised, such as nf4; None for not.
+
+        Raises:
+            RequestError: This teacher does not come in that precision or quantisation.
+        """
         ...
 
     def convert(self, checkpoint: Path, folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_half_first_and_the_rest_later_gives_the_same_digests(undisturbed, clips
 
 def test_the_plan_is_what_the_dataset_becomes(undisturbed, clips_root, tmp_path):
     cost = plan(tmp_path / "none.zarr", select_clips(clips_root), ORION_TINY)
-    assert (cost.clips, cost.frames, cost.hours_left) == (3, 19, None)
+    assert (cost.clips, cost.frames, cost.hours_left()) == (3, 19, None)
     files = [f for part in ("clips/*", "ledger") for f in undisturbed.glob(f"{part}/**/*") if f.is_file()]
     assert cost.files == len(files)
     dataset = LatentDataset.open(undisturbed)
@@ -119,7 +119,8 @@ def test_the_plan_of_a_half_done_dataset(clips_root, teacher, tmp_path):
     cost = plan(path, select_clips(clips_root), ORION_TINY)
     assert (cost.committed_clips, cost.committed_frames) == (1, report.frames)
     assert cost.frames_a_second is not None
-    assert cost.hours_left == pytest.approx((19 - report.frames) / cost.frames_a_second / 3600)
+    assert cost.hours_left() == pytest.approx((19 - report.frames) / cost.frames_a_second / 3600)
+    assert cost.hours_left(workers=8) == pytest.approx(cost.hours_left() / 8)
     # The clips of a run share its time.
     assert cost.frames_a_second == pytest.approx(report.frames / report.wall_s, rel=0.5)
 
@@ -187,7 +188,7 @@ def test_two_runs_at_once_leave_no_torn_clip(undisturbed, clips_root, tmp_path):
     _, err = second.communicate()
     first.send_signal(signal.SIGCONT)
     assert second.returncode == 2, err
-    assert f"is being written by another process (process {first.pid}" in err
+    assert f"is being written by another run (process {first.pid}" in err
     first.communicate()
     assert first.returncode == 0
     assert digests(path) == digests(undisturbed)

@@ -133,7 +133,8 @@ class PatchEmbedding(nn.Module):
         """(N, 3, height, width) to (N, H, W, D)."""
         size = self.patch_size
         # A matrix product, because cuDNN convolutions round to TF32 by default.
-        patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (N, 3, H, s, W, s)
+        patches = images.to(self.proj.weight.dtype)
+        patches = patches.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (N, 3, H, s, W, s)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
@@ -159,8 +160,8 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, height, width) to tokens (N, H, W, D)."""
         x = self.patch_embed(images) + self._positions()
-        within_window = self.get_buffer("window_cos"), self.get_buffer("window_sin")
-        within_image = self.get_buffer("image_cos"), self.get_buffer("image_sin")
+        within_window = self.get_buffer("window_cos").to(x), self.get_buffer("window_sin").to(x)
+        within_image = self.get_buffer("image_cos").to(x), self.get_buffer("image_sin").to(x)
         for block in self.blocks:
             x = block(x, within_image if block.window is None else within_window)
         return x

@@ -64,13 +64,27 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
     return merged(_load_pth(path), config, path)
 
 
+class Fingerprint:
+    """The digest of weights that come one by one; as text, ``sha256:...``."""
+
+    def __init__(self) -> None:
+        self._total = hashlib.sha256()
+
+    def __str__(self) -> str:
+        return f"sha256:{self._total.hexdigest()}"
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take in name, shape and bytes of a float32 tensor; their order matters."""
+        self._total.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        self._total.update(tensor.contiguous().view(torch.uint8).numpy())
+
+
 def digest(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """``sha256:...`` over names, shapes and bytes of float32 tensors, in the order given."""
-    total = hashlib.sha256()
+    """The fingerprint of all ``weights``."""
+    fingerprint = Fingerprint()
     for name, tensor in weights:
-        total.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.contiguous().view(torch.uint8).numpy())
-    return f"sha256:{total.hexdigest()}"
+        fingerprint.add(name, tensor)
+    return str(fingerprint)
 
 
 def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Iterator[tuple[str, Tensor]]:

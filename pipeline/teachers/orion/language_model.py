@@ -1,26 +1,35 @@
 """Language model: Llama, as transformers has it, over one constant prompt with vision tokens in it.
 
 Source: spec ORION teacher 1.7.
-Dimension letters: B slots, N vision tokens, T positions of the whole sequence, D width.
+Dimension letters: B slots, N vision tokens, T positions of the whole prompt, W positions up to the waypoint
+token, H heads, D width.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
 from pipeline.teachers.orion.prompt import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
+
     from pipeline.teachers.orion.config import LanguageConfig
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, each (1, W, head width)."""
 
 
 class LanguageModel(nn.Module):
-    """Vision tokens to hidden states of the whole prompt."""
+    """Vision tokens to the planning token."""
 
     def __init__(self, config: LanguageConfig, vision_tokens: int) -> None:
         super().__init__()
@@ -37,20 +46,57 @@ class LanguageModel(nn.Module):
             use_cache=False,
         )
         self.model = LlamaModel(llama)
-        with torch.device("cpu"):  # real numbers even in a model built on the meta device
-            self.model.rotary_emb = LlamaRotaryEmbedding(llama)
         self.split = config.prompt.index(IMAGE_PLACEHOLDER)
         words = [token for token in config.prompt if token != IMAGE_PLACEHOLDER]
-        self.register_buffer("words", torch.tensor(words, device="cpu"), persistent=False)
         self.waypoint = words.index(config.waypoint) + vision_tokens
+        with torch.device("cpu"):  # real numbers even in a model built on the meta device
+            self.model.rotary_emb = LlamaRotaryEmbedding(llama)
+            positions = torch.arange(self.waypoint + 1)[None]
+            cos, sin = self.model.rotary_emb(torch.empty(0), positions)
+            self.register_buffer("words", torch.tensor(words), persistent=False)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, vision: Tensor) -> Tensor:
-        """Vision tokens (B, N, D) to hidden states (B, T, D) after the final norm."""
+        """Vision tokens (B, N, D) to the hidden state (B, D) after the final norm at the waypoint token.
+
+        Nothing is computed that this position does not read: no token behind it, and of the last layer no
+        other position than this one.
+        """
+        x = self._sequence(vision)[:, : self.waypoint + 1]  # (B, W, D)
+        rotation = self.get_buffer("cos").to(x.dtype), self.get_buffer("sin").to(x.dtype)
+        *layers, last = cast("Iterable[LlamaDecoderLayer]", self.model.layers)
+        for layer in layers:
+            x = layer(x, position_embeddings=rotation)
+        return self.model.norm(at_last_position(last, x, rotation))
+
+    def hidden_states(self, vision: Tensor) -> Tensor:
+        """Vision tokens (B, N, D) to hidden states (B, T, D) of the whole prompt after the final norm."""
+        return self.model(inputs_embeds=self._sequence(vision)).last_hidden_state
+
+    def _sequence(self, vision: Tensor) -> Tensor:
+        """The prompt (B, T, D) with vision tokens in their place."""
         words = self.model.embed_tokens(self.get_buffer("words")).expand(vision.shape[0], -1, -1)
         before, after = words.tensor_split((self.split,), dim=1)
-        sequence = torch.cat((before, vision.to(words.dtype), after), dim=1)
-        return self.model(inputs_embeds=sequence).last_hidden_state
+        return torch.cat((before, vision.to(words.dtype), after), dim=1)
 
-    def planning_token(self, hidden: Tensor) -> Tensor:
-        """The hidden state (B, D) at the waypoint token."""
-        return hidden[:, self.waypoint]
+
+def at_last_position(layer: LlamaDecoderLayer, x: Tensor, rotation: Rotation) -> Tensor:
+    """What a decoder layer makes of the last position (B, D) of x (B, W, D), which sees all others."""
+    normed = layer.input_layernorm(x)
+    x = x[:, -1:] + attend_from_last(layer.self_attn, normed, rotation)
+    return (x + layer.mlp(layer.post_attention_layernorm(x))).squeeze(1)
+
+
+def attend_from_last(attention: LlamaAttention, x: Tensor, rotation: Rotation) -> Tensor:
+    """Attention of the last position (B, 1, D) to all of x (B, W, D)."""
+    cos, sin = rotation
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (B, H, W, head width)
+
+    q, k, v = heads(attention.q_proj(x[:, -1:])), heads(attention.k_proj(x)), heads(attention.v_proj(x))
+    q = q * cos[:, -1:] + rotate_half(q) * sin[:, -1:]
+    k = k * cos + rotate_half(k) * sin
+    mixed = F.scaled_dot_product_attention(q, k, v)
+    return attention.o_proj(mixed.transpose(1, 2).flatten(2))

@@ -74,15 +74,15 @@ class Orion(nn.Module):
             What it says, and the new memory.
         """
         ego = memory.ego_motion(pose, pose_inv, timestamp, same_clip)
-        tokens = self.img_backbone(images.flatten(0, 1)).flatten(1, 2)
+        tokens = self.img_backbone(images.flatten(0, 1)).float().flatten(1, 2)
         tokens = tokens.unflatten(0, images.shape[:2]).flatten(1, 2)  # (B, N, backbone width)
         rays = self.ray_positions(lidar2img)
         detection, objects, history, past_signals = self.pts_bbox_head(
             tokens, rays, signals, ego, memory, self.query_positions
         )
         road_map, lanes = self.map_head(tokens, rays, ego, memory.lanes, self.query_positions)
-        hidden = self.language_model(self.vision_tokens(detection, road_map))
-        said = OrionOutput(detection, road_map, self.language_model.planning_token(hidden))
+        planning_token = self.language_model(self.vision_tokens(detection, road_map)).float()
+        said = OrionOutput(detection, road_map, planning_token)
         return said, OrionMemory(objects, lanes, history, past_signals, timestamp)
 
     def vision_tokens(self, detection: Detection, road_map: RoadMap) -> Tensor:

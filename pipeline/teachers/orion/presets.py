@@ -49,12 +49,15 @@ class OrionPreset:
         """What the teacher says of every frame."""
         return orion_features(self.config)
 
-    def load(self, checkpoint: Path | None, *, device: str) -> OrionTeacher:
+    def load(
+        self, checkpoint: Path | None, *, device: str, precision: str = "fp32", quantize: str | None = None
+    ) -> OrionTeacher:
         """Build the teacher; see ``TeacherPreset``.
 
         Raises:
             CheckpointError: The checkpoint does not fit the sizes.
-            RequestError: No checkpoint is given, and this preset has no random weights.
+            RequestError: No checkpoint is given, and this preset has no random weights; or precision and
+                quantisation are unknown, or do not go together.
         """
         source = self.random_seed if checkpoint is None else checkpoint
         if source is None:
@@ -64,9 +67,10 @@ class OrionPreset:
                 repair="download the released weights and give their path, or try orion-tiny",
             )
         # transformers takes seconds to import, and a preset is asked for its features without being loaded.
+        from pipeline.teachers.orion.precision import Arithmetic
         from pipeline.teachers.orion.teacher import OrionTeacher
 
-        return OrionTeacher(self, source, device=device)
+        return OrionTeacher(self, source, device=device, arithmetic=Arithmetic(precision, quantize))
 
     def convert(self, checkpoint: Path, folder: Path) -> None:
         """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""

@@ -51,7 +51,7 @@ def listening(model: Orion) -> Generator[Heard]:
             hook.remove()
 
 
-def stages(said: OrionOutput, heard: Heard) -> dict[str, Tensor]:
+def stages(model: Orion, said: OrionOutput, heard: Heard) -> dict[str, Tensor]:
     """Every stage that we compute, under its recorded name and in its recorded shape."""
 
     def output(name: str) -> Tensor:
@@ -63,7 +63,7 @@ def stages(said: OrionOutput, heard: Heard) -> dict[str, Tensor]:
 
     detection, road_map = said.detection, said.road_map
     ego_input, ego_token = heard["pts_bbox_head.can_bus_embed"]
-    vision_tokens, hidden = heard["language_model"]
+    vision_tokens, _ = heard["language_model"]
     return {
         "img_feats": output("img_backbone").permute(0, 3, 1, 2),  # (N, D, H, W)
         "pos_embed": output("ray_positions"),
@@ -83,7 +83,8 @@ def stages(said: OrionOutput, heard: Heard) -> dict[str, Tensor]:
         "map.cls_one2one": road_map.class_logits,
         "map.pts_one2one": road_map.points.flatten(-2),
         "vision_tokens": vision_tokens,
-        "llm_hidden": hidden,
+        # Beside the planning token, for which the model computes no other position of the last layer.
+        "llm_hidden": model.language_model.hidden_states(vision_tokens),
         "planning_token": said.planning_token,
     }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache_schema.manifest import TeacherIdentity
-from pipeline.teachers.orion.checkpoint import as_json, digest, read_weights
+from pipeline.teachers.orion.checkpoint import Fingerprint, as_json, read_weights
 from pipeline.teachers.orion.memory import OrionMemory
 from pipeline.teachers.orion.weights import (
     PLANNER_PREFIX,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.teachers.orion.model import OrionOutput
+    from pipeline.teachers.orion.precision import Arithmetic
     from pipeline.teachers.orion.presets import OrionPreset
     from pipeline.teachers.protocol import FrameBatch
 
@@ -44,36 +45,40 @@ class OrionTeacher:
         preset: Sizes, name and preprocessing.
         source: A checkpoint, or the seed of random weights.
         device: Where it runs.
+        arithmetic: In which numbers it computes.
     """
 
-    def __init__(self, preset: OrionPreset, source: Path | int, *, device: str) -> None:
+    def __init__(
+        self, preset: OrionPreset, source: Path | int, *, device: str, arithmetic: Arithmetic
+    ) -> None:
         self.features = preset.features
         self.images = preset.images
         self.config = preset.config
         self.device = device
+        self.model = build(preset.config)
+        # One weight at a time, so that host and device hold no more than what is computed with.
         if isinstance(source, int):
-            weights = dict(random_weights(model_shapes(preset.config), source))
+            for name, weight in random_weights(model_shapes(preset.config), source):
+                arithmetic.place(self.model, name, weight, device)
             # Drawn only when asked for, because at full token width it outweighs a tiny model by far.
             self._planner = lambda: dict(random_weights(planner_shapes(preset.config), source))
             origin = f"random:{source}"
         else:
-            weights = dict(read_weights(source, preset.config))
-            origin = digest(weights.items())
-            planner = {
-                name.removeprefix(PLANNER_PREFIX): weights.pop(name)
-                for name in list(weights)
-                if name.startswith(PLANNER_PREFIX)
-            }
+            fingerprint, planner = Fingerprint(), {}
+            for name, weight in read_weights(source, preset.config):
+                fingerprint.add(name, weight)
+                if name.startswith(PLANNER_PREFIX):
+                    planner[name.removeprefix(PLANNER_PREFIX)] = weight
+                else:
+                    arithmetic.place(self.model, name, weight, device)
             self._planner = lambda: planner
-        self.model = build(preset.config)
-        self.model.load_state_dict(
-            {name: weights.pop(name).to(device) for name in list(weights)}, assign=True
-        )
-        self.model.to(device).requires_grad_(False)
+            origin = str(fingerprint)
+        self.model.to(device)
         self.identity = TeacherIdentity(
             name=preset.name,
             weights=origin,
-            precision="fp32",
+            precision=arithmetic.description,
+            quantization=arithmetic.quantize,
             prompt=preset.config.language.prompt,
             preprocessing=as_json(preset.images),
             architecture=as_json(preset.config),
@@ -83,7 +88,6 @@ class OrionTeacher:
         """Empty memories for ``slots`` clips."""
         return OrionState(("",) * slots, OrionMemory.empty(self.config, slots, self.device))
 
-    @torch.inference_mode()
     def step(self, frames: FrameBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
         """Look at one frame a slot.
 
@@ -92,22 +96,34 @@ class OrionTeacher:
             state: Memories of these slots. It stays as it is.
 
         Returns:
-            A (B, *shape) float32 tensor for each feature, on the teacher's device, and the new memories. A
-            slot's memory starts afresh when its clip changes or 2 s or more have passed.
+            A (B, *shape) tensor for each feature, on the teacher's device and in the type it is stored in
+            (infinity where it is too large for that), and the new memories. A slot's memory starts afresh
+            when its clip changes or 2 s or more have passed.
         """
+        said, state = self.look(frames, state)
+        values = spoken(said)
+        return {spec.name: values[spec.name].to(getattr(torch, spec.dtype)) for spec in self.features}, state
+
+    @torch.inference_mode()
+    def look(self, frames: FrameBatch, state: OrionState) -> tuple[OrionOutput, OrionState]:
+        """The same as ``step``, but all that the model says, in float32."""
+
+        def on_device(x: Tensor) -> Tensor:
+            return x.to(self.device, non_blocking=True)
+
         same_clip = [now == before for now, before in zip(frames.clips, state.clips, strict=True)]
         signals = torch.cat((frames.command[:, None].double(), frames.can_bus), dim=-1)
         said, memory = self.model(
-            self.images.normalise(frames.images.to(self.device)),
-            frames.lidar2img.to(self.device),
-            frames.ego_pose.to(self.device),
-            frames.ego_pose_inv.to(self.device),
-            frames.timestamp.to(self.device),
-            signals.to(self.device),
-            torch.tensor(same_clip).to(self.device),
+            self.images.normalise(on_device(frames.images)),
+            on_device(frames.lidar2img),
+            on_device(frames.ego_pose),
+            on_device(frames.ego_pose_inv),
+            on_device(frames.timestamp),
+            on_device(signals),
+            on_device(torch.tensor(same_clip)),
             state.memory,
         )
-        return spoken(said), OrionState(frames.clips, memory)
+        return said, OrionState(frames.clips, memory)
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
         """The projections of scene queries to vision tokens, and the planner under its checkpoint names."""
@@ -125,7 +141,7 @@ class OrionTeacher:
 
 
 def spoken(said: OrionOutput) -> dict[str, Tensor]:
-    """Features by name."""
+    """Features by name, in float32."""
     detection, road_map = said.detection, said.road_map
     return {
         "scene_queries": torch.cat((detection.scene, detection.history, road_map.queries), dim=1),

@@ -1,0 +1,59 @@
+"""Who may write: one run holds a dataset, one clip is committed at a time.
+
+Both are ``flock`` locks, which the kernel gives back however their process ends: what a dead process wrote
+into the lock file binds nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+HELD, COMMITTING = ".lock", ".commit"
+"""Lock files, in the dataset's folder."""
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Generator[None]:
+    """Keep every other run out of the dataset at ``path``.
+
+    Raises:
+        DatasetError: Another run holds it, or its file system knows no locks.
+    """
+    with (path / HELD).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise DatasetError(
+                f"{path} is being written by another run ({file.read().strip() or 'unknown'})",
+                expected="one run at a time",
+                repair="wait for it to end, or stop it and run this command again",
+            ) from error
+        except OSError as error:
+            raise DatasetError(
+                f"{path} cannot be locked: {error}",
+                expected="a file system with flock: a local disk, NFS 4, Lustre mounted with -o flock",
+                repair="write to another file system and move the finished dataset",
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def committing(path: Path) -> Generator[None]:
+    """Wait for the right to move a clip into place, or to clear rubbish away."""
+    with (path / COMMITTING).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

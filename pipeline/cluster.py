@@ -1,0 +1,270 @@
+"""The same work on many GPUs, by dask.distributed.
+
+A worker plugin loads the teacher, once a worker and again on the worker that replaces a dead one. A worker
+offers two places in each of its slots, as dask resources; the scheduler gives a clip to any worker with a
+place in the clip's slot, and to another if that worker dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import dask
+import distributed
+import torch
+
+from cache_schema.errors import IdentityError, RequestError
+from cache_schema.store import read_manifest
+from cache_schema.writer import establish, writing
+from pipeline.extract import CLIPS_AHEAD, ExtractionReport, WorkerDiedError, describe, supervise
+from pipeline.lockstep import LockStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+    from cache_schema.manifest import DataIdentity
+    from pipeline.lockstep import Receipt
+    from pipeline.selection import SelectedClip, Selection
+    from pipeline.teachers.protocol import Teacher
+
+PLUGIN = "teachonce"
+LOOPBACK = "127.0.0.1"
+CONNECT_WITHIN_S = 10
+DEATHS_ALLOWED = 1
+"""Workers that may die over a clip before it becomes a suspect, to be asked again alone."""
+
+
+class TeacherPlugin(distributed.WorkerPlugin):
+    """Keeps a teacher on every worker.
+
+    Args:
+        load: Loads the teacher; it travels to the workers.
+        path: The dataset's folder, which every worker must see under this path.
+        slots: Clips that advance in lock-step on each worker.
+    """
+
+    name = PLUGIN
+
+    def __init__(self, load: Callable[[], Teacher], path: Path, slots: int) -> None:
+        self.load = load
+        self.path = path
+        self.slots = slots
+
+    async def setup(self, worker: distributed.Worker) -> None:
+        """Load the teacher, and only then offer places for clips."""
+        self._work = contextlib.ExitStack()
+        self._beginning = threading.Lock()
+        self._lockstep: LockStep | None = None
+        self.teacher = await asyncio.to_thread(self.load)
+        places = {slot_resource(slot): CLIPS_AHEAD for slot in range(self.slots)}
+        await worker.set_resources(GPU=1, **places)
+
+    def teardown(self, worker: distributed.Worker) -> None:
+        """Stop asking the teacher."""
+        del worker
+        self._work.close()
+
+    def lockstep(self) -> LockStep:
+        """The teacher at work, for the dataset that is established by now."""
+        with self._beginning:
+            if self._lockstep is None:
+                manifest = read_manifest(self.path)
+                if manifest.teacher != self.teacher.identity:
+                    raise IdentityError(
+                        f"a worker's teacher is {self.teacher.identity}",
+                        expected=f"{manifest.teacher}, as on the worker that made the dataset",
+                        repair="give every worker the same checkpoint",
+                    )
+                work = LockStep(self.teacher, self.path, manifest, self.slots)
+                self._lockstep = self._work.enter_context(work)
+            return self._lockstep
+
+
+def slot_resource(slot: int) -> str:
+    """Name of the dask resource that stands for places in a slot."""
+    return f"slot{slot}"
+
+
+def _plugin() -> TeacherPlugin:
+    plugin = distributed.get_worker().plugins[PLUGIN]
+    assert isinstance(plugin, TeacherPlugin)
+    return plugin
+
+
+def _establish(data: DataIdentity) -> None:
+    """Make the dataset, on one worker: its assets need not travel."""
+    plugin = _plugin()
+    establish(plugin.path, *describe(plugin.teacher, data))
+
+
+def _look_at(clip: SelectedClip) -> Receipt:
+    """Have a clip looked at on this worker."""
+    pending = _plugin().lockstep().submit(clip)
+    distributed.secede()  # it waits without a thread of the worker's pool
+    return pending.result()
+
+
+def _deaths(key: str, dask_scheduler: distributed.Scheduler) -> int:
+    task = dask_scheduler.tasks.get(key)
+    return task.suspicious if task else 0
+
+
+class _ClusterPending:
+    """A receipt that a cluster owes."""
+
+    def __init__(self, crew: ClusterCrew, future: distributed.Future) -> None:
+        self._crew = crew
+        self._future = future
+
+    def result(self) -> Receipt:
+        """See ``Pending``."""
+        try:
+            receipt = self._future.result()
+        except distributed.KilledWorker as error:
+            raise WorkerDiedError(str(error)) from error
+        deaths = self._crew.client.run_on_scheduler(_deaths, self._future.key)
+        self._crew.frames += receipt.frames
+        return replace(receipt, retries=deaths)
+
+    def add_done_callback(self, fn: Callable[..., object], /) -> None:
+        """See ``Pending``."""
+        self._future.add_done_callback(fn)
+
+
+class ClusterCrew:
+    """The workers of a dask cluster."""
+
+    def __init__(self, client: distributed.Client, slots: int) -> None:
+        self.client = client
+        self.slots = slots
+        self.frames = 0
+        """Frames of the clips whose receipts are in."""
+
+    @property
+    def workers(self) -> int:
+        """Workers that are there now."""
+        return len(self.client.nthreads())
+
+    def submit(self, clip: SelectedClip) -> _ClusterPending:
+        """Have a clip looked at by whoever has a place in its slot."""
+        place = {slot_resource(clip.rank % self.slots): 1}
+        return _ClusterPending(self, self.client.submit(_look_at, clip, pure=False, resources=place))
+
+
+def extract_on_cluster(
+    selection: Selection, load: Callable[[], Teacher], path: Path, client: distributed.Client, *, slots: int
+) -> ExtractionReport:
+    """Like ``extract``, with a teacher on every worker of a dask cluster.
+
+    Args:
+        selection: Raw clips, on a file system that every worker sees under the same path.
+        load: Loads the teacher; it travels to the workers.
+        path: The dataset's folder, on such a file system too.
+        client: Connection to the cluster.
+        slots: Clips that advance in lock-step on each worker.
+
+    Raises:
+        IdentityError: The dataset was made by another teacher.
+        DatasetError: The disk refuses, or another run writes to the dataset.
+    """
+    path = path.absolute()
+    with writing(path):
+        client.register_plugin(TeacherPlugin(load, path, slots))
+        try:
+            client.submit(_establish, selection.data, pure=False, resources={"GPU": 1}).result()
+            return supervise(selection, ClusterCrew(client, slots), path, slots=slots)
+        finally:
+            with contextlib.suppress(OSError, TimeoutError):  # the cluster may be gone
+                client.unregister_worker_plugin(PLUGIN)
+
+
+@contextlib.contextmanager
+def connect(workers: int | None, scheduler: str | None) -> Generator[distributed.Client]:
+    """Join the cluster at ``scheduler``, or start one of ``workers`` processes on this machine.
+
+    Raises:
+        RequestError: Both are given, the scheduler does not answer, or there are too few GPUs.
+    """
+    if scheduler is None:
+        with local_cluster(workers or 1, gpus=visible_gpus()) as client:
+            yield client
+        return
+    if workers is not None:
+        raise RequestError(
+            "--workers and --scheduler were both given",
+            expected="--workers to start processes here, or --scheduler to join those that are there",
+            repair="give one of them",
+        )
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECT_WITHIN_S)
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"no dask scheduler answers at {scheduler}: {error}",
+            expected="the address that `dask scheduler` prints, such as tcp://10.0.0.1:8786",
+            repair="start the scheduler first, or correct the address",
+        ) from error
+    with client:
+        yield client
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """What to call each GPU of this machine in ``CUDA_VISIBLE_DEVICES``."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(name for name in chosen.split(",") if name)
+    return tuple(str(number) for number in range(torch.cuda.device_count()))
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distributed.Client]:
+    """Start one worker process a GPU, or ``workers`` processes that share the CPU.
+
+    Args:
+        workers: Processes.
+        gpus: What each process gets as ``CUDA_VISIBLE_DEVICES``; none on a CPU machine.
+
+    Raises:
+        RequestError: There are fewer GPUs than workers.
+    """
+    if gpus and len(gpus) < workers:
+        raise RequestError(
+            f"{workers} workers were asked for on a machine with {len(gpus)} GPUs",
+            expected="at most one worker a GPU",
+            repair=f"use --workers {len(gpus)}, or join a larger cluster with --scheduler",
+        )
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+
+    def nanny(number: int) -> dict[str, object]:
+        environment = {"OMP_NUM_THREADS": threads}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[number]
+        options = {
+            "host": LOOPBACK,
+            "nthreads": 1,
+            "env": environment,
+            "memory_limit": 0,
+            "silence_logs": logging.CRITICAL,
+        }
+        return {"cls": distributed.Nanny, "options": options}
+
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"host": LOOPBACK, "port": 0, "dashboard": False},
+    }
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS_ALLOWED}),
+        distributed.SpecCluster(
+            workers={number: nanny(number) for number in range(workers)},
+            scheduler=scheduler,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
