@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from cache_schema.errors import TeachonceError
+from cache_schema.errors import RequestError, TeachonceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 FOUND, MENDABLE, INTERRUPTED = 1, 2, 130
 """Exit codes: a check found something; the user can mend it; Ctrl-C. A bug keeps its traceback."""
 
-out, err = Console(), Console(stderr=True)
+# Nothing that is shown comes from us alone: brackets in a path or a reason are not markup.
+out = Console(markup=False, highlight=False)
+err = Console(markup=False, highlight=False, stderr=True)
 
 
 class FrontDoor(TyperGroup):
@@ -34,7 +36,14 @@ class FrontDoor(TyperGroup):
         try:
             return super().invoke(ctx)
         except TeachonceError as error:
-            err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            err.print(str(error), soft_wrap=True)
+            raise typer.Exit(MENDABLE) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            err.print(f"{error.filename}: {error.strerror}", soft_wrap=True)
+            err.print("  expected: a file or folder that can be read, or made where it is to be written")
+            err.print("  to do:    correct the path, or who may use it")
             raise typer.Exit(MENDABLE) from error
         except KeyboardInterrupt as error:
             err.print("stopped; what was committed is safe, and the same command goes on from there")
@@ -85,7 +94,12 @@ Checkpoint = Annotated[
     typer.Option(help="Orion.pth, or a folder made by `convert`. Without it weights are random."),
 ]
 SplitChoice = Annotated[Split, typer.Option("--split", help="Which clips.")]
-Slots = Annotated[int, typer.Option(min=1, help="Clips that advance in lock-step on a worker.")]
+Slots = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Clips in lock-step on a worker; a clip's place in the data root decides its slot."
+    ),
+]
 PrecisionChoice = Annotated[
     Precision, typer.Option("--precision", help="In which numbers the teacher computes.")
 ]
@@ -148,7 +162,9 @@ def plan(
     if measure:
         from pipeline.measure import frames_a_second
 
-        loaded = load_teacher(teacher, checkpoint, device=device, precision=precision, quantize=quantize)
+        loaded = load_teacher(
+            teacher, checkpoint, device=_device(device), precision=precision, quantize=quantize
+        )
         rate = frames_a_second(selection, loaded, slots=slots)
     cost = plan(dataset, selection, teacher_preset(teacher), measured=rate)
     table = Table(
@@ -198,17 +214,17 @@ def extract(
     from pipeline.teachers import load_teacher
 
     selection = select_clips(data, split.value)
-    load = functools.partial(
-        load_teacher, teacher, checkpoint, device=device, precision=precision, quantize=quantize
-    )
+    load = functools.partial(load_teacher, teacher, checkpoint, precision=precision, quantize=quantize)
     if workers is None and scheduler is None:
         from pipeline.extract import extract
 
-        report = extract(selection, load(), dataset, slots=slots)
+        report = extract(selection, load(device=_device(device)), dataset, slots=slots)
     else:
         from pipeline.cluster import connect, extract_on_cluster
 
         with connect(workers, scheduler) as client:
+            # Each worker finds its own device: this machine need not have a GPU.
+            load = functools.partial(load, device=device)
             report = extract_on_cluster(selection, load, dataset, client, slots=slots)
     out.print(
         f"{len(report.committed)} clips and {report.frames:,} frames in {report.wall_s:.1f} s "
@@ -221,7 +237,7 @@ def extract(
         f"and {report.disk_s / worked_s:.0%} for the disk"
     )
     if report.gave_up:
-        err.print("gave up after three failures in a row; the remaining clips were not tried")
+        err.print("gave up after three failures in a row; other clips were not tried")
     _left_out(report.failed)
 
 
@@ -277,7 +293,7 @@ def inspect(
         "format": str(summary.manifest.format_version),
     }
     for name, value in facts.items():
-        out.print(f"{name:<8} {value}", highlight=False, soft_wrap=True)
+        out.print(f"{name:<8} {value}", soft_wrap=True)
     table = Table("feature", "role", "one frame", "unit", "stored")
     for spec in summary.features:
         shape = f"{spec.dtype}{spec.shape}"
@@ -315,9 +331,14 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, not digests.")] = False,
 ) -> None:
     """Check every byte against the ledger and every array against the manifest."""
+    from rich.progress import Progress
+
+    from cache_schema.store import LatentDataset
     from cache_schema.verify import verify
 
-    found = verify(dataset, quick=quick)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("verify", total=len(LatentDataset.open(dataset).clips))
+        found = verify(dataset, quick=quick, on_clip=lambda _: progress.advance(task))
     looked = f"{found.clips} clips, {found.frames:,} frames, {_size(found.nbytes)}"
     if not found.problems:
         out.print(f"{looked}: all as written")
@@ -327,6 +348,24 @@ def verify(
         table.add_row(problem.clip or "(dataset)", problem.feature or "", problem.what)
     out.print(table)
     raise typer.Exit(FOUND)
+
+
+@app.command(rich_help_panel=DATASET)
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.zarr", help="The dataset to measure against.")],
+    second: Annotated[Path, typer.Argument(metavar="B.zarr", help="The same clips, made otherwise.")],
+) -> None:
+    """Show how far two datasets of the same clips are apart, such as by fp32 and nf4 teachers."""
+    from cache_schema.compare import compare
+
+    found = compare(first, second)
+    table = Table("feature", "relative error", "cosine", "largest difference")
+    for row in found.features:
+        table.add_row(
+            row.feature, f"{row.relative_error:.2e}", f"{row.cosine:.6f}", f"{row.largest_difference:.2e}"
+        )
+    out.print(table)
+    out.print(f"{found.frames:,} frames of the {len(found.clips)} clips that both hold")
 
 
 @app.command(rich_help_panel=STUDENT)
@@ -342,7 +381,7 @@ def train(
     from student.config import preset as recipe
     from student.train import train
 
-    result = train(dataset, run, recipe(preset), device=device or _best_device())
+    result = train(dataset, run, recipe(preset), device=_device(device))
     out.print(f"{run}: {result.epoch} epochs, {result.step} steps")
 
 
@@ -356,7 +395,7 @@ def evaluate(
     """Measure the open-loop error of student, teacher and two trivial drivers."""
     from student.evaluate import evaluate
 
-    out.print(evaluate(run, dataset, split.value, device=device or _best_device()))
+    out.print(evaluate(run, dataset, split.value, device=_device(device)))
 
 
 @app.command(rich_help_panel=STUDENT)
@@ -379,17 +418,28 @@ def report(run: RunDir) -> None:
     out.print(f"report: {report(run)}")
 
 
-def _best_device() -> str:
+def _device(name: str | None) -> str:
+    """The device that was asked for, if it is there; else the best there is."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(
+            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            expected="cpu, or cuda on a machine with a GPU and a build of torch for it",
+            repair="name another device, or none",
+        ) from error
+    return name
 
 
 def _left_out(failures: Iterable[Failure]) -> None:
     """Show the clips that were left out, and end with the code that says so."""
-    table = Table("clip", "why it was left out")
+    table = Table("clip", "why it was left out", "to do")
     for failure in failures:
-        table.add_row(failure.clip, failure.reason)
+        table.add_row(failure.clip, failure.reason, failure.repair)
     if table.row_count:
         err.print(table)
         raise typer.Exit(MENDABLE)

@@ -123,5 +123,4 @@ class Ledger:
 
     def commit(self, entry: LedgerEntry) -> None:
         """Make a clip part of the dataset."""
-        self.folder.mkdir(exist_ok=True)
         write_durably(self.folder / f"{entry.clip.name}.json", entry.model_dump_json(indent=1).encode())

@@ -86,4 +86,7 @@ class Manifest(_Record):
 
     def identity(self) -> dict[str, Any]:
         """What must agree before another run may add clips: everything but the code's own versions."""
-        return self.model_dump(mode="json", exclude={"code"})
+        identity = self.model_dump(mode="json", exclude={"code"})
+        for named in ("features", "assets"):
+            identity[named] = {entry["name"]: entry for entry in identity[named]}
+        return identity

@@ -12,16 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
+def resolve(table: Mapping[str, str], name: str, *, kind: str, needs: str | None = None) -> Any:
     """Return the object that ``name`` stands for.
 
     Args:
         table: Names and the ``module:attribute`` each stands for.
         name: A name of the table, or a ``module:attribute`` of the user's own.
         kind: What the table holds, for the message ("teacher", "student").
+        needs: An attribute that every such object has.
 
     Raises:
-        RequestError: The name is unknown, or its module or attribute does not exist.
+        RequestError: The name is unknown, its module or attribute does not exist, or it is something else.
     """
     target = table.get(name, name)
     module_name, _, attribute = target.partition(":")
@@ -33,10 +34,17 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
             repair=f"choose one of the {kind}s above",
         )
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise RequestError(
             f"the {kind} {name!r} cannot be imported: {error}",
             expected=f"an importable module {module_name!r} with an attribute {attribute!r}",
             repair="install the package that holds it, or correct the name",
         ) from error
+    if needs is not None and not hasattr(found, needs):
+        raise RequestError(
+            f"{name!r} is no {kind}: it has no {needs!r}",
+            expected=f"one of {', '.join(sorted(table))}, or an object of that kind",
+            repair="correct the name",
+        )
+    return found

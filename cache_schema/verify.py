@@ -99,8 +99,8 @@ def _dataset_problems(dataset: LatentDataset) -> Iterator[Problem]:
         except DatasetError as error:
             yield Problem(None, None, error.happened)
     committed = set(dataset.clips)
-    for folder in sorted((dataset.path / "clips").iterdir()):
-        if folder.is_dir() and folder.name not in committed:
+    for folder in sorted((dataset.path / "clips").glob("*/")):
+        if folder.name not in committed:
             yield Problem(folder.name, None, "the clip has a folder, but no entry in the ledger")
     for folder in sorted((dataset.path / PARTIAL).glob("*/*")):
         yield Problem(folder.name, None, "the clip was never finished; the next extraction clears it")

@@ -11,7 +11,7 @@ import zarr
 
 from cache_schema.clip_writer import PARTIAL, ClipWriter, disk_errors
 from cache_schema.durable import write_durably
-from cache_schema.errors import IdentityError
+from cache_schema.errors import DatasetError, IdentityError
 from cache_schema.ledger import ClipInfo, Ledger
 from cache_schema.locks import committing, hold
 from cache_schema.store import read_manifest
@@ -31,17 +31,46 @@ def writing(path: Path) -> Generator[None]:
         path: The dataset's folder; made if it does not exist.
 
     Raises:
-        DatasetError: Another run is writing, or the disk refuses.
+        DatasetError: Another run is writing, something else is there, or the disk refuses.
     """
+    check_place(path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with hold(path):
+        if (path / "zarr.json").exists():
+            read_manifest(path)  # only our own rubbish is cleared
         with disk_errors(path):
             _clear_rubbish(path)
         try:
             yield
         finally:
             shutil.rmtree(path / PARTIAL, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Check that ``path`` is a dataset, or a place for one.
+
+    Raises:
+        DatasetError: There is something else.
+    """
+    foreign: list[str] = []
+    if path.exists() and not path.is_dir():
+        foreign = [path.name]
+    elif path.is_dir() and not (path / "zarr.json").exists():
+        # A run that was killed before zarr.json leaves the assets, two empty folders and hidden files.
+        inside = [entry for folder in ("clips", "ledger") for entry in (path / folder).glob("*")]
+        around = [entry for entry in path.iterdir() if entry.name not in ("assets", "clips", "ledger")]
+        foreign = [
+            str(entry.relative_to(path))
+            for entry in (*around, *inside)
+            if not entry.name.startswith(".") and entry != path / "clips" / "zarr.json"
+        ]
+    if foreign:
+        raise DatasetError(
+            f"{path} is no latent dataset, but it is not empty: {', '.join(foreign[:5])}",
+            expected="a new path, or a dataset with its zarr.json to go on with",
+            repair="choose another path; if this is a dataset that lost its zarr.json, copy that file again",
+        )
 
 
 def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> None:
@@ -63,6 +92,8 @@ def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> No
             (path / "assets").mkdir(exist_ok=True)
             write_durably(path / "assets" / name, content)
         zarr.create_group(path / "clips", overwrite=True)
+        # Made now, so that the folder itself is on the disk before any entry.
+        (path / "ledger").mkdir(exist_ok=True)
         root = {
             "zarr_format": 3,
             "node_type": "group",
@@ -125,12 +156,15 @@ def _clear_rubbish(path: Path) -> None:
 
 def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:
     differences = _differences(there.identity(), mine.identity())
+    if any(field.startswith("teacher") for field, _, _ in differences):
+        # Assets follow from the teacher: their hashes would only hide what matters.
+        differences = [difference for difference in differences if not difference[0].startswith("assets")]
     if differences:
         rows = "\n".join(f"    {field}: {old!r} there, {new!r} now" for field, old, new in differences)
         raise IdentityError(
-            f"{path} was made by another teacher, checkpoint or preprocessing:\n{rows}",
-            expected="the same identity in every field, since a dataset never mixes two",
-            repair="use the same teacher, checkpoint and options, or another dataset path",
+            f"{path} was made from something else:\n{rows}",
+            expected="the same teacher, checkpoint, preprocessing, features and data in every field",
+            repair="use the same teacher, options and data, or another dataset path",
         )
 
 

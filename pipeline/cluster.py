@@ -1,8 +1,7 @@
 """The same work on many GPUs, by dask.distributed.
 
-A worker plugin loads the teacher, once a worker and again on the worker that replaces a dead one. A worker
-offers two places in each of its slots, as dask resources; the scheduler gives a clip to any worker with a
-place in the clip's slot, and to another if that worker dies.
+A worker plugin loads the teacher, once a worker and again on the worker that replaces a dead one. Each clip
+is sent to the worker with the fewest clips in its slot; if that worker dies, the scheduler finds another.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,17 @@ import distributed
 import torch
 
 from cache_schema.errors import IdentityError, RequestError
+from cache_schema.ledger import Ledger
 from cache_schema.store import read_manifest
 from cache_schema.writer import establish, writing
-from pipeline.extract import CLIPS_AHEAD, ExtractionReport, WorkerDiedError, describe, supervise
-from pipeline.lockstep import LockStep
+from pipeline.extract import ExtractionReport, WorkerDiedError, describe, supervise
+from pipeline.lockstep import LockStep, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from cache_schema.manifest import DataIdentity
-    from pipeline.lockstep import Receipt
     from pipeline.selection import SelectedClip, Selection
     from pipeline.teachers.protocol import Teacher
 
@@ -58,13 +58,11 @@ class TeacherPlugin(distributed.WorkerPlugin):
         self.slots = slots
 
     async def setup(self, worker: distributed.Worker) -> None:
-        """Load the teacher, and only then offer places for clips."""
+        """Load the teacher; clips that are sent meanwhile wait."""
         self._work = contextlib.ExitStack()
         self._beginning = threading.Lock()
         self._lockstep: LockStep | None = None
         self.teacher = await asyncio.to_thread(self.load)
-        places = {slot_resource(slot): CLIPS_AHEAD for slot in range(self.slots)}
-        await worker.set_resources(GPU=1, **places)
 
     def teardown(self, worker: distributed.Worker) -> None:
         """Stop asking the teacher."""
@@ -87,11 +85,6 @@ class TeacherPlugin(distributed.WorkerPlugin):
             return self._lockstep
 
 
-def slot_resource(slot: int) -> str:
-    """Name of the dask resource that stands for places in a slot."""
-    return f"slot{slot}"
-
-
 def _plugin() -> TeacherPlugin:
     plugin = distributed.get_worker().plugins[PLUGIN]
     assert isinstance(plugin, TeacherPlugin)
@@ -106,7 +99,12 @@ def _establish(data: DataIdentity) -> None:
 
 def _look_at(clip: SelectedClip) -> Receipt:
     """Have a clip looked at on this worker."""
-    pending = _plugin().lockstep().submit(clip)
+    plugin = _plugin()
+    ledger = Ledger(plugin.path / "ledger")
+    if clip.name in ledger.clips():
+        # A worker died between the commit and its receipt.
+        return Receipt.of_committed(ledger.read(clip.name))
+    pending = plugin.lockstep().submit(clip)
     distributed.secede()  # it waits without a thread of the worker's pool
     return pending.result()
 
@@ -119,12 +117,15 @@ def _deaths(key: str, dask_scheduler: distributed.Scheduler) -> int:
 class _ClusterPending:
     """A receipt that a cluster owes."""
 
-    def __init__(self, crew: ClusterCrew, future: distributed.Future) -> None:
+    def __init__(self, crew: ClusterCrew, slot: int, worker: str | None, future: distributed.Future) -> None:
+        self.slot = slot
+        self.worker = worker
         self._crew = crew
         self._future = future
 
     def result(self) -> Receipt:
         """See ``Pending``."""
+        self._crew.owed.discard(self)
         try:
             receipt = self._future.result()
         except distributed.KilledWorker as error:
@@ -146,6 +147,8 @@ class ClusterCrew:
         self.slots = slots
         self.frames = 0
         """Frames of the clips whose receipts are in."""
+        self.owed: set[_ClusterPending] = set()
+        """Receipts that are still to come."""
 
     @property
     def workers(self) -> int:
@@ -153,9 +156,21 @@ class ClusterCrew:
         return len(self.client.nthreads())
 
     def submit(self, clip: SelectedClip) -> _ClusterPending:
-        """Have a clip looked at by whoever has a place in its slot."""
-        place = {slot_resource(clip.rank % self.slots): 1}
-        return _ClusterPending(self, self.client.submit(_look_at, clip, pure=False, resources=place))
+        """Have a clip looked at by the worker with the fewest clips in its slot."""
+        slot = clip.rank % self.slots
+        owing = Counter(pending.worker for pending in self.owed if pending.slot == slot)
+        worker = min(self.client.nthreads(), key=lambda address: owing[address], default=None)
+        future = self.client.submit(
+            _look_at,
+            clip,
+            pure=False,
+            # Another worker may take it once this one is gone.
+            workers=[worker] if worker else None,
+            allow_other_workers=worker is not None,
+        )
+        pending = _ClusterPending(self, slot, worker, future)
+        self.owed.add(pending)
+        return pending
 
 
 def extract_on_cluster(
@@ -178,7 +193,7 @@ def extract_on_cluster(
     with writing(path):
         client.register_plugin(TeacherPlugin(load, path, slots))
         try:
-            client.submit(_establish, selection.data, pure=False, resources={"GPU": 1}).result()
+            client.submit(_establish, selection.data, pure=False).result()
             return supervise(selection, ClusterCrew(client, slots), path, slots=slots)
         finally:
             with contextlib.suppress(OSError, TimeoutError):  # the cluster may be gone
@@ -250,6 +265,7 @@ def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distri
             "nthreads": 1,
             "env": environment,
             "memory_limit": 0,
+            "resources": {"GPU": 1},
             "silence_logs": logging.CRITICAL,
         }
         return {"cls": distributed.Nanny, "options": options}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from safetensors.torch import save
 
 from cache_schema.durable import sha256_bytes
-from cache_schema.errors import ClipError, FeatureError
+from cache_schema.errors import ClipError, DatasetError, FeatureError
 from cache_schema.features import TRUTH
 from cache_schema.ledger import Ledger
 from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from cache_schema.errors import TeachonceError
     from pipeline.lockstep import Receipt
     from pipeline.selection import SelectedClip, Selection
     from pipeline.teachers.protocol import Teacher
@@ -40,6 +41,8 @@ CLIPS_AHEAD = 2
 """Clips a slot: one that is looked at, and one whose first frames are being read."""
 GIVE_UP_AFTER = 3
 """Clips that may fail in a row: by then it is the disk or the data set, not the clip."""
+LIBRARIES = ("torch", "transformers", "pillow", "zarr")
+"""Libraries that decide numbers."""
 LOOK_EVERY_S = 0.5
 """Seconds between two looks at how far the crew is."""
 
@@ -72,6 +75,13 @@ class Crew(Protocol):
     def submit(self, clip: SelectedClip) -> Pending:
         """Have a clip looked at."""
         ...
+
+
+DEADLY = ClipError(
+    "every worker that looks at it dies",
+    expected="a clip that a worker survives",
+    repair="look at the workers' logs, and at this clip's files",
+)
 
 
 class WorkerDiedError(Exception):
@@ -139,7 +149,9 @@ def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, 
         data=data,
         code=CodeIdentity(
             teachonce=importlib.metadata.version("teachonce"),
-            libraries={name: importlib.metadata.version(name) for name in ("torch", "transformers", "zarr")},
+            libraries={
+                name: importlib.metadata.version(name) for name in ("torch", "transformers", "pillow", "zarr")
+            },
         ),
         assets=tuple(
             AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))
@@ -151,8 +163,9 @@ def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, 
 
 def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> ExtractionReport:
     """Have the crew look at every selected clip that the dataset at ``path`` lacks."""
-    there = set(Ledger(path / "ledger").clips())
-    todo = [clip for clip in selection.clips if clip.name not in there]
+    present, stale = _committed(selection, Ledger(path / "ledger"))
+    skip = {*present, *(failure.clip for failure in stale)}
+    todo = [clip for clip in selection.clips if clip.name not in skip]
     with (
         RunLog(beside(path)) as log,
         FrameProgress(sum(clip.frames for clip in todo), "extract") as progress,
@@ -166,14 +179,14 @@ def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> Ex
         for clip in suspects:
             supervisor.work_through([clip])
         for clip in supervisor.suspects:
-            supervisor.leave_out(clip, "every worker that looks at it dies")
+            supervisor.leave_out(clip, DEADLY)
         wall_s = time.perf_counter() - begun
         log.end(wall_s=wall_s)
     receipts = supervisor.receipts
     return ExtractionReport(
         committed=tuple(receipt.clip for receipt in receipts),
-        present=tuple(clip.name for clip in selection.clips if clip.name in there),
-        failed=(*selection.failures, *supervisor.failed),
+        present=present,
+        failed=(*selection.failures, *stale, *supervisor.failed),
         gave_up=supervisor.gave_up,
         frames=sum(receipt.frames for receipt in receipts),
         wall_s=wall_s,
@@ -181,6 +194,27 @@ def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> Ex
         images_s=sum(receipt.images_s for receipt in receipts),
         disk_s=sum(receipt.disk_s for receipt in receipts),
     )
+
+
+def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], list[Failure]]:
+    """Selected clips that are in the dataset, and those whose entry is of something else."""
+    present, stale = [], []
+    names = set(ledger.clips())
+    for clip in selection.clips:
+        if clip.name not in names:
+            continue
+        try:
+            frames = ledger.read(clip.name).clip.frames
+        except DatasetError as error:
+            stale.append(Failure.of(clip.name, error))
+            continue
+        if frames == clip.frames:
+            present.append(clip.name)
+        else:
+            reason = f"it has {clip.frames} frames, but the dataset holds it with {frames}"
+            repair = f"delete ledger/{clip.name}.json to extract it again"
+            stale.append(Failure(clip.name, reason, repair))
+    return tuple(present), stale
 
 
 class _Supervisor:
@@ -195,10 +229,7 @@ class _Supervisor:
         self.failed: list[Failure] = []
         self.suspects: list[SelectedClip] = []
         self.in_a_row = 0
-
-    @property
-    def gave_up(self) -> bool:
-        return self.in_a_row >= GIVE_UP_AFTER
+        self.gave_up = False
 
     def work_through(self, todo: Sequence[SelectedClip]) -> None:
         """Have every clip looked at, unless too many fail in a row."""
@@ -213,13 +244,16 @@ class _Supervisor:
             under_way[clip.rank % self.slots].add(pending)
             pending.add_done_callback(lambda _: done.put((clip, pending)))
 
-        while not self.gave_up:
+        while True:
             window = CLIPS_AHEAD * max(1, self.crew.workers)
             for slot in range(self.slots):
                 while waiting[slot] and len(under_way[slot]) < window:
                     send(waiting[slot].popleft())
             if not any(under_way):
-                break
+                return
+            if self.in_a_row >= GIVE_UP_AFTER:
+                self.gave_up = True
+                return
             with contextlib.suppress(queue.Empty):
                 clip, pending = done.get(timeout=LOOK_EVERY_S)
                 under_way[clip.rank % self.slots].remove(pending)
@@ -231,7 +265,7 @@ class _Supervisor:
         try:
             receipt = pending.result()
         except (ClipError, FeatureError) as error:
-            self.leave_out(clip, error.happened)
+            self.leave_out(clip, error)
         except WorkerDiedError:
             self.suspects.append(clip)
         else:
@@ -239,13 +273,13 @@ class _Supervisor:
             self.in_a_row = 0
             self.log.clip(receipt)
 
-    def leave_out(self, clip: SelectedClip, reason: str) -> None:
+    def leave_out(self, clip: SelectedClip, error: TeachonceError) -> None:
         """Report a clip that cannot be made."""
-        self.failed.append(Failure(clip.name, reason))
+        self.failed.append(Failure.of(clip.name, error))
         self.in_a_row += 1
         self.log.failure(self.failed[-1])
         self.progress.drop(clip.frames)
-        self.progress.say(f"left out {clip.name}: {reason}")
+        self.progress.say(f"left out {clip.name}: {error.happened}")
 
     def status(self) -> str:
         """Waits and errors in a few words."""

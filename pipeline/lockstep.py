@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from cache_schema.ledger import LedgerEntry
     from cache_schema.manifest import Manifest
     from pipeline.selection import SelectedClip
     from pipeline.teachers.protocol import Teacher
@@ -59,6 +60,21 @@ class Receipt:
     """Most GPU memory ever used by the worker; None without a GPU."""
     retries: int = 0
     """Workers that died over the clip before."""
+
+    @classmethod
+    def of_committed(cls, entry: LedgerEntry) -> Receipt:
+        """The receipt of a clip whose worker has died since its commit."""
+        return cls(
+            clip=entry.clip.name,
+            frames=entry.clip.frames,
+            digest=entry.digest,
+            worker=entry.writer,
+            wall_s=entry.wall_s,
+            images_s=0.0,
+            teacher_s=entry.wall_s,
+            disk_s=0.0,
+            memory_peak_bytes=None,
+        )
 
 
 @dataclass(eq=False)
@@ -93,6 +109,7 @@ class LockStep:
         self._slots: list[_Job | None] = [None] * slots
         self._queues: list[deque[_Job]] = [deque() for _ in range(slots)]
         self._writes: deque[tuple[_Job, Future]] = deque()
+        self._owed: set[_Job] = set()
         self._changed = threading.Condition()
         self._closed = False
         self._readers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
@@ -121,8 +138,10 @@ class LockStep:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the teacher has stopped")
+            self._owed.add(job)
             self._queues[clip.rank % len(self._queues)].append(job)
             self._changed.notify()
+        job.receipt.add_done_callback(lambda _: self._owed.discard(job))
         return job.receipt
 
     def _prepare(self, clip: SelectedClip) -> SlotClip:
@@ -237,7 +256,6 @@ class LockStep:
         """The teacher or the disk has failed for good: everybody who waits is told."""
         with self._changed:
             self._closed = True
-            waiting = [*filter(None, self._slots), *(job for queue in self._queues for job in queue)]
-        for job in {*waiting, *(job for job, _ in self._writes)}:
-            if not job.receipt.done():
-                job.receipt.set_exception(error)
+            owed = list(self._owed)
+        for job in owed:
+            job.receipt.set_exception(error)

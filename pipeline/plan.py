@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache_schema.errors import DatasetError
 from cache_schema.features import TRUTH
 from cache_schema.layout import layout_of
 from cache_schema.store import LatentDataset
+from cache_schema.writer import check_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,7 @@ def plan(path: Path, selection: Selection, preset: TeacherPreset, *, measured: f
     Raises:
         DatasetError: There is something else at ``path``.
     """
+    check_place(path)
     features = (*preset.features, *TRUTH)
     committed_frames = committed_clips = 0
     wall_s = 0.0
@@ -64,12 +65,6 @@ def plan(path: Path, selection: Selection, preset: TeacherPreset, *, measured: f
             committed_clips += 1
             committed_frames += entry.clip.frames
             wall_s += entry.wall_s
-    elif path.exists() and any(path.iterdir()):
-        raise DatasetError(
-            f"{path} exists and is no latent dataset",
-            expected="a new path, or a dataset to go on with",
-            repair="choose another path",
-        )
     return Plan(
         clips=len(selection.clips),
         frames=selection.frames,

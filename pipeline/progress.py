@@ -45,7 +45,7 @@ class FrameProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and self.total:
             self._line()
 
     def reach(self, frames: int, status: str) -> None:
@@ -63,13 +63,11 @@ class FrameProgress:
 
     def say(self, text: str) -> None:
         """Write a line that stays, above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self) -> None:
         self._said = time.monotonic()
         rate = self.frames / max(self._said - self._begun, 1e-9)
-        left = (self.total - self.frames) / rate if rate else float("nan")
-        line = (
-            f"{self.what}: {self.frames}/{self.total} frames, {rate:.1f}/s, {left:.0f} s left; {self._status}"
-        )
+        left = f"{(self.total - self.frames) / rate:.0f} s" if rate else "unknown time"
+        line = f"{self.what}: {self.frames}/{self.total} frames, {rate:.1f}/s, {left} left; {self._status}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from cache_schema.errors import ClipError, RequestError
 from cache_schema.ledger import ClipInfo
 from cache_schema.manifest import DataIdentity
@@ -14,6 +16,7 @@ from pipeline.bench2drive.splits import split_of, validation_clips
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.errors import TeachonceError
     from cache_schema.ledger import Split
     from pipeline.bench2drive.clips import RawClip
     from pipeline.bench2drive.splits import Split as Choice
@@ -26,10 +29,16 @@ DATA_FILE = "data.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip that was left out, and why."""
+    """A clip that was left out."""
 
     clip: str
     reason: str
+    repair: str
+
+    @classmethod
+    def of(cls, clip: str, error: TeachonceError) -> Failure:
+        """What an error means for a clip."""
+        return cls(clip, error.happened, error.repair)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def select_clips(root: Path, split: Choice = "all") -> Selection:
         RequestError: There is none of this split.
     """
     discovery = find_clips(root)
-    failures = [Failure(name, error.happened) for name, error in discovery.rejected.items()]
+    failures = [Failure.of(name, error) for name, error in discovery.rejected.items()]
     validation = validation_clips(root)
     clips = []
     for rank, raw in enumerate(discovery.clips):
@@ -96,7 +105,7 @@ def select_clips(root: Path, split: Choice = "all") -> Selection:
         try:
             clips.append(SelectedClip(raw, side, rank, frames=len(raw.frames)))
         except ClipError as error:
-            failures.append(Failure(raw.name, error.happened))
+            failures.append(Failure.of(raw.name, error))
     if not clips and not failures:
         raise RequestError(
             f"none of the {len(discovery.clips)} clips in {root} is of the split {split!r}",
@@ -109,4 +118,13 @@ def select_clips(root: Path, split: Choice = "all") -> Selection:
 def _identity_of(root: Path) -> DataIdentity:
     folder = clips_folder(root.resolve())
     file = (folder.parent if folder.name == "v1" else folder) / DATA_FILE
-    return DataIdentity.model_validate_json(file.read_bytes()) if file.is_file() else BENCH2DRIVE
+    if not file.is_file():
+        return BENCH2DRIVE
+    try:
+        return DataIdentity.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise RequestError(
+            f"{file} cannot be read: {error}",
+            expected="the JSON of a DataIdentity: name, licence and frame_rate_hz",
+            repair="correct the file, or remove it if this is Bench2Drive itself",
+        ) from error

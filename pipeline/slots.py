@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.reader import load_images
 from pipeline.teachers.protocol import FrameBatch
 
@@ -106,8 +107,8 @@ def idle_sight(images: ImagePreprocessing) -> Sight:
     width, height = images.cropped
     return Sight(
         clip="",
-        images=np.zeros((6, 3, height, width), np.uint8),
-        lidar2img=np.tile(np.eye(4, dtype=np.float32), (6, 1, 1)),
+        images=np.zeros((len(CAMERAS), 3, height, width), np.uint8),
+        lidar2img=np.tile(np.eye(4, dtype=np.float32), (len(CAMERAS), 1, 1)),
         ego_pose=np.eye(4),
         ego_pose_inv=np.eye(4),
         timestamp=0.0,

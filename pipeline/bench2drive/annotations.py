@@ -55,13 +55,13 @@ def read_annotation(path: Path) -> Annotation:
     lidar = sensors.child("LIDAR_TOP")
     # The original conversion takes pi for a compass that says NaN.
     ego_yaw = -record.number("theta", nan=math.pi) + math.pi / 2
-    camera2ego = cam2ego(np.stack([camera.array("cam2ego", 4, 4) for camera in cameras]))
+    camera2ego = cam2ego(np.stack([camera.pose("cam2ego") for camera in cameras]))
     return Annotation(
         command=_command(record),
         ego_yaw=ego_yaw,
         can_bus=_can_bus(record, ego_yaw),
-        world2lidar=world2lidar(lidar.array("world2lidar", 4, 4)),
-        lidar2cam=rigid_inverse(camera2ego) @ lidar2ego(lidar.array("lidar2ego", 4, 4)),
+        world2lidar=world2lidar(lidar.pose("world2lidar")),
+        lidar2cam=rigid_inverse(camera2ego) @ lidar2ego(lidar.pose("lidar2ego")),
         intrinsic=np.stack([camera.array("intrinsic", 3, 3) for camera in cameras]),
         boxes=record.children("bounding_boxes"),
     )

@@ -141,7 +141,7 @@ def _box(actor: Record, annotation: Annotation, last_seen: dict[int, np.ndarray]
     number = actor.integer("id")
     world_centre = actor.array("center", 3) * (1, -1, 1)
     if "world2vehicle" in actor:
-        vehicle2world = np.linalg.inv(S @ actor.array("world2vehicle", 4, 4) @ S)
+        vehicle2world = np.linalg.inv(S @ actor.pose("world2vehicle") @ S)
         yaw = float(heading(annotation.world2lidar @ vehicle2world))
     else:
         yaw = -math.radians(actor.array("rotation", 3)[2]) - annotation.ego_yaw + math.pi / 2
@@ -188,7 +188,7 @@ def _actor2world(actor: Record) -> np.ndarray:
     if key is None:
         pose = pose_matrix(actor.array("location", 3), (0, 0, yaw))
     else:
-        pose = np.linalg.inv(actor.array(key, 4, 4))
+        pose = np.linalg.inv(actor.pose(key))
         if abs(math.radians(yaw) - heading(pose)) > 0.01:
             pose = pose_matrix(pose[:3, 3], (0, 0, yaw))
     return S @ pose @ S

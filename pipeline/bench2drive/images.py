@@ -56,27 +56,26 @@ class ImagePreprocessing:
         """
         try:
             with Image.open(path) as image:
+                if image.size != CAMERA_SIZE:
+                    raise ClipError(
+                        f"the image {path} is {image.width}x{image.height}",
+                        expected="1600x900, to which resize and intrinsics are tied",
+                        repair="use Bench2Drive's original images",
+                    )
                 image.load()
-                pixels = image if image.mode == "RGB" else image.convert("RGB")
+                return self.shrink(image if image.mode == "RGB" else image.convert("RGB"))
         except FileNotFoundError as error:
             raise ClipError(
                 f"the image {path} does not exist",
                 expected="a JPEG of every camera for every annotated frame",
                 repair="unpack the clip's archive again, or leave the clip out",
             ) from error
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ClipError(
                 f"the image {path} cannot be decoded: {error}",
                 expected="a whole JPEG file",
                 repair="unpack the clip's archive again, or leave the clip out",
             ) from error
-        if pixels.size != CAMERA_SIZE:
-            raise ClipError(
-                f"the image {path} is {pixels.width}x{pixels.height}",
-                expected="1600x900, to which resize and intrinsics are tied",
-                repair="use Bench2Drive's original images",
-            )
-        return self.shrink(pixels)
 
     def shrink(self, image: Image.Image) -> np.ndarray:
         """Resize and crop a 1600x900 image to (3, h, w) uint8; channels keep their order."""

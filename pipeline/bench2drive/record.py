@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import math
@@ -15,6 +16,10 @@ from cache_schema.errors import ClipError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+ROTATION_TOLERANCE = 1e-3
+"""The simulator writes float32, with an error below 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Record:
             raise _broken(path, "does not exist") from error
         except (OSError, EOFError, zlib.error) as error:
             raise _broken(path, f"cannot be read: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _broken(path, f"is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise _broken(path, f"holds a JSON {type(fields).__name__}, not an object")
@@ -62,10 +67,12 @@ class Record:
         if nan is not None and value is None:
             return 0.0
         if isinstance(value, int | float):
-            if nan is not None and math.isnan(value):
-                return nan
-            if math.isfinite(value):
-                return float(value)
+            with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
+                number = float(value)
+                if nan is not None and math.isnan(number):
+                    return nan
+                if math.isfinite(number):
+                    return number
         self._refuse(key, value, "a finite number")
 
     def integer(self, key: str) -> int:
@@ -81,11 +88,20 @@ class Record:
         value = self[key]
         try:
             array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.empty(0)
         if array.shape != shape or not np.isfinite(array).all():
             self._refuse(key, value, f"finite numbers of shape {shape}")
         return array
+
+    def pose(self, key: str) -> np.ndarray:
+        """Return a (4, 4) rotation and translation."""
+        matrix = self.array(key, 4, 4)
+        rotation = matrix[:3, :3]
+        rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=ROTATION_TOLERANCE)
+        if not rigid or not np.allclose(matrix[3], [0, 0, 0, 1]):
+            self._refuse(key, self[key], "a rotation and a translation")
+        return matrix
 
     def text(self, key: str) -> str:
         """Return a string."""

@@ -194,3 +194,60 @@ def test_a_disk_that_refuses_is_a_clear_error(tmp_path: Path, manifest):
     assert f"the disk under {path} refuses" in done.stderr
     assert "committed clips are safe" in done.stderr
     assert LatentDataset.open(path).clips == ()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, manifest, assets):
+    foreign = tmp_path / "clips" / "my_recordings" / "x.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    with (
+        pytest.raises(DatasetError, match="is no latent dataset, but it is not empty"),
+        DatasetWriter(tmp_path, manifest, assets),
+    ):
+        pass
+    assert foreign.read_text() == "mine"
+
+
+def test_a_dataset_that_lost_its_root_keeps_its_clips(dataset, manifest, assets):
+    root = (dataset / "zarr.json").read_bytes()
+    (dataset / "zarr.json").unlink()
+    with pytest.raises(DatasetError, match="copy that file again"), DatasetWriter(dataset, manifest, assets):
+        pass
+    (dataset / "zarr.json").write_bytes(root)
+    assert verify(dataset).problems == ()
+
+
+def test_a_run_killed_before_the_root_was_written_can_begin_again(tmp_path: Path, manifest, assets):
+    path = tmp_path / "x.zarr"
+    with DatasetWriter(path, manifest, assets):
+        pass
+    (path / "zarr.json").unlink()
+    (path / ".zarr.json.99.tmp").write_text("{")
+    with DatasetWriter(path, manifest, assets):
+        pass
+    assert not (path / ".zarr.json.99.tmp").exists()
+    assert verify(path).problems == ()
+
+
+def test_of_two_who_make_the_same_clip_the_first_wins(dataset, manifest, assets):
+    with DatasetWriter(dataset, manifest, assets) as writer:
+        first = writer.clip(INFO)
+        first.append(values_of(INFO.name, 4))
+        entry = first.commit(wall_s=1)
+        second = writer.clip(INFO)
+        second.append({name: np.zeros_like(array) for name, array in values_of(INFO.name, 4).items()})
+        assert second.commit(wall_s=2) == entry
+    assert verify(dataset).problems == ()
+    stored = LatentDataset.open(dataset).read(INFO.name, "queries")
+    np.testing.assert_array_equal(stored, values_of(INFO.name, 4)["queries"])
+
+
+def test_features_and_data_that_differ_are_shown_by_name(dataset, manifest, assets):
+    token = manifest.features[1].model_copy(update={"unit": "m"})
+    features = (manifest.features[0], token, *manifest.features[2:])
+    other = manifest.model_copy(update={"features": features})
+    with (
+        pytest.raises(IdentityError, match=r"features\.token\.unit: '1' there, 'm' now"),
+        DatasetWriter(dataset, other, assets),
+    ):
+        pass

@@ -226,7 +226,7 @@ def test_three_failures_in_a_row_stop_the_run(broken_root, teacher, tmp_path):
     for clip in clip_folders(broken_root)[:3]:
         shutil.rmtree(clip / "camera" / "rgb_front")
     report = extract(select_clips(broken_root), teacher, tmp_path / "x.zarr")
-    assert report.gave_up
+    assert report.gave_up  # one clip was not tried
     assert len(report.failed) == 3
     assert digests(tmp_path / "x.zarr") == {}
 
@@ -243,6 +243,14 @@ def test_a_broken_annotation_names_file_and_clip(broken_root, teacher, tmp_path)
 def test_an_empty_data_root_is_a_clear_error(tmp_path):
     with pytest.raises(ClipError, match="no clips"):
         select_clips(tmp_path)
+
+
+def test_three_failures_of_three_are_no_giving_up(broken_root, teacher, tmp_path):
+    for clip in clip_folders(broken_root):
+        shutil.rmtree(clip / "camera" / "rgb_front")
+    report = extract(select_clips(broken_root), teacher, tmp_path / "x.zarr")
+    assert len(report.failed) == 3
+    assert not report.gave_up  # there was nothing left to try
 
 
 class NanTeacher:
@@ -280,6 +288,45 @@ def test_another_teacher_is_refused(undisturbed, clips_root):
     other = dataclasses.replace(ORION_TINY, random_seed=1).load(None, device="cpu")
     with pytest.raises(IdentityError, match=r"teacher\.weights: 'random:0' there, 'random:1' now"):
         extract(select_clips(clips_root), other, undisturbed)
+
+
+def test_a_clip_that_was_half_unpacked_when_it_was_extracted_is_named(broken_root, teacher, tmp_path):
+    victim = clip_folders(broken_root)[0]
+    spare = victim / "anno" / "00008.json.gz"
+    whole = spare.read_bytes()
+    spare.unlink()
+    path = tmp_path / "x.zarr"
+    extract(select_clips(broken_root), teacher, path, slots=2)
+    spare.write_bytes(whole)
+    report = extract(select_clips(broken_root), teacher, path, slots=2)
+    assert [failure.clip for failure in report.failed] == [victim.name]
+    assert "it has 9 frames, but the dataset holds it with 8" in report.failed[0].reason
+    assert len(report.present) == 2
+
+
+class BrokenTeacher(NanTeacher):
+    """Our teacher, whose process lives but whose every answer is an exception that is no clip's fault."""
+
+    def step(self, frames, state):
+        raise MemoryError("out of GPU memory")
+
+
+def test_a_teacher_that_fails_for_good_ends_the_run(clips_root, teacher, tmp_path):
+    with pytest.raises(MemoryError, match="out of GPU memory"):
+        extract(select_clips(clips_root), BrokenTeacher(teacher, ""), tmp_path / "x.zarr", slots=2)
+
+
+def test_a_disk_that_refuses_a_commit_ends_the_run(clips_root, teacher, tmp_path):
+    """The folder that a clip would be renamed into is gone, as after an unmount."""
+    path = tmp_path / "x.zarr"
+
+    class Unmounting(NanTeacher):
+        def step(self, frames, state):
+            shutil.rmtree(path / "clips", ignore_errors=True)
+            return self.teacher.step(frames, state)
+
+    with pytest.raises(DatasetError, match="refuses"):
+        extract(select_clips(clips_root), Unmounting(teacher, ""), path, slots=2)
 
 
 @pytest.fixture

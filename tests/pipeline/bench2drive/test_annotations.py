@@ -77,6 +77,7 @@ def test_null_theta_and_speed_count_as_zero(read, frame_record):
         ({"angular_velocity": [0.0, 0.0]}, "'angular_velocity'"),
         ({"x": "far"}, "'x'"),
         ({"theta": math.inf}, "'theta'"),
+        ({"theta": 10**400}, "'theta'"),
         ({"sensors": {}}, "'sensors.CAM_FRONT'"),
         ({"bounding_boxes": None}, "'bounding_boxes'"),
     ],
@@ -91,6 +92,14 @@ def test_a_broken_matrix_is_named_with_its_sensor(read, frame_record):
     record = frame_record()
     record["sensors"]["CAM_BACK"]["cam2ego"] = [[1.0]]
     with pytest.raises(ClipError, match=r"'sensors\.CAM_BACK\.cam2ego'"):
+        read(record)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.ones((4, 4)), np.diag([1, 1, 1, 0]), 2 * np.eye(4)])
+def test_a_matrix_that_is_no_pose_is_named(read, frame_record, matrix):
+    record = frame_record()
+    record["sensors"]["LIDAR_TOP"]["world2lidar"] = matrix.tolist()
+    with pytest.raises(ClipError, match=r"'sensors\.LIDAR_TOP\.world2lidar'.*"):
         read(record)
 
 
@@ -109,6 +118,7 @@ def test_a_missing_key_is_named(read, frame_record):
         ("00000.json.gz", gzip.compress(b'{"x": 1'), "is not JSON"),
         ("00000.json", b"\xff\xfe\xff", "is not JSON"),
         ("00000.json", b"[1, 2]", "holds a JSON list"),
+        ("00000.json", b"[" * 100_000, "is not JSON"),
     ],
 )
 def test_a_file_that_is_not_whole(tmp_path, name, content, complaint):

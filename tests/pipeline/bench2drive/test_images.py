@@ -97,3 +97,12 @@ def test_a_jpeg_of_another_size(tmp_path):
     Image.new("RGB", (1600, 901)).save(tmp_path / "00000.jpg")
     with pytest.raises(ClipError, match="1600x901"):
         IMAGES.load(tmp_path / "00000.jpg")
+
+
+def test_a_header_that_claims_an_absurd_size(jpeg):
+    data = bytearray(jpeg.read_bytes())
+    frame_header = data.index(b"\xff\xc0")
+    data[frame_header + 5 : frame_header + 9] = b"\xff\xff\xff\xff"  # 65535 x 65535
+    jpeg.write_bytes(data)
+    with pytest.raises(ClipError, match=r"00000.jpg"):
+        IMAGES.load(jpeg)

@@ -2,24 +2,35 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from cache_schema.errors import RequestError
+from cache_schema.errors import FeatureError, RequestError
+from cache_schema.ledger import ClipInfo
+from cache_schema.manifest import CodeIdentity, DataIdentity, Manifest
+from cache_schema.writer import DatasetWriter
 from pipeline.teachers import teacher_preset
 from pipeline.teachers.orion.detection_head import Detection
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
+from pipeline.teachers.orion.teacher import spoken
 from pipeline.teachers.orion.weights import random_weights
 
 TOLERANCE = {"lane_points": 1e-3, "agent_xy": 1e-3}
 """Metres of a 100 m range, 1e-5 of it; everything else is of order 1 and must agree to 1e-5."""
 
 
+def features_of(teacher, frames, state):
+    """What ``step`` says, before it is rounded to the types it is stored in."""
+    said, state = teacher.look(frames, state)
+    return spoken(said), state
+
+
 def alone(teacher, frames):
     state = teacher.begin(1)
     said = []
     for frame in frames:
-        features, state = teacher.step(frame, state)
+        features, state = features_of(teacher, frame, state)
         said.append(features)
     return said
 
@@ -37,7 +48,9 @@ def test_clips_in_lock_step_say_what_each_says_alone(tiny, frame_of, together):
     state = tiny.begin(3)
     done = dict.fromkeys(lengths, 0)
     for clips in zip(*slots, strict=True):
-        features, state = tiny.step(together([frame_of(clip, done.get(clip, 0)) for clip in clips]), state)
+        features, state = features_of(
+            tiny, together([frame_of(clip, done.get(clip, 0)) for clip in clips]), state
+        )
         for slot, clip in enumerate(clips):
             if clip:
                 agree(features, slot, expected[clip][done[clip]])
@@ -55,17 +68,17 @@ def test_the_memory_matters_and_a_new_clip_empties_it(tiny, frame_of):
 
 
 def test_a_gap_empties_the_memory_of_its_slot_alone(tiny, frame_of, together):
-    _, state = tiny.step(together([frame_of("a", 0), frame_of("b", 0)]), tiny.begin(2))
+    _, state = features_of(tiny, together([frame_of("a", 0), frame_of("b", 0)]), tiny.begin(2))
     late = frame_of("a", 1, seconds=2.0)
-    features, _ = tiny.step(together([late, frame_of("b", 1)]), state)
+    features, _ = features_of(tiny, together([late, frame_of("b", 1)]), state)
     agree(features, 0, alone(tiny, [late])[0])
     agree(features, 1, alone(tiny, [frame_of("b", 0), frame_of("b", 1)])[1])
 
 
 def test_a_step_leaves_the_old_memory_as_it_was(tiny, frame_of):
-    _, state = tiny.step(frame_of("a", 0), tiny.begin(1))
-    once, _ = tiny.step(frame_of("a", 1), state)
-    again, _ = tiny.step(frame_of("a", 1), state)
+    _, state = features_of(tiny, frame_of("a", 0), tiny.begin(1))
+    once, _ = features_of(tiny, frame_of("a", 1), state)
+    again, _ = features_of(tiny, frame_of("a", 1), state)
     assert all(torch.equal(once[name], again[name]) for name in once)
 
 
@@ -76,8 +89,32 @@ def test_features_are_as_promised(tiny, frame_of, together):
         value = features[spec.name]
         assert tuple(value.shape) == (2, *spec.shape)
         assert value.isfinite().all()
-        assert value.abs().max() < 65504
+        assert value.dtype == torch.float16
         assert value[0].std() > 1e-2, f"{spec.name} says nothing"
+
+
+def test_a_step_rounds_what_the_model_says_as_the_dataset_would(tiny, frame_of):
+    exact, _ = features_of(tiny, frame_of("a", 0), tiny.begin(1))
+    rounded, state = tiny.step(frame_of("a", 0), tiny.begin(1))
+    for name, values in rounded.items():
+        np.testing.assert_array_equal(values.numpy(), exact[name].numpy().astype(np.float16))
+    assert state.memory.history.tokens.dtype == torch.float32
+
+
+def test_what_is_too_large_to_be_stored_is_refused_by_name(frame_of, tmp_path):
+    teacher = ORION_TINY.load(None, device="cpu", precision="fp16")
+    teacher.model.pts_bbox_head.can_bus_embed[2].bias[7] = 1e5  # the largest float16 is 65504
+    said, _ = teacher.step(frame_of("a", 0), teacher.begin(1))
+    manifest = Manifest(
+        features=teacher.features,
+        teacher=teacher.identity,
+        data=DataIdentity(name="synthetic", licence="Apache-2.0", frame_rate_hz=10),
+        code=CodeIdentity(teachonce="0", libraries={}),
+    )
+    with DatasetWriter(tmp_path / "a.zarr", manifest, {}) as dataset:
+        clip = dataset.clip(ClipInfo(name="a", frames=2, split="train"))
+        with pytest.raises(FeatureError, match=r"clip 'a', feature 'ego_token', frame 0: 1 of 128 values"):
+            clip.append({name: values.numpy() for name, values in said.items()})
 
 
 def test_the_released_model_promises_what_the_dataset_is_made_of():
@@ -100,7 +137,7 @@ def test_assets_turn_scene_queries_into_what_the_language_model_reads(tiny, fram
     heads = tiny.assets()["teacher_heads"]
     read = []
     hook = tiny.model.language_model.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    features, _ = tiny.step(frame_of("a", 0), tiny.begin(1))
+    features, _ = features_of(tiny, frame_of("a", 0), tiny.begin(1))
     hook.remove()
     queries, scene = features["scene_queries"], 16 + 4  # scene and history
     before = queries[:, :scene] @ heads["scene.weight"].T + heads["scene.bias"]

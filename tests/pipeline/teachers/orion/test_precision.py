@@ -1,0 +1,148 @@
+"""What other numbers than float32 cost, and that they are where they belong."""
+
+import dataclasses
+import json
+from collections import Counter
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from safetensors.torch import load_file
+
+from cache_schema.errors import RequestError
+from pipeline.bench2drive.images import ImagePreprocessing
+from pipeline.teachers.orion.precision import Arithmetic
+from pipeline.teachers.orion.presets import ORION_TINY, OrionPreset
+from pipeline.teachers.orion.recording import recorded_sizes
+from pipeline.teachers.orion.weights import random_weights
+
+MID = dataclasses.replace(
+    ORION_TINY,
+    config=dataclasses.replace(
+        ORION_TINY.config,
+        language=dataclasses.replace(
+            ORION_TINY.config.language, width=512, mlp_width=1376, layers=4, heads=8
+        ),
+    ),
+)
+PRESETS = {"tiny": ORION_TINY, "mid": MID}
+QUERY = "language_model.model.layers.0.self_attn.q_proj"
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def preset(request):
+    return PRESETS[request.param]
+
+
+@pytest.fixture(scope="module")
+def exact(preset, frame_of):
+    teacher = preset.load(None, device="cpu")
+    return teacher.look(frame_of("a", 0), teacher.begin(1))[0].planning_token
+
+
+@pytest.mark.parametrize(
+    ("precision", "quantize", "least", "most"),
+    [
+        # Half the spacing of the numbers is 5e-4 in fp16 and 4e-3 in bf16, and some ten roundings add up.
+        ("fp16", None, 2e-4, 4e-3),
+        ("bf16", None, 2e-3, 3e-2),
+        # One product is off by 0.009 in int8 and by 0.092 in nf4.
+        ("fp16", "int8", 6e-3, 4e-2),
+        ("fp32", "nf4", 0.06, 0.35),
+        ("fp16", "nf4", 0.06, 0.35),
+        ("bf16", "nf4", 0.06, 0.35),
+    ],
+)
+def test_what_a_planning_token_loses(preset, exact, frame_of, precision, quantize, least, most):
+    teacher = preset.load(None, device="cpu", precision=precision, quantize=quantize)
+    said, _ = teacher.look(frame_of("a", 0), teacher.begin(1))
+    assert said.planning_token.dtype == torch.float32
+    assert least < relative(said.planning_token, exact) < most
+
+
+def test_the_heads_compute_in_float32_and_only_they():
+    teacher = ORION_TINY.load(None, device="cpu", precision="bf16")
+    half = {name for name, weight in teacher.model.named_parameters() if weight.dtype == torch.bfloat16}
+    whole = {name for name, weight in teacher.model.named_parameters() if weight.dtype == torch.float32}
+    assert {name.partition(".")[0] for name in half} == {"img_backbone", "language_model"}
+    assert {name.partition(".")[0] for name in whole} == {
+        "ray_positions",
+        "query_positions",
+        "pts_bbox_head",
+        "map_head",
+    }
+
+
+@pytest.mark.parametrize(("quantize", "kind"), [("int8", Linear8bitLt), ("nf4", Linear4bit)])
+def test_the_language_model_s_linear_layers_are_quantised_and_only_they(quantize, kind):
+    teacher = ORION_TINY.load(None, device="cpu", precision="fp16", quantize=quantize)
+    kinds = {name: type(module) for name, module in teacher.model.named_modules()}
+    quantised = {name for name in kinds if kinds[name] is kind}
+    assert Counter(name.rpartition(".")[2] for name in quantised) == dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), 2
+    )
+    assert all(name.startswith("language_model.model.layers.") for name in quantised)
+    assert kinds["map_head.output_projection"] is torch.nn.Linear
+    assert teacher.model.language_model.model.embed_tokens.weight.dtype == torch.float16
+
+
+def test_nf4_multiplies_in_the_precision_asked_for_and_stays_readable():
+    teacher = MID.load(None, device="cpu", quantize="nf4")
+    linear = teacher.model.get_submodule(QUERY)
+    x = torch.randn(1, 7, 512, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        product = linear(x)
+    ((_, weight),) = random_weights({f"{QUERY}.weight": (512, 512)}, seed=0)
+    stored = dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+    assert linear.weight.quant_state.quant_type == "nf4"
+    # fp4 would be off by more.
+    assert relative(stored, weight) < 0.1
+    torch.testing.assert_close(product, x @ stored.T, rtol=0, atol=1e-5)
+
+
+def test_adapters_are_merged_before_anything_is_quantised_and_the_digest_is_of_floats(golden, tmp_path):
+    stored = load_file(golden / "orion" / "state_dict.safetensors")
+    inputs = load_file(golden / "orion" / "inputs.safetensors")
+    config = recorded_sizes(
+        json.loads((golden / "orion" / "meta.json").read_text()), stored, inputs["input_ids"]
+    )
+    images = ImagePreprocessing(resized=(64, 36), crop_top=4, network=(64, 64))
+    preset = OrionPreset(name="recorded", config=config, images=images)
+    torch.save(stored, tmp_path / "Orion.pth")
+    plain, four = (
+        preset.load(tmp_path / "Orion.pth", device="cpu", quantize=quantize) for quantize in (None, "nf4")
+    )
+    merged = plain.model.get_submodule(QUERY).weight
+    weight = four.model.get_submodule(QUERY).weight
+    quantised = dequantize_4bit(weight.data, weight.quant_state)
+    frozen = stored[f"{QUERY.replace('language_model', 'lm_head.base_model.model', 1)}.base_layer.weight"]
+    assert relative(quantised, merged) < 0.12
+    assert relative(quantised, frozen) > 2 * relative(quantised, merged)
+    assert four.identity.weights == plain.identity.weights
+
+
+def test_the_identity_tells_the_arithmetic():
+    said = {
+        choice: ORION_TINY.load(None, device="cpu", precision=choice[0], quantize=choice[1]).identity
+        for choice in (("fp32", None), ("fp16", None), ("bf16", None), ("fp16", "nf4"), ("fp16", "int8"))
+    }
+    assert said["fp32", None].precision == "fp32"
+    assert said["bf16", None].precision == "bf16 backbone and language model, fp32 heads"
+    assert said["fp16", None].quantization is None
+    assert said["fp16", "nf4"].quantization == "nf4"
+    assert len({identity.model_dump_json() for identity in said.values()}) == len(said)
+
+
+def test_what_does_not_exist_or_does_not_go_together():
+    with pytest.raises(RequestError, match="no precision 'fp8'"):
+        Arithmetic("fp8")
+    with pytest.raises(RequestError, match="no quantisation 'int4'"):
+        Arithmetic("fp16", "int4")
+    with pytest.raises(RequestError, match="int8 does not go with fp32") as caught:
+        ORION_TINY.load(None, device="cpu", quantize="int8")
+    assert "fp16" in caught.value.expected

@@ -1,0 +1,190 @@
+"""Real worker processes, really killed. After every fault the digests are those of an undisturbed run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cache_schema.ledger import Ledger
+from cache_schema.verify import verify
+from pipeline.extract import extract
+from pipeline.runlog import beside, summarise
+from pipeline.selection import select_clips
+from pipeline.teachers.orion.presets import ORION_TINY
+
+ROOT = Path(__file__).parents[2]
+
+
+EXTRACT = [
+    sys.executable,
+    "-m",
+    "cli",
+    "extract",
+    "--slots",
+    "2",
+    "--teacher",
+    "tests.pipeline.troubled:TROUBLED",
+]
+
+
+def digests(path: Path) -> dict[str, str]:
+    ledger = Ledger(path / "ledger")
+    return {clip: ledger.read(clip).digest for clip in ledger.clips()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips_root: Path, tmp_path_factory) -> dict[str, str]:
+    """Digests of a run in one process, two slots."""
+    path = tmp_path_factory.mktemp("undisturbed") / "latents.zarr"
+    extract(select_clips(clips_root), ORION_TINY.load(None, device="cpu"), path, slots=2)
+    return digests(path)
+
+
+def start(path: Path, root: Path, *, workers: int, **trouble: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*EXTRACT, str(path), "--data", str(root), "--workers", str(workers)],
+        cwd=ROOT,
+        env=os.environ | {"TROUBLE": json.dumps(trouble)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def partial_clips(path: Path) -> set[str]:
+    return {folder.name for folder in (path / ".partial").glob("*/*")}
+
+
+def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "three.zarr"
+    code, out, err = finish(start(path, clips_root, workers=3))
+    assert code == 0, err
+    assert "3 clips and 19 frames" in out
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+    told = summarise(beside(path))
+    assert (told.clips, told.frames, told.retries) == (3, 19, 0)
+    assert told.busy_s == pytest.approx(told.images_s + told.teacher_s + told.disk_s)
+
+
+def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "died.zarr"
+    victim = sorted(undisturbed)[0]
+    trouble = {"dies_once": victim, "marker": str(tmp_path / "died")}
+    code, _, err = finish(start(path, clips_root, workers=2, **trouble))
+    assert code == 0, err
+    assert (tmp_path / "died").exists()
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+    assert summarise(beside(path)).retries >= 1
+
+
+def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "poison.zarr"
+    victim = sorted(undisturbed)[1]
+    code, _, err = finish(start(path, clips_root, workers=2, poison=victim))
+    assert code == 2, err
+    assert f"left out {victim}: every worker that looks at it dies" in err
+    assert digests(path) == {clip: digest for clip, digest in undisturbed.items() if clip != victim}
+    assert verify(path).problems == ()
+    assert list(summarise(beside(path)).failures) == [victim]
+    # Once the cause is mended, the same command makes what is missing.
+    code, _, err = finish(start(path, clips_root, workers=1))
+    assert code == 0, err
+    assert digests(path) == undisturbed
+    assert summarise(beside(path)).failures == {}
+
+
+def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "turns.zarr"
+    process = start(path, clips_root, workers=2, doze_s=0.4)
+    wait_for(lambda: partial_clips(path), process)
+    workers = {
+        child.pid
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    }
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+
+
+def test_the_main_process_killed(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "main.zarr"
+    process = start(path, clips_root, workers=2, doze_s=0.2)
+    wait_for(lambda: partial_clips(path), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    # At once, though the orphaned workers may not have noticed yet.
+    code, _, err = finish(start(path, clips_root, workers=2))
+    assert code == 0, err
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+
+
+def test_ctrl_c_twice(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "twice.zarr"
+    process = start(path, clips_root, workers=2, doze_s=0.2)
+    wait_for(lambda: partial_clips(path), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code in (130, -signal.SIGINT), err
+    code, _, err = finish(start(path, clips_root, workers=1))
+    assert code == 0, err
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+
+
+def test_the_lease_of_a_dead_host_binds_nobody(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "stale.zarr"
+    teacher = ORION_TINY.load(None, device="cpu")
+    extract(select_clips(clips_root, "val"), teacher, path, slots=2)
+    (path / ".lock").write_text("process 4711 on a-host-that-is-gone")
+    left_behind = path / ".partial" / "a-host-that-is-gone-4711" / sorted(undisturbed)[0]
+    shutil.copytree(path / "clips" / sorted(digests(path))[0], left_behind)
+    extract(select_clips(clips_root), teacher, path, slots=2)
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+
+
+def test_bad_requests_are_clear(clips_root, tmp_path):
+    command = [sys.executable, "-m", "cli", "extract", str(tmp_path / "x.zarr"), "--data", str(clips_root)]
+
+    def refusal(*options: str) -> str:
+        done = subprocess.run(
+            [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
+        )
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "no dask scheduler answers at tcp://127.0.0.1:9" in refusal("--scheduler", "tcp://127.0.0.1:9")
+    assert "--workers and --scheduler were both given" in refusal(
+        "--scheduler", "tcp://x:1", "--workers", "2"
+    )
+    assert "the teacher orion-7b needs a checkpoint" in refusal("--teacher", "orion-7b", "--workers", "1")
