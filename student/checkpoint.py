@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from cache_schema.durable import rename_durably, sync_tree
 from cache_schema.errors import CheckpointError, IdentityError
 from cache_schema.manifest import TeacherIdentity
-from student.config import TrainConfig
+from student.config import MAY_CHANGE, TrainConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,12 +34,10 @@ PARTIAL = ".partial"
 """Folder of the checkpoint that is being written."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrainedOn(_Record):
+class TrainedOn(BaseModel):
     """The dataset behind a run: its teacher, and what every clip holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     teacher: TeacherIdentity
     clips: int
@@ -54,8 +52,10 @@ class TrainedOn(_Record):
         return cls(teacher=dataset.manifest.teacher, clips=len(digests), digest=digest)
 
 
-class Checkpoint(_Record):
+class Checkpoint(BaseModel):
     """How far a run has come, and with what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
     """Epochs done."""
@@ -65,30 +65,30 @@ class Checkpoint(_Record):
     trained_on: TrainedOn
 
     def check_resumes(self, config: TrainConfig, trained_on: TrainedOn) -> None:
-        """Check that a run may go on from here; only ``epochs`` may have changed.
+        """Check that a run may go on from here.
 
         Raises:
-            CheckpointError: The configuration differs.
+            CheckpointError: The configuration differs in more than ``MAY_CHANGE``.
             IdentityError: The dataset differs.
         """
         mine, now = self.config.model_dump(), config.model_dump()
         changed = [
             f"{name}: {mine[name]!r} there, {now[name]!r} now"
             for name in mine
-            if mine[name] != now[name] and name != "epochs"
+            if mine[name] != now[name] and name not in MAY_CHANGE
         ]
         if changed:
             raise CheckpointError(
                 "the run in this folder has another configuration: " + "; ".join(changed),
-                expected="the same configuration, but for the number of epochs",
-                repair="use another run folder, or the configuration of the run",
+                expected=f"the run's own configuration; only {' and '.join(sorted(MAY_CHANGE))} may change",
+                repair="give another run folder, or the preset that the run began with",
             )
         if self.trained_on != trained_on:
             raise IdentityError(
                 "the run in this folder was trained on another dataset: "
                 f"{_short(self.trained_on)} there, {_short(trained_on)} now",
                 expected="the same teacher and the same clips, byte for byte",
-                repair="use another run folder, or the dataset of the run",
+                repair="give another run folder, or the dataset that the run began with",
             )
 
     def check_reads(self, dataset: LatentDataset) -> None:
@@ -147,7 +147,7 @@ def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Read the newest checkpoint of a run and its weights.
 
     Raises:
-        CheckpointError: There is none, or it does not parse.
+        CheckpointError: There is none, or a file of it is missing or damaged.
     """
     folder = latest(run)
     if folder is None:
@@ -156,22 +156,23 @@ def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
             expected="the folder of a run that has finished an epoch",
             repair="train first, or correct the path",
         )
+    file = folder / "checkpoint.json"
     try:
-        checkpoint = Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
-        return checkpoint, load_file(folder / "weights.safetensors")
-    except (ValidationError, SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be read: {error}",
-            expected="a checkpoint as training writes it",
-            repair="remove this folder, and train again",
-        ) from error
+        checkpoint = Checkpoint.model_validate_json(file.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise _damaged(file, error) from error
+    return checkpoint, _tensors(folder / "weights.safetensors")
 
 
 def restore_optimizer(run: Path, model: OrionLite, optimizer: torch.optim.Optimizer) -> None:
-    """Put the newest checkpoint's moments into the optimiser."""
+    """Put the newest checkpoint's moments into the optimiser.
+
+    Raises:
+        CheckpointError: Their file is missing or damaged.
+    """
     folder = latest(run)
     assert folder is not None
-    moments = load_file(folder / "optimizer.safetensors")
+    moments = _tensors(folder / "optimizer.safetensors")
     state: dict[int, dict[str, Tensor]] = {}
     for number, (name, _) in enumerate(model.named_parameters()):
         own = {
@@ -190,6 +191,21 @@ def _moments(model: OrionLite, optimizer: torch.optim.Optimizer) -> dict[str, Te
         for name, weight in model.named_parameters()
         for key, value in optimizer.state.get(weight, {}).items()
     }
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} cannot be read: {error}",
+        expected="a checkpoint as training writes it",
+        repair=f"restore it from a copy, or remove {file.parent} to train this run from its beginning",
+    )
 
 
 def _committed(run: Path) -> list[Path]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache_schema.errors import RequestError
+from cache_schema.plugins import resolve
 
 Mask = Literal["complete", "orion"]
 """Which frames have a truth: every one that the clip can give, or ORION's own reading, which leaves out the
@@ -64,34 +64,27 @@ class TrainConfig(BaseModel):
         return self
 
 
+MAY_CHANGE = frozenset({"epochs", "log_every"})
+"""Fields that decide nothing of what a run has computed so far, so that it may go on with others."""
+
 PRESETS = {
-    "orion-lite": TrainConfig(),
-    "demo": TrainConfig(
-        hidden=96,
-        layers=2,
-        heads=4,
-        feedforward=192,
-        epochs=30,
-        batch_size=32,
-        learning_rate=1e-3,
-        mask="complete",
-        log_every=10,
-    ),
+    "orion-lite": "student.presets:ORION_LITE",
+    "demo": "student.presets:DEMO",
 }
-"""Named recipes: the released one, and a small one for minutes on a laptop."""
+"""Name of a recipe -> where it is defined."""
 
 
 def preset(name: str) -> TrainConfig:
-    """Return a recipe by name.
+    """Return a recipe by name, or one of the user's own by ``package.module:NAME``.
 
     Raises:
-        RequestError: There is none of that name.
+        RequestError: There is none of that name, or what the name stands for is no recipe.
     """
-    if name in PRESETS:
-        return PRESETS[name]
-    nearest = difflib.get_close_matches(name, PRESETS, n=1)
-    raise RequestError(
-        f"there is no training preset {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""),
-        expected=f"one of {', '.join(PRESETS)}",
-        repair="choose one of these",
-    )
+    recipe = resolve(PRESETS, name, kind="preset")
+    if not isinstance(recipe, TrainConfig):
+        raise RequestError(
+            f"the preset {name!r} is a {type(recipe).__name__}",
+            expected="a TrainConfig of student.config",
+            repair="correct the name, or what it stands for",
+        )
+    return recipe

@@ -1,5 +1,7 @@
 """From waypoints and speed to steer, throttle and brake.
 
+For the closed-loop agent, still to come, that drives a student in CARLA.
+
 Source: spec Bench2Drive 6, the controller of ORION's closed-loop agent.
 """
 

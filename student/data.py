@@ -5,6 +5,8 @@ Dimension letters: N frame of a split, B frame of a batch.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 
 from cache_schema.errors import RequestError
+from cache_schema.layout import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 FRAMES_WITHOUT_ORION_TRUTH = 10
 """ORION's reading of the truth begins at this frame of a clip."""
 HOLD_BYTES = 4 * 2**30
-"""A split smaller than this is held in memory."""
+"""A split's large features are held in memory if they are no larger than this together; small ones always
+are, since reading one frame of them means reading their whole clip."""
 READERS = 8
 """Threads that read."""
 
@@ -42,7 +46,7 @@ class LatentFrames:
         features: What is read of each frame.
         mask: Which frames have a truth.
         device: Where batches go.
-        hold_bytes: Hold the frames in memory if they are no larger than this.
+        hold_bytes: Hold features of a page or more a frame in memory if they are no larger than this.
 
     Raises:
         RequestError: The dataset lacks a feature, or has no clip of that split.
@@ -71,10 +75,11 @@ class LatentFrames:
         lengths = [dataset.clip(name).frames for name in self.clips]
         self.clip_of = np.repeat(np.arange(len(lengths)), lengths)  # (N)
         self.frame_of = np.concatenate([np.arange(length) for length in lengths])  # (N)
-        nbytes = len(self) * sum(dataset.feature(name).nbytes for name in self.features)
-        self._held: dict[str, np.ndarray] | None = None
-        if nbytes <= hold_bytes:
-            self._held = {name: self._whole(name) for name in self.features}
+        self._pool = ThreadPoolExecutor(READERS)
+        nbytes = {name: dataset.feature(name).nbytes for name in self.features}
+        large = tuple(name for name in self.features if nbytes[name] >= PAGE_BYTES)
+        self._streamed = large if len(self) * sum(nbytes[name] for name in large) > hold_bytes else ()
+        self._held = {name: self._whole(name) for name in self.features if name not in self._streamed}
 
     def __len__(self) -> int:
         return len(self.clip_of)
@@ -85,15 +90,8 @@ class LatentFrames:
 
     def read(self, rows: np.ndarray) -> Batch:
         """Return the frames of (B) numbers as a batch."""
-        if self._held is not None:
-            arrays = {name: values[rows] for name, values in self._held.items()}
-        else:
-            with ThreadPoolExecutor(READERS) as pool:
-                arrays = {
-                    name: np.stack(list(pool.map(self._one, [name] * len(rows), rows)))
-                    for name in self.features
-                }
-        batch = {name: self._tensor(values) for name, values in arrays.items()}
+        arrays = {name: values[rows] for name, values in self._held.items()} | self._stream(rows)
+        batch = {name: self._tensor(arrays[name]) for name in self.features}
         if self.mask == "orion":
             _forget_first_truths(batch)
         return batch
@@ -110,13 +108,23 @@ class LatentFrames:
                 yield piece, batch
 
     def _whole(self, feature: str) -> np.ndarray:
-        with ThreadPoolExecutor(READERS) as pool:
-            return np.concatenate(
-                list(pool.map(self.dataset.read, self.clips, [feature] * len(self.clips)))
-            )  # (N, *shape)
+        read = functools.partial(self.dataset.read, feature=feature)
+        return np.concatenate(list(self._pool.map(read, self.clips)))  # (N, *shape)
 
-    def _one(self, feature: str, row: int) -> np.ndarray:
-        return self.dataset.read(self.clips[self.clip_of[row]], feature, int(self.frame_of[row]))
+    def _stream(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Read what is not held, (B, *shape) each; every clip and feature once."""
+        specs = {name: self.dataset.feature(name) for name in self._streamed}
+        arrays = {name: np.empty((len(rows), *spec.shape), spec.dtype) for name, spec in specs.items()}
+        clips = self.clip_of[rows]  # (B)
+
+        def fill(job: tuple[str, int]) -> None:
+            name, clip = job
+            places = np.flatnonzero(clips == clip)
+            arrays[name][places] = self.dataset.read(self.clips[clip], name, self.frame_of[rows[places]])
+
+        for _ in self._pool.map(fill, itertools.product(self._streamed, np.unique(clips))):
+            pass
+        return arrays
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         # Converted on the device, so that half as many bytes travel to it.

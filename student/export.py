@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cache_schema.durable import rename_durably, sync
@@ -12,6 +13,8 @@ from student.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
 
 def export(run: Path, target: Path) -> Path:
@@ -29,18 +32,30 @@ def export(run: Path, target: Path) -> Path:
 
     Raises:
         CheckpointError: The run has no readable checkpoint.
-        RequestError: The file is there already, or its folder is not.
+        RequestError: The file is there already, its folder is not, or it cannot be written.
     """
+    checkpoint, weights = read_checkpoint(run)
+    metadata = {"format": "pt", "teachonce": checkpoint.model_dump_json()}
+    try:
+        return _write(target, weights, metadata)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{target} cannot be written: {error}",
+            expected="room for the weights, and the right to write",
+            repair="free space, or give another path",
+        ) from error
+
+
+def _write(target: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> Path:
     if target.exists() or not target.parent.is_dir():
         raise RequestError(
             f"{target} " + ("exists already" if target.exists() else "is in a folder that does not exist"),
             expected="a new file in a folder that exists",
             repair="give another path, or move what is there",
         )
-    checkpoint, weights = read_checkpoint(run)
     partial = target.with_name(f".{target.name}.partial")
     try:
-        save_file(weights, partial, metadata={"format": "pt", "teachonce": checkpoint.model_dump_json()})
+        save_file(weights, partial, metadata=metadata)
         sync(partial)
         rename_durably(partial, target)
     finally:

@@ -1,5 +1,7 @@
 """Open-loop collisions: agents drawn on a grid, the ego's cells looked up in it (spec Bench2Drive 5.1).
 
+For the collision rates of ``evaluate``, which wait for datasets that hold the true boxes of agents.
+
 The published numbers were drawn with OpenCV's ``fillPoly``. The same cells come out here, those of polygons
 that the border cuts included: it clips each edge to the grid in whole cells before it draws it.
 

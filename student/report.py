@@ -19,8 +19,8 @@ from cache_schema.errors import CheckpointError, RequestError
 from student import birdseye
 from student.checkpoint import read_checkpoint
 from student.evaluate import Evaluation, shown
-from student.log import read_log
 from student.metrics import COLUMNS
+from student.runlog import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path

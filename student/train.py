@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from cache_schema.errors import TeachonceError
+from cache_schema.errors import RequestError, TeachonceError
+from cache_schema.locks import hold
 from cache_schema.store import LatentDataset
 from student import checkpoint
 from student.build import build_student
 from student.checkpoint import Checkpoint, TrainedOn
 from student.data import LatentFrames, shuffled
-from student.log import RunLog
 from student.models.weights import load_strictly
 from student.objectives import build_objectives
+from student.progress import StepProgress
+from student.runlog import RunLog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
 MODEL_NEEDS = ("scene_queries", "ego_token", "ego_trajectory")
 """Features that every student reads, whatever its objectives."""
 
-SEEDS_A_RUN = 1_000_003
-"""Every epoch has a seed of its own, so that a resumed run repeats an uninterrupted one."""
+SEED_STRIDE = 1_000_003
+"""Between the seeds of neighbouring runs: each epoch has a seed of its own, so that a resumed run repeats an
+uninterrupted one, and no run has as many epochs."""
 
 
 class DivergenceError(TeachonceError):
@@ -59,8 +63,11 @@ def train(dataset_path: Path, run: Path, config: TrainConfig, *, device: str = "
         device: Torch device.
 
     Raises:
-        RequestError: The dataset lacks a feature, an asset or training clips; an objective is unknown.
-        CheckpointError: Weights do not fit, or the folder holds a run of another configuration.
+        RequestError: The dataset lacks a feature, an asset or training clips; an objective is unknown; the
+            run's folder cannot be made.
+        DatasetError: Another process trains in the run's folder.
+        CheckpointError: Weights do not fit, the last checkpoint is damaged or cannot be followed by another,
+            or the folder holds a run of another configuration.
         IdentityError: The folder holds a run on another dataset.
         DivergenceError: The loss is no longer finite; the last checkpoint stays.
     """
@@ -68,38 +75,59 @@ def train(dataset_path: Path, run: Path, config: TrainConfig, *, device: str = "
     objectives = build_objectives(config.objectives)
     needs = {*MODEL_NEEDS, *(name for objective in objectives.values() for name in objective.needs)}
     dataset.require(needs)
-    frames = LatentFrames(dataset, "train", needs, mask=config.mask, device=torch.device(device))
-    held_out = _held_out(dataset, needs, config, torch.device(device))
+    with _alone_in(run):
+        frames = LatentFrames(dataset, "train", needs, mask=config.mask, device=torch.device(device))
+        held_out = _held_out(dataset, needs, config, torch.device(device))
 
-    torch.manual_seed(config.seed)
-    model = build_student(dataset, config).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    trained_on = TrainedOn.of(dataset)
-    epoch = step = 0
-    run.mkdir(parents=True, exist_ok=True)
-    if checkpoint.latest(run) is not None:
-        reached, weights = checkpoint.read_checkpoint(run)
-        reached.check_resumes(config, trained_on)
-        load_strictly(model, weights)
-        checkpoint.restore_optimizer(run, model, optimizer)
-        epoch, step = reached.epoch, reached.step
+        torch.manual_seed(config.seed)
+        model = build_student(dataset, config).to(device)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        trained_on = TrainedOn.of(dataset)
+        epoch = step = 0
+        if checkpoint.latest(run) is not None:
+            reached, weights = checkpoint.read_checkpoint(run)
+            reached.check_resumes(config, trained_on)
+            load_strictly(model, weights)
+            checkpoint.restore_optimizer(run, model, optimizer)
+            epoch, step = reached.epoch, reached.step
 
-    steps_an_epoch = -(-len(frames) // config.batch_size)
-    with RunLog(run, done=epoch, steps=max(config.epochs - epoch, 0) * steps_an_epoch) as log:
-        while epoch < config.epochs:
-            epoch += 1
-            began = time.monotonic()
-            torch.manual_seed(config.seed * SEEDS_A_RUN + epoch)
-            train_terms = _train_epoch(model, objectives, optimizer, frames, config, epoch, step, log)
-            step += steps_an_epoch
-            val_terms = None if held_out is None else _validate(model, objectives, held_out, config)
-            log.write({"kind": "epoch", "epoch": epoch, "step": step, "train": train_terms, "val": val_terms})
-            done = Checkpoint(epoch=epoch, step=step, config=config, trained_on=trained_on)
-            checkpoint.save(run, done, model, optimizer)
-            log.say(_line(epoch, config.epochs, train_terms, val_terms, time.monotonic() - began))
-    return TrainResult(epoch, step)
+        steps_an_epoch = -(-len(frames) // config.batch_size)
+        steps_left = max(config.epochs - epoch, 0) * steps_an_epoch
+        with RunLog(run, done=epoch) as log, StepProgress(steps_left) as progress:
+            while epoch < config.epochs:
+                epoch += 1
+                began = time.monotonic()
+                torch.manual_seed(config.seed * SEED_STRIDE + epoch)
+                train_terms = _train_epoch(
+                    model, objectives, optimizer, frames, config, epoch, step, log, progress
+                )
+                step += steps_an_epoch
+                val_terms = None if held_out is None else _validate(model, objectives, held_out, config)
+                log.write(
+                    {"kind": "epoch", "epoch": epoch, "step": step, "train": train_terms, "val": val_terms}
+                )
+                done = Checkpoint(epoch=epoch, step=step, config=config, trained_on=trained_on)
+                checkpoint.save(run, done, model, optimizer)
+                progress.say(_line(epoch, config.epochs, train_terms, val_terms, time.monotonic() - began))
+        return TrainResult(epoch, step)
+
+
+@contextlib.contextmanager
+def _alone_in(run: Path) -> Generator[None]:
+    """Make a run's folder, and keep every other process from training in it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(run))
+        except OSError as error:
+            raise RequestError(
+                f"{run} cannot be the folder of a run: {error}",
+                expected="a folder that can be made and written to",
+                repair="give another run folder, or move what is in the way",
+            ) from error
+        yield
 
 
 def _train_epoch(
@@ -111,6 +139,7 @@ def _train_epoch(
     epoch: int,
     step: int,
     log: RunLog,
+    progress: StepProgress,
 ) -> dict[str, float]:
     """Go over all training frames once; return every term's mean over frames."""
     model.train()
@@ -132,7 +161,7 @@ def _train_epoch(
 
         step += 1
         sums.add(terms, len(rows))
-        log.advance(f"epoch {epoch}/{config.epochs}")
+        progress.advance(f"epoch {epoch}/{config.epochs}")
         if step % config.log_every == 0:
             values = {name: term.item() for name, term in terms.items()}
             log.write(

@@ -20,7 +20,7 @@ TEACHERS = {
 
 def teacher_preset(name: str) -> TeacherPreset:
     """Return a preset by name, or one of the user's own by ``package.module:NAME``."""
-    return resolve(TEACHERS, name, kind="teacher")
+    return resolve(TEACHERS, name, kind="teacher", needs="load")
 
 
 def load_teacher(

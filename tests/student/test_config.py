@@ -26,6 +26,18 @@ def test_unknown_keys_and_impossible_values_are_refused(wrong, said):
         TrainConfig(**wrong)
 
 
+def test_a_recipe_of_ones_own_is_named_by_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "my_recipes.py").write_text(
+        "from student.config import TrainConfig\nMINE = TrainConfig(epochs=7)\nWRONG = {'epochs': 7}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert preset("my_recipes:MINE") == TrainConfig(epochs=7)
+    with pytest.raises(RequestError, match="my_recipes:WRONG' is a dict"):
+        preset("my_recipes:WRONG")
+    with pytest.raises(RequestError, match="cannot be imported"):
+        preset("my_recipes:NONE")
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(RequestError, match="did you mean 'orion-lite'"):
         preset("orion-light")

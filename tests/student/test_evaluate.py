@@ -120,3 +120,10 @@ def test_an_export_is_the_students_weights_and_where_they_come_from(run, tmp_pat
     with pytest.raises(RequestError, match="exists already"):
         export(run, target)
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_an_export_that_cannot_be_written_is_told(run, tmp_path):
+    for target in (tmp_path / ("x" * 250), tmp_path / ("x" * 300)):  # names end at 255 characters
+        with pytest.raises(RequestError, match="cannot be written"):
+            export(run, target)
+    assert list(tmp_path.iterdir()) == []

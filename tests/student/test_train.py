@@ -6,13 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cache_schema.errors import CheckpointError, IdentityError, RequestError
+from cache_schema.errors import CheckpointError, DatasetError, IdentityError, RequestError
+from cache_schema.locks import hold
 from cache_schema.store import LatentDataset
 from student import checkpoint
 from student.build import asset, build_student
-from student.log import read_log
 from student.models.orion_lite import Prediction
 from student.models.planner import PARTS, Gaussian, Planner, PlannerConfig
+from student.runlog import read_log
 from student.train import DivergenceError, _divergence, train
 
 
@@ -147,6 +148,14 @@ def test_resuming_with_another_configuration_or_dataset_is_refused(write, datase
         train(other, run, config)
 
 
+def test_a_run_may_go_on_longer_and_log_more_often(dataset_path, config, tmp_path):
+    train(dataset_path, tmp_path, config)
+    changed = config.model_copy(update={"epochs": 3, "log_every": 1})
+    assert train(dataset_path, tmp_path, changed) == (3, 12)
+    steps = [line["step"] for line in read_log(tmp_path) if line["kind"] == "step"]
+    assert steps == [2, 4, 6, 8, 9, 10, 11, 12]
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_frames(write, dataset_path, config, tmp_path):
     run = tmp_path / "run"
     train(dataset_path, run, config)
@@ -165,27 +174,65 @@ def test_only_the_guilty_frames_are_named(dataset_path, config, tmp_path):
     assert message == "epoch 2: mimic is not finite for 1 of 2 frames: broken 7"
 
 
-def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path, monkeypatch):
+def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
-        train(dataset_path, tmp_path, config.model_copy(update={"epochs": 3}))
-    monkeypatch.undo()
+    longer = config.model_copy(update={"epochs": 3})
+    weights = checkpoint.latest(tmp_path) / "weights.safetensors"
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from student.config import TrainConfig\n"
+        "from student.train import train\n"
+        "data, run, config, limit = sys.argv[1:]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))\n"
+        "train(Path(data), Path(run), TrainConfig.model_validate_json(config))"
+    )
+    given = (dataset_path, tmp_path, longer.model_dump_json(), str(weights.stat().st_size - 1))
+    refused = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "CheckpointError: the checkpoint of epoch 3 cannot be written" in refused.stderr
+    assert "File too large" in refused.stderr
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["epoch-0002"]
-    assert train(dataset_path, tmp_path, config.model_copy(update={"epochs": 3})).epoch == 3
+    assert train(dataset_path, tmp_path, longer).epoch == 3
 
 
-def test_a_run_without_a_checkpoint_and_a_broken_one_are_told_apart(dataset_path, config, tmp_path):
+def test_two_runs_never_share_a_folder(dataset_path, config, tmp_path):
+    train(dataset_path, tmp_path, config)
+    longer = config.model_copy(update={"epochs": 3})
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with hold(tmp_path), pytest.raises(DatasetError, match="is being written by another run"):
+        train(dataset_path, tmp_path, longer)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    assert train(dataset_path, tmp_path, longer).epoch == 3
+
+
+@pytest.mark.parametrize("inside", ["", "run"])
+def test_a_file_in_the_way_of_the_runs_folder_is_told(inside, dataset_path, config, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RequestError, match="cannot be the folder of a run"):
+        train(dataset_path, tmp_path / "file" / inside, config)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_without_a_checkpoint_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         checkpoint.read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "weights.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "gone"])
+def test_a_damaged_checkpoint_is_refused_by_the_name_of_its_file(
+    name, damage, dataset_path, config, tmp_path
+):
     train(dataset_path, tmp_path, config)
-    (tmp_path / "checkpoints/epoch-0002/weights.safetensors").write_bytes(b"cut short")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        train(dataset_path, tmp_path, config)
+    file = tmp_path / "checkpoints/epoch-0002" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"garbage")
+    with pytest.raises(CheckpointError, match=rf"epoch-0002/{name} cannot be read") as told:
+        train(dataset_path, tmp_path, config.model_copy(update={"epochs": 3}))
+    assert str(file.parent) in told.value.repair
 
 
 def test_importing_it_loads_no_teacher():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.config import LanguageConfig
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, each (1, W, head width)."""
+"""Cosines and sines, each (1, length of a sequence, head width)."""
 
 
 class LanguageModel(nn.Module):
@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         self.waypoint = words.index(config.waypoint) + vision_tokens
         with torch.device("cpu"):  # real numbers even in a model built on the meta device
             self.model.rotary_emb = LlamaRotaryEmbedding(llama)
-            positions = torch.arange(self.waypoint + 1)[None]
+            positions = torch.arange(len(words) + vision_tokens)[None]
             cos, sin = self.model.rotary_emb(torch.empty(0), positions)
             self.register_buffer("words", torch.tensor(words), persistent=False)
             self.register_buffer("cos", cos, persistent=False)
@@ -64,21 +64,33 @@ class LanguageModel(nn.Module):
         other position than this one.
         """
         x = self._sequence(vision)[:, : self.waypoint + 1]  # (B, W, D)
-        rotation = self.get_buffer("cos").to(x.dtype), self.get_buffer("sin").to(x.dtype)
-        *layers, last = cast("Iterable[LlamaDecoderLayer]", self.model.layers)
+        rotation = self._rotation(x)
+        *layers, last = self._layers
         for layer in layers:
             x = layer(x, position_embeddings=rotation)
         return self.model.norm(at_last_position(last, x, rotation))
 
     def hidden_states(self, vision: Tensor) -> Tensor:
         """Vision tokens (B, N, D) to hidden states (B, T, D) of the whole prompt after the final norm."""
-        return self.model(inputs_embeds=self._sequence(vision)).last_hidden_state
+        x = self._sequence(vision)
+        rotation = self._rotation(x)
+        for layer in self._layers:
+            x = layer(x, position_embeddings=rotation)
+        return self.model.norm(x)
+
+    @property
+    def _layers(self) -> Iterable[LlamaDecoderLayer]:
+        return cast("Iterable[LlamaDecoderLayer]", self.model.layers)
 
     def _sequence(self, vision: Tensor) -> Tensor:
         """The prompt (B, T, D) with vision tokens in their place."""
         words = self.model.embed_tokens(self.get_buffer("words")).expand(vision.shape[0], -1, -1)
         before, after = words.tensor_split((self.split,), dim=1)
         return torch.cat((before, vision.to(words.dtype), after), dim=1)
+
+    def _rotation(self, x: Tensor) -> Rotation:
+        length = x.shape[1]
+        return self.get_buffer("cos")[:, :length].to(x.dtype), self.get_buffer("sin")[:, :length].to(x.dtype)
 
 
 def at_last_position(layer: LlamaDecoderLayer, x: Tensor, rotation: Rotation) -> Tensor:
