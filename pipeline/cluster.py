@@ -1,7 +1,6 @@
 """The same work on many GPUs, by dask.distributed.
 
-A worker plugin loads the teacher, once a worker and again on the worker that replaces a dead one. Each clip
-is sent to the worker with the fewest clips in its slot; if that worker dies, the scheduler finds another.
+A worker plugin loads the teacher, once a worker and again on the worker that replaces a dead one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import dask
 import distributed
 import torch
 
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
 PLUGIN = "teachonce"
 LOOPBACK = "127.0.0.1"
 CONNECT_WITHIN_S = 10
+RECEIPT_WITHIN_S = 30
+"""A receipt is ready when it is asked for, so that only a dead worker takes longer."""
 DEATHS_ALLOWED = 1
 """Workers that may die over a clip before it becomes a suspect, to be asked again alone."""
 
@@ -109,66 +109,92 @@ def _look_at(clip: SelectedClip) -> Receipt:
     return pending.result()
 
 
-def _deaths(key: str, dask_scheduler: distributed.Scheduler) -> int:
-    task = dask_scheduler.tasks.get(key)
-    return task.suspicious if task else 0
-
-
 class _ClusterPending:
     """A receipt that a cluster owes."""
 
-    def __init__(self, crew: ClusterCrew, slot: int, worker: str | None, future: distributed.Future) -> None:
-        self.slot = slot
-        self.worker = worker
+    def __init__(self, crew: ClusterCrew, clip: SelectedClip) -> None:
+        self.clip = clip
+        self.slot = clip.rank % crew.slots
+        self.worker: str | None = None
+        """Address of who looks at the clip; None while nobody does."""
+        self.deaths = 0
+        """Workers that died over it."""
         self._crew = crew
-        self._future = future
+        self._future: distributed.Future | None = None
+        self._told: list[Callable[..., object]] = []
+
+    def send(self, worker: str) -> None:
+        """Have a worker look at the clip, and nobody else."""
+        self.worker = worker
+        self._future = self._crew.client.submit(_look_at, self.clip, pure=False, workers=[worker])
+        self._future.add_done_callback(self._tell)
+
+    def lose(self) -> None:
+        """The worker is dead: nobody looks at the clip any more."""
+        if self._future is None or self._future.done():
+            return  # its end is known already
+        self.worker = None
+        self.deaths += 1
+        # Forgotten before it is cancelled, so that nobody is told of that.
+        future, self._future = self._future, None
+        future.cancel()
+        if self.deaths > DEATHS_ALLOWED:
+            self._tell(None)
 
     def result(self) -> Receipt:
         """See ``Pending``."""
         self._crew.owed.discard(self)
+        if self._future is None:
+            raise WorkerDiedError(f"{self.deaths} workers died over {self.clip.name}")
         try:
-            receipt = self._future.result()
-        except distributed.KilledWorker as error:
+            receipt = self._future.result(timeout=RECEIPT_WITHIN_S)
+        except (distributed.KilledWorker, TimeoutError) as error:
+            # A receipt that does not come died with its worker; the clip may well be committed.
             raise WorkerDiedError(str(error)) from error
-        deaths = self._crew.client.run_on_scheduler(_deaths, self._future.key)
         self._crew.frames += receipt.frames
-        return replace(receipt, retries=deaths)
+        return replace(receipt, retries=self.deaths)
 
     def add_done_callback(self, fn: Callable[..., object], /) -> None:
         """See ``Pending``."""
-        self._future.add_done_callback(fn)
+        self._told.append(fn)
+
+    def _tell(self, future: distributed.Future | None) -> None:
+        if future is self._future:
+            for fn in self._told:
+                fn(self)
 
 
 class ClusterCrew:
-    """The workers of a dask cluster."""
+    """The workers of a dask cluster.
+
+    Each clip is tied to one worker, the one with the fewest clips in its slot: the scheduler knows nothing of
+    slots. So it is this crew that notices a death, and sends the dead worker's clips to others.
+    """
 
     def __init__(self, client: distributed.Client, slots: int) -> None:
         self.client = client
         self.slots = slots
+        self.workers = 0
         self.frames = 0
         """Frames of the clips whose receipts are in."""
         self.owed: set[_ClusterPending] = set()
         """Receipts that are still to come."""
 
-    @property
-    def workers(self) -> int:
-        """Workers that are there now."""
-        return len(self.client.nthreads())
+    def muster(self) -> None:
+        """See ``Crew``."""
+        there = list(self.client.nthreads())
+        self.workers = len(there)
+        for pending in self.owed:
+            if pending.worker is not None and pending.worker not in there:
+                pending.lose()
+        for pending in self.owed:
+            if pending.worker is None and pending.deaths <= DEATHS_ALLOWED and there:
+                looking = Counter(other.worker for other in self.owed if other.slot == pending.slot)
+                pending.send(min(there, key=lambda worker, looking=looking: looking[worker]))
 
     def submit(self, clip: SelectedClip) -> _ClusterPending:
-        """Have a clip looked at by the worker with the fewest clips in its slot."""
-        slot = clip.rank % self.slots
-        owing = Counter(pending.worker for pending in self.owed if pending.slot == slot)
-        worker = min(self.client.nthreads(), key=lambda address: owing[address], default=None)
-        future = self.client.submit(
-            _look_at,
-            clip,
-            pure=False,
-            # Another worker may take it once this one is gone.
-            workers=[worker] if worker else None,
-            allow_other_workers=worker is not None,
-        )
-        pending = _ClusterPending(self, slot, worker, future)
+        """Have a clip looked at, from the next ``muster`` on."""
+        pending = _ClusterPending(self, clip)
         self.owed.add(pending)
         return pending
 
@@ -275,7 +301,6 @@ def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distri
         "options": {"host": LOOPBACK, "port": 0, "dashboard": False},
     }
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS_ALLOWED}),
         distributed.SpecCluster(
             workers={number: nanny(number) for number in range(workers)},
             scheduler=scheduler,

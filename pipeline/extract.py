@@ -62,14 +62,13 @@ class Pending(Protocol):
 class Crew(Protocol):
     """Whoever looks at clips."""
 
-    @property
-    def workers(self) -> int:
-        """Members, each with a teacher and all the slots."""
-        ...
+    workers: int
+    """Members, each with a teacher and all the slots, at the last muster."""
+    frames: int
+    """Frames looked at so far, as far as is known."""
 
-    @property
-    def frames(self) -> int:
-        """Frames looked at so far, as far as is known."""
+    def muster(self) -> None:
+        """Find out who is there; clips of the dead go to the living."""
         ...
 
     def submit(self, clip: SelectedClip) -> Pending:
@@ -170,6 +169,7 @@ def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> Ex
         RunLog(beside(path)) as log,
         FrameProgress(sum(clip.frames for clip in todo), "extract") as progress,
     ):
+        crew.muster()
         log.begin(workers=crew.workers, slots=slots, clips=len(todo))
         supervisor = _Supervisor(crew, slots, log, progress)
         begun = time.perf_counter()
@@ -254,6 +254,7 @@ class _Supervisor:
             if self.in_a_row >= GIVE_UP_AFTER:
                 self.gave_up = True
                 return
+            self.crew.muster()
             with contextlib.suppress(queue.Empty):
                 clip, pending = done.get(timeout=LOOK_EVERY_S)
                 under_way[clip.rank % self.slots].remove(pending)

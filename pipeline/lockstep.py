@@ -128,6 +128,9 @@ class LockStep:
         self._readers.shutdown(cancel_futures=True)
         self._behind.shutdown(cancel_futures=True)
 
+    def muster(self) -> None:
+        """There is nobody but this process, and it is here."""
+
     def submit(self, clip: SelectedClip) -> Future[Receipt]:
         """Have a clip looked at; its annotations and first images are read at once.
 
