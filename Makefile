@@ -3,11 +3,16 @@
 #   make train-student   OUT=orion.zarr RUN=runs/first PRESET=orion-lite
 
 DATA       ?= demo/data
+ifneq ($(DATA),demo/data)
+  # Real data never goes into the demo's dataset.
+  OUT      ?= $(error name the dataset: make $(MAKECMDGOALS) DATA=... OUT=NAME.zarr)
+endif
 OUT        ?= demo/latents.zarr
 TEACHER    ?= orion-tiny
 CHECKPOINT ?=
 SPLIT      ?= all
 SLOTS      ?= 4
+WORKERS    ?=
 RUN        ?= demo/run
 PRESET     ?= demo
 PYTHON     ?= python3
@@ -18,7 +23,7 @@ TEACHONCE  := $(BIN)/teachonce
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract-teacher verify train-student evaluate report test check
+.PHONY: help setup demo extract-teacher verify train-student evaluate report test soak check bench
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -37,25 +42,31 @@ demo: extract-teacher verify train-student evaluate report  ## the main job on s
 demo/data: | .venv/.done
 	$(TEACHONCE) demo-data $@
 
-extract-teacher: .venv/.done | $(DATA)  ## run the teacher once over DATA, into OUT
-	$(TEACHONCE) extract $(OUT) --data $(DATA) --teacher $(TEACHER) --split $(SPLIT) --slots $(SLOTS) \
-	  $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+extract-teacher: .venv/.done | $(filter demo/data,$(DATA))  ## run the teacher once over DATA, into OUT
+	$(TEACHONCE) extract "$(OUT)" --data "$(DATA)" --teacher "$(TEACHER)" --split $(SPLIT) --slots $(SLOTS) \
+	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 verify: .venv/.done  ## check every byte of OUT
-	$(TEACHONCE) verify $(OUT)
+	$(TEACHONCE) verify "$(OUT)"
 
 # Likewise, only the embedded default extracts first.
 train-student: .venv/.done $(if $(filter demo/latents.zarr,$(OUT)),extract-teacher)  ## train a student from OUT, into RUN
-	$(TEACHONCE) train $(OUT) --run $(RUN) --preset $(PRESET)
+	$(TEACHONCE) train "$(OUT)" --run "$(RUN)" --preset "$(PRESET)"
 
 evaluate: .venv/.done  ## open-loop errors of RUN on OUT
-	$(TEACHONCE) evaluate $(RUN) $(OUT)
+	$(TEACHONCE) evaluate "$(RUN)" "$(OUT)"
 
 report: .venv/.done  ## curves and pictures of RUN
-	$(TEACHONCE) report $(RUN)
+	$(TEACHONCE) report "$(RUN)"
 
 test: .venv/.done  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+soak: .venv/.done  ## kill an extraction 200 times, at random moments
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 3600
+
+bench: .venv/.done  ## measure; each benchmark prints ratios and writes benchmarks/results/
+	for benchmark in benchmarks/*.py; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark .py)" || exit; done
 
 check: .venv/.done  ## lint, format, types, import rules
 	$(BIN)/ruff check .

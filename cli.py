@@ -374,7 +374,9 @@ def train(
     run: Annotated[
         Path, typer.Option("--run", metavar="RUN_DIR", help="Folder of the run; resumed if there.")
     ],
-    preset: Annotated[str, typer.Option(help="Recipe: orion-lite (released) or demo (small).")] = "demo",
+    preset: Annotated[
+        str, typer.Option(help="Recipe: orion-lite (released), demo (small), or package.module:NAME.")
+    ] = "demo",
     device: Device = None,
 ) -> None:
     """Train a student from what the teacher said. The teacher is never loaded."""

@@ -43,7 +43,7 @@ def hold(path: Path) -> Generator[None]:
             raise DatasetError(
                 f"{path} cannot be locked: {error}",
                 expected="a file system with flock: a local disk, NFS 4, Lustre mounted with -o flock",
-                repair="write to another file system and move the finished dataset",
+                repair="write to another file system, and move what is finished",
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")

@@ -26,7 +26,7 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, needs: str | None
     """
     target = table.get(name, name)
     module_name, _, attribute = target.partition(":")
-    if not attribute:
+    if not attribute or not module_name or module_name.startswith("."):
         nearest = difflib.get_close_matches(name, table, n=1)
         raise RequestError(
             f"there is no {kind} called {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""),

@@ -31,21 +31,16 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.config import OrionConfig
     from pipeline.teachers.orion.memory import QueryMemory
 
-POSITION_SCALE_M = DETECTION_RANGE_M[3] - DETECTION_RANGE_M[0]
-"""Positions are compared as fractions of the detection range, which is what the network computes: 1e-4 is one
-centimetre. In metres 1e-4 would ask for more than float32 holds: two kilometres from a town's origin it
-resolves 1.2e-4 m."""
+POSITIONS = {"all_bbox_preds": 3, "memory_reference_point": None, "pts_one2one": None}
+"""Recorded tensors that hold positions, and how many of their last numbers do; None for all.
 
-_POSITIONS = {
-    "all_bbox_preds": (..., slice(3)),
-    "pts_one2one": (...,),
-    "memory_reference_point": (...,),
-    "memory_egopose": (..., slice(3), 3),
-}
-"""Recorded tensors that hold positions, and where."""
+They are compared as fractions of the detection range, which is what the network computes. In metres 1e-4
+would ask for more than float32 holds: two kilometres from a town's origin it resolves 1.2e-4 m."""
 
 _NEEDED = ("img", "lidar2img", "timestamp", "ego_pose", "ego_pose_inv", "command", "can_bus", "noise")
 """Inputs of every frame."""
+
+DETECTION_SIZE_M = torch.tensor(DETECTION_RANGE_M[3:]) - torch.tensor(DETECTION_RANGE_M[:3])
 
 Tensors = dict[str, Tensor]
 
@@ -111,7 +106,7 @@ def replay(
         needed = {f"{index}.{name}" for index in range(len(frames)) for name in _NEEDED}
         if needed - inputs.keys():
             raise ValueError(f"inputs lack {', '.join(sorted(needed - inputs.keys()))}")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, SafetensorError) as error:
         raise RequestError(
             f"{recording} is not a recording that can be replayed: {type(error).__name__}: {error}",
             expected="a folder with meta.json and state_dict, inputs and outputs as .safetensors",
@@ -211,7 +206,8 @@ def _difference(stage: str, ours: Tensor, recorded: Tensor) -> float:
     if ours.shape != recorded.shape:
         return torch.inf
     difference = (ours.double() - recorded.double()).abs()
-    kind = stage.removeprefix("state.").partition(".")[2]
-    if kind in _POSITIONS:
-        difference[_POSITIONS[kind]] /= POSITION_SCALE_M
+    name = stage.split(".")[-1]
+    if name in POSITIONS:
+        positions = difference[..., : POSITIONS[name]].unflatten(-1, (-1, 3))
+        positions /= DETECTION_SIZE_M  # in place, as a view
     return difference.max().item()

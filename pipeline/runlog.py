@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -80,7 +81,7 @@ class LogSummary:
 
 
 def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
-    """Read a log; a last line that a kill cut short is left out.
+    """Read a log; lines that a kill cut short are left out.
 
     Raises:
         RequestError: There is none.
@@ -92,11 +93,11 @@ def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
             repair="extract into this dataset first; a dataset that was copied alone has no log",
         )
     lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "kind" in line:
+                lines.append(line)
     clips = [line for line in lines if line["kind"] == "clip"]
     outcome: dict[str, str | None] = {}
     workers: dict[str, int] = defaultdict(int)

@@ -223,7 +223,7 @@ def _divergence(
         f"epoch {epoch}: {', '.join(broken) or 'the gradient'} is not finite for {len(blamed)} of "
         f"{len(names)} frames: {', '.join(blamed[:8])}{', ...' if len(blamed) > 8 else ''}",
         expected="finite losses and gradients",
-        repair="lower the learning rate, or verify the dataset; the last checkpoint is safe",
+        repair="verify the dataset, or train in another folder with a preset whose learning rate is lower",
     )
 
 

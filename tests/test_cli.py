@@ -11,6 +11,7 @@ from cli import app
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDING = GOLDEN / "orion"
+EXTRACT = ("extract", "{tmp}/x.zarr", "--data", "{clips}")
 
 
 def run(*arguments: object) -> Result:
@@ -118,20 +119,26 @@ QUICK = _quick()
         (["inspect", "/nowhere.zarr"], "there is no latent dataset at /nowhere.zarr"),
         (["extract", "{tmp}/x.zarr", "--data", "/nowhere"], "the folder /nowhere does not exist"),
         (
-            ["extract", "{tmp}/x.zarr", "--data", "{clips}", "--teacher", "orion-tyni"],
+            [*EXTRACT, "--teacher", "orion-tyni"],
             "did you mean 'orion-tiny'",
         ),
         (
-            ["extract", "{tmp}/x.zarr", "--data", "{clips}", "--teacher", "json:dumps"],
+            [*EXTRACT, "--teacher", "json:dumps"],
             "'json:dumps' is no teacher",
         ),
-        (["extract", "{tmp}/x.zarr", "--data", "{clips}", "--teacher", "orion-7b"], "needs a checkpoint"),
-        (["extract", "{tmp}/x.zarr", "--data", "{clips}", "--checkpoint", "/nowhere.pth"], "/nowhere.pth"),
+        ([*EXTRACT, "--teacher", "orion-7b"], "needs a checkpoint"),
+        ([*EXTRACT, "--checkpoint", "/nowhere.pth"], "/nowhere.pth"),
         (
-            ["extract", "{tmp}/x.zarr", "--data", "{clips}", "--device", "nonsense"],
+            [*EXTRACT, "--device", "nonsense"],
             "'nonsense' cannot be used",
         ),
         (["extract", "{clips}", "--data", "{clips}"], "is no latent dataset, but it is not empty"),
+        ([*EXTRACT, "--teacher", "orion-7b", "--workers", "1"], "needs a checkpoint"),
+        ([*EXTRACT, "--scheduler", "tcp://127.0.0.1:9"], "no dask scheduler answers at tcp://127.0.0.1:9"),
+        (
+            [*EXTRACT, "--scheduler", "tcp://x:1", "--workers", "2"],
+            "were both given",
+        ),
         (["plan", "{clips}/data.json", "--data", "{clips}"], "is no latent dataset"),
         (["train", "{clips}", "--run", "{tmp}/run"], "there is no latent dataset"),
         (["evaluate", "{tmp}/no-run", "{clips}"], "there is no latent dataset"),

@@ -13,7 +13,7 @@ from pipeline.extract import extract
 from pipeline.selection import select_clips
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
 from student.build import asset
-from student.config import PRESETS
+from student.config import preset
 from student.evaluate import evaluate
 from student.models.orion_lite import OrionLite, OrionLiteConfig, TeacherHeads
 from student.models.planner import PlannerConfig
@@ -93,7 +93,7 @@ def test_a_student_trains_from_what_the_tiny_teacher_said(clips_root, tmp_path: 
     teacher = ORION_TINY.load(None, device="cpu")
     path, run = tmp_path / "latents.zarr", tmp_path / "run"
     extract(select_clips(clips_root), teacher, path, slots=2)
-    config = PRESETS["demo"].model_copy(update={"epochs": 2})
+    config = preset("demo").model_copy(update={"epochs": 2})
     result = train(path, run, config)
     assert result.epoch == 2
     measured = evaluate(run, path, "all")

@@ -7,7 +7,7 @@ from safetensors.torch import save
 
 from cache_schema.durable import sha256_bytes
 from cache_schema.features import LIDAR, TRUTH, FeatureSpec
-from cache_schema.ledger import ClipInfo
+from cache_schema.ledger import ClipInfo, Split
 from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.writer import DatasetWriter
 from student.config import TrainConfig
@@ -16,7 +16,11 @@ from student.models.planner import Planner, PlannerConfig
 WIDTH, QUERY = 32, 6
 SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
 PLANNER = PlannerConfig(token_width=WIDTH, latent=4)
-CLIPS = {"clip-a": ("train", 16), "clip-b": ("train", 15), "clip-c": ("val", 24)}
+CLIPS: dict[str, tuple[Split, int]] = {
+    "clip-a": ("train", 16),
+    "clip-b": ("train", 15),
+    "clip-c": ("val", 24),
+}
 
 
 def _said(name, axes, shape, role, **more):

@@ -61,11 +61,10 @@ class Counting(LatentDataset):
 @pytest.fixture(scope="module")
 def paged(tmp_path_factory):
     """Two clips of a feature that fills a page a frame, and of one that does not."""
-    wide = {"axes": ("channel",), "dtype": "float16", "role": "input"}
     manifest = Manifest(
-        features=(
-            FeatureSpec(name="page", shape=(2048,), **wide),
-            FeatureSpec(name="small", shape=(2047,), **wide),
+        features=tuple(
+            FeatureSpec(name=name, shape=(width,), axes=("channel",), dtype="float16", role="input")
+            for name, width in (("page", 2048), ("small", 2047))
         ),
         teacher=TeacherIdentity(name="tiny", weights="random:0", precision="fp32"),
         data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),

@@ -60,7 +60,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset_path, config, tmp_pat
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
     moments = [
-        load_file(checkpoint.latest(tmp_path / name) / "optimizer.safetensors") for name in ("whole", "parts")
+        load_file(tmp_path / name / "checkpoints/epoch-0003/optimizer.safetensors")
+        for name in ("whole", "parts")
     ]
     assert all(torch.equal(moments[0][key], moments[1][key]) for key in moments[0])
 
@@ -177,7 +178,7 @@ def test_only_the_guilty_frames_are_named(dataset_path, config, tmp_path):
 def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
     longer = config.model_copy(update={"epochs": 3})
-    weights = checkpoint.latest(tmp_path) / "weights.safetensors"
+    weights = tmp_path / "checkpoints/epoch-0002/weights.safetensors"
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
