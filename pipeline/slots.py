@@ -121,7 +121,9 @@ def frame_batch(sights: Sequence[Sight]) -> FrameBatch:
     """Stack one row a slot."""
 
     def stack(field: str, dtype: torch.dtype) -> torch.Tensor:
-        return torch.from_numpy(np.stack([getattr(sight, field) for sight in sights])).to(dtype)
+        tensor = torch.from_numpy(np.stack([getattr(sight, field) for sight in sights])).to(dtype)
+        # From pinned memory the teacher's copy to the GPU need not be waited for.
+        return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
     return FrameBatch(
         clips=tuple(sight.clip for sight in sights),

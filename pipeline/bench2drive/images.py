@@ -19,11 +19,18 @@ from PIL import Image, UnidentifiedImageError
 
 from cache_schema.errors import ClipError
 
+try:
+    import simplejpeg
+except ImportError:  # an extra: `pip install teachonce[fast]`
+    simplejpeg = None
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
+UNDECODABLE = (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
+"""What the decoders raise for files that are no whole JPEG, besides OSError."""
 CAMERA_SIZE = (1600, 900)
 """Width and height of every Bench2Drive camera image."""
 
@@ -62,15 +69,20 @@ class ImagePreprocessing:
                         expected="1600x900, to which resize and intrinsics are tied",
                         repair="use Bench2Drive's original images",
                     )
-                image.load()
-                return self.shrink(image if image.mode == "RGB" else image.convert("RGB"))
+                return self.shrink(_decoded(path, image))
         except FileNotFoundError as error:
             raise ClipError(
                 f"the image {path} does not exist",
                 expected="a JPEG of every camera for every annotated frame",
                 repair="unpack the clip's archive again, or leave the clip out",
             ) from error
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        except (
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+            OSError,
+            SyntaxError,
+            ValueError,
+        ) as error:
             raise ClipError(
                 f"the image {path} cannot be decoded: {error}",
                 expected="a whole JPEG file",
@@ -106,3 +118,11 @@ class ImagePreprocessing:
 def _a_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """A constant (3, 1, 1). Kept, because to copy it to a GPU is to wait for all that runs there."""
     return torch.tensor(values, device=device).view(3, 1, 1)
+
+
+def _decoded(path: Path, image: Image.Image) -> Image.Image:
+    """Decode an opened JPEG; both decoders yield the same pixels."""
+    if simplejpeg is not None and image.mode == "RGB":
+        return Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGB"))
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")

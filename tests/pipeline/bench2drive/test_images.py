@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cache_schema.errors import ClipError
+from pipeline.bench2drive import images
 from pipeline.bench2drive.geometry import CAMERAS, LIDAR_TOP, cam2ego, lidar2ego, pinhole, rigid_inverse
 from pipeline.bench2drive.images import ImagePreprocessing
 
@@ -80,13 +81,23 @@ def test_a_whole_jpeg(jpeg):
     assert (pixels.shape, pixels.dtype) == ((3, 320, 640), np.uint8)
 
 
+def test_both_decoders_yield_the_same_pixels(jpeg, monkeypatch):
+    assert images.simplejpeg is not None, "the tests need the extra `fast`"
+    fast = IMAGES.load(jpeg)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    np.testing.assert_array_equal(IMAGES.load(jpeg), fast)
+
+
 def test_a_missing_jpeg(tmp_path):
     with pytest.raises(ClipError, match=r"00007.jpg does not exist"):
         IMAGES.load(tmp_path / "00007.jpg")
 
 
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_a_truncated_jpeg(jpeg, share):
+def test_a_truncated_jpeg(jpeg, share, decoder, monkeypatch):
+    if decoder == "pillow":
+        monkeypatch.setattr(images, "simplejpeg", None)
     data = jpeg.read_bytes()
     jpeg.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ClipError, match=r"00000.jpg cannot be decoded"):
