@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from cache_schema.errors import ClipError
+from pipeline.bench2drive.geometry import IMAGE_HEIGHT, IMAGE_WIDTH
 
 try:
     import simplejpeg
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 UNDECODABLE = (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
 """What the decoders raise for files that are no whole JPEG, besides OSError."""
-CAMERA_SIZE = (1600, 900)
+CAMERA_SIZE = (IMAGE_WIDTH, IMAGE_HEIGHT)
 """Width and height of every Bench2Drive camera image."""
 
 

@@ -169,15 +169,21 @@ def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _load_pth(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"the checkpoint {path} cannot be read: {error}",
-            expected="a whole file written by torch.save that holds tensors alone",
+            f"the checkpoint {path} holds other objects than tensors, numbers and strings",
+            expected="a file written by torch.save that can be opened without running code from it",
+            repair="use the released file, or save its state dict alone",
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is no whole file of torch.save ({type(error).__name__})",
+            expected="a zip file of tensors, as torch.save has written since version 1.6",
             repair="download it again and compare its size",
         ) from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         raise CheckpointError(
             f"the checkpoint {path} holds no state dict",
@@ -191,13 +197,13 @@ def _read_folder(folder: Path, config: OrionConfig) -> Iterator[tuple[str, Tenso
     try:
         made_for = json.loads((folder / CONFIG).read_text())
         files = json.loads((folder / INDEX).read_text())["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
+        made_for, wanted = _flat(made_for), _flat(as_json(config))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint folder {folder} cannot be read: {error}",
             expected=f"a folder made by `teachonce convert`, with {CONFIG} and {INDEX}",
             repair="convert the checkpoint again",
         ) from error
-    made_for, wanted = _flat(made_for), _flat(as_json(config))
     differing = sorted(key for key in {*made_for, *wanted} if made_for.get(key) != wanted.get(key))
     if differing:
         raise CheckpointError(

@@ -96,8 +96,12 @@ def test_files_that_are_no_checkpoints(config, tmp_path):
         read_weights(tmp_path / "missing.pth", config)
     torn = tmp_path / "torn.pth"
     torn.write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"is no whole file of torch\.save"):
         read_weights(torn, config)
+    code = tmp_path / "code.pth"
+    torch.save({"state_dict": {"a": tmp_path}}, code)
+    with pytest.raises(CheckpointError, match="holds other objects than tensors"):
+        read_weights(code, config)
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"epoch": 3}}, other)
     with pytest.raises(CheckpointError, match="holds no state dict"):
