@@ -298,7 +298,7 @@ def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distri
 
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": LOOPBACK, "port": 0, "dashboard": False},
+        "options": {"host": LOOPBACK, "port": 0, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
     }
     with (
         distributed.SpecCluster(
