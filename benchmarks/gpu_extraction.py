@@ -17,13 +17,10 @@ Where there is no GPU it runs on the CPU with most layers left out, and says so.
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
-import re
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
@@ -33,6 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.record import hardware, write
 from pipeline.teachers.orion.config import BackboneConfig, DecoderConfig, OrionConfig
 from pipeline.teachers.orion.memory import OrionMemory
 from pipeline.teachers.orion.precision import TYPES
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.presets import OrionPreset
     from pipeline.teachers.orion.teacher import OrionTeacher
 
-RESULTS = Path(__file__).parent / "results"
 CAMERAS = 6
 FRAME_S = 0.1
 TERA = 1e12
@@ -210,13 +207,6 @@ def ceiling(precision: str, device: str) -> float:
     return 2 * side**3 / statistics.median(took_s[1:])
 
 
-def processor() -> str:
-    """The CPU's name."""
-    listed = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", listed.read_text()) if listed.exists() else None
-    return f"{found[1] if found else platform.processor()}, {torch.get_num_threads()} threads"
-
-
 def main(
     steps: Annotated[int | None, typer.Option(help="Steps that are timed. [16 on a GPU, 1 on a CPU]")] = None,
     slots: Annotated[
@@ -233,7 +223,6 @@ def main(
     """Time the teacher and print a table of ratios."""
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
-    hardware = torch.cuda.get_device_name() if cuda else processor()
     config = ORION_7B.config if cuda else reduced(ORION_7B.config)
     preset = dataclasses.replace(ORION_7B, config=config, random_seed=0)
     steps, warm_up = steps or (16 if cuda else 1), 3 if cuda else 1
@@ -253,34 +242,27 @@ def main(
         measured += [measure(teacher, preset, run, warm_up=warm_up, steps=steps) for run in runs]
         del teacher
 
-    report(measured, counts, ceilings, hardware, reduced_depth=not cuda)
-    slug = re.sub(r"\W+", "-", hardware.lower()).strip("-")
-    out = out or RESULTS / f"gpu_extraction_{slug}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "hardware": hardware,
+    report(measured, counts, ceilings, reduced_depth=not cuda)
+    numbers = {
         "reduced_depth": not cuda,
-        "torch": torch.__version__,
         "sizes": dataclasses.asdict(config),
         "flops_per_frame": {"whole prompt": counts[True], "ours": counts[False]},
         "matrix_product_flops_per_s": ceilings,
         "steps": steps,
         "runs": [dataclasses.asdict(m) | {"frames_per_s": m.frames_per_s} for m in measured],
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    Console().print(f"written to {out}")
+    write("gpu_extraction", numbers, out)
 
 
 def report(
     measured: list[Measured],
     counts: dict[bool, int],
     ceilings: dict[str, float],
-    hardware: str,
     *,
     reduced_depth: bool,
 ) -> None:
     """Print one row a run."""
-    title = f"ORION on {hardware}" + (", NO GPU: most layers left out" if reduced_depth else "")
+    title = f"ORION on {hardware()}" + (", NO GPU: most layers left out" if reduced_depth else "")
     table = Table(title=title)
     table.add_column("run", no_wrap=True)
     for column in ("frames/s", "times the reference", "TFLOP/s", "of the ceiling", "peak memory"):

@@ -1,0 +1,286 @@
+"""How fast frames become a dataset: the reference's loop against ours, side by side in one run.
+
+    python benchmarks/extraction.py
+
+Three teachers: one that costs nothing; one that sleeps over a frame as long as a GPU would work, while the
+processor is free; and ORION at middling width, computed on this processor. Each is asked by the reference's
+loop (which decodes itself, or has four processes for that, as released) and by ``extract`` with 1, 4 and 8
+slots. A ratio is the median over repeats, each of which runs every way once.
+
+Then the machinery alone: the teacher that costs nothing, against what decoding alone and writing alone
+sustain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.incumbent import Stages, reference_loop
+from benchmarks.record import hardware, write
+from benchmarks.subjects import MidWidth, Pretender
+from cache_schema.features import TRUTH
+from pipeline.bench2drive.reader import load_images
+from pipeline.bench2drive.synthetic import write_demo_data
+from pipeline.extract import extract
+from pipeline.selection import select_clips
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from benchmarks.subjects import Subject
+    from pipeline.selection import Selection
+
+CLIPS = 8
+"""As many as the most slots."""
+GPU_FRAME_S = 0.1
+"""About 15 TFLOP a frame at half of 312 TFLOP/s, which an A100 has in half precision."""
+RATIO_TARGET, MACHINERY_TARGET = 3.0, 0.85
+"""Over the reference's loop, at middling width; of the smaller limit of the machinery's parts."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a teacher."""
+
+    slots: int | None = None
+    """Clips in lock-step; None for the reference's loop."""
+    loaders: int = 0
+    """Processes that decode for the reference's loop."""
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        if self.slots is not None:
+            return f"ours, {self.slots} slots"
+        return f"reference, {self.loaders} loaders" if self.loaders else "reference, decodes itself"
+
+
+LOOP, LOADERS = Way(), Way(loaders=4)
+WAYS = (LOOP, LOADERS, Way(slots=1), Way(slots=4), Way(slots=8))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way, once."""
+
+    teacher: str
+    way: Way
+    frames_per_s: float
+    stages: Stages | None
+    """Of the reference's loop."""
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What ours sustains with a teacher that costs nothing, and its parts alone. Seconds are of cores."""
+
+    frames_per_s: float
+    decode_frames_per_s: float
+    disk_frames_per_s: float
+    frame_s: float
+    """Of a frame, whole."""
+    decode_frame_s: float
+    """Of a frame, decoding alone."""
+    busy: float
+    """Share of all cores that the whole keeps busy."""
+
+    @property
+    def fraction(self) -> float:
+        """Of the smaller limit."""
+        return self.frames_per_s / min(self.decode_frames_per_s, self.disk_frames_per_s)
+
+
+def run_once(name: str, subject: Subject, way: Way, selection: Selection, folder: Path) -> Run:
+    """Extract a selection in one way, beginning to end, and throw the result away."""
+    try:
+        if way.slots is None:
+            stages = reference_loop(selection, subject, folder / "npz", loaders=way.loaders)
+            return Run(name, way, selection.frames / stages.wall_s, stages)
+        begun = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):
+            report = extract(selection, subject, folder / "ours.zarr", slots=way.slots)
+        wall_s = time.perf_counter() - begun
+        if report.frames != selection.frames:
+            raise RuntimeError(f"{report.frames} of {selection.frames} frames were made: {report.failed}")
+        return Run(name, way, selection.frames / wall_s, stages=None)
+    finally:
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def machinery(selection: Selection, folder: Path) -> Machinery:
+    """Time the whole and its parts over the same frames."""
+    null, cores = Pretender(0.0), os.cpu_count() or 1
+    frames = [(clip.raw, frame) for clip in selection.clips for frame in clip.raw.frames]
+
+    def decode() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            for done in [pool.submit(load_images, *frame, null.images) for frame in frames]:
+                done.result()
+
+    content = os.urandom(sum(spec.nbytes for spec in (*null.features, *TRUTH)) * len(frames))
+
+    def save() -> None:
+        with (folder / "raw").open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    decode_wall_s, decode_s = timed(decode)
+    disk_wall_s, _ = timed(save)
+    wall_s, cpu_s = timed(lambda: run_once("", null, Way(slots=CLIPS), selection, folder))
+    return Machinery(
+        frames_per_s=len(frames) / wall_s,
+        decode_frames_per_s=len(frames) / decode_wall_s,
+        disk_frames_per_s=len(frames) / disk_wall_s,
+        frame_s=cpu_s / len(frames),
+        decode_frame_s=decode_s / len(frames),
+        busy=cpu_s / wall_s / cores,
+    )
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of this process on all processors."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall_s, time.process_time() - cpu_s
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="How often every way runs.")] = 3,
+    frames: Annotated[int, typer.Option(help="Frames of each of the 8 clips that teachers look at.")] = 3,
+    machinery_frames: Annotated[int, typer.Option(help="The same for the machinery alone.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+) -> None:
+    """Time every way to run every teacher, and print tables of ratios."""
+    subjects: dict[str, Subject] = {
+        "costs nothing": Pretender(0.0),
+        f"sleeps {GPU_FRAME_S} s a frame": Pretender(GPU_FRAME_S),
+        "mid width, computed": MidWidth(),
+    }
+    runs: list[list[Run]] = []
+    machines: list[Machinery] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        short, long, work = (Path(temporary) / name for name in ("short", "long", "work"))
+        write_demo_data(short, clips=CLIPS, frames=frames)
+        write_demo_data(long, clips=CLIPS, frames=machinery_frames)
+        work.mkdir()
+        few, many = select_clips(short), select_clips(long)
+        for _ in range(repeats):
+            runs.append(
+                [
+                    run_once(name, subject, way, few, work)
+                    for name, subject in subjects.items()
+                    for way in WAYS
+                ]
+            )
+            machines.append(machinery(many, work))
+    report_ways(runs)
+    report_machinery(machines)
+    numbers = {
+        "load_average": os.getloadavg(),
+        "frames": {"ways": few.frames, "machinery": many.frames},
+        "targets": {"ratio": RATIO_TARGET, "machinery": MACHINERY_TARGET},
+        "runs": [[dataclasses.asdict(run) for run in repeat] for repeat in runs],
+        "machinery": [dataclasses.asdict(machine) | {"fraction": machine.fraction} for machine in machines],
+    }
+    write("extraction", numbers, out)
+
+
+def report_ways(runs: Sequence[Sequence[Run]]) -> None:
+    """Print one row a teacher and way, and where the time of the reference's loop goes."""
+    table = Table(title=f"Extraction on {hardware()}")
+    columns = ("frames/s", "slowest - fastest", "times decodes itself", "times 4 loaders")
+    table.add_column("teacher")
+    table.add_column("way", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    console = Console()
+    notes = []
+    for teacher in dict.fromkeys(run.teacher for run in runs[0]):
+        rates = {
+            way: [
+                run.frames_per_s
+                for repeat in runs
+                for run in repeat
+                if (run.teacher, run.way) == (teacher, way)
+            ]
+            for way in WAYS
+        }
+        for way, measured in rates.items():
+            table.add_row(
+                teacher if way == LOOP else "",
+                way.name,
+                f"{statistics.median(measured):.2f}",
+                f"{min(measured):.2f} - {max(measured):.2f}",
+                *(f"{ratio(measured, rates[first]):.2f}" for first in (LOOP, LOADERS)),
+            )
+        table.add_section()
+        loops = [run.stages for repeat in runs for run in repeat if (run.teacher, run.way) == (teacher, LOOP)]
+        stages = [stages for stages in loops if stages is not None]
+        shares = ", ".join(
+            f"{median(getattr(s, part) / s.wall_s for s in stages):.0%} {what}"
+            for part, what in (("images_s", "images"), ("teacher_s", "teacher"), ("disk_s", "compressing"))
+        )
+        most = median(s.wall_s / s.teacher_s for s in stages)
+        limit = (
+            "" if most > 100 else f"; if all but the teacher were free, it would be {most:.2f} times as fast"
+        )
+        notes.append(f"{teacher}: the reference's loop spends {shares}{limit}")
+    console.print(table)
+    for note in notes:
+        console.print(note)
+    console.print(f"target: {RATIO_TARGET:g} times for the mid-width teacher\n")
+
+
+def report_machinery(machines: Sequence[Machinery]) -> None:
+    """Print the whole and its parts."""
+    table = Table(title="The machinery alone, 1600x900 JPEGs in, features of orion-7b out")
+    table.add_column("")
+    table.add_column("frames/s", justify="right")
+    rows = (
+        ("decoding and resizing alone, all cores", "decode_frames_per_s"),
+        ("writing the same bytes alone, flushed", "disk_frames_per_s"),
+        (f"ours, {CLIPS} slots, a teacher that costs nothing", "frames_per_s"),
+    )
+    for what, field in rows:
+        table.add_row(what, f"{median(getattr(machine, field) for machine in machines):.2f}")
+    console = Console()
+    console.print(table)
+    reached = sorted(machine.fraction for machine in machines)
+    console.print(
+        f"{median(reached):.0%} of the smaller limit ({reached[0]:.0%} - {reached[-1]:.0%}), "
+        f"target {MACHINERY_TARGET:.0%}; processor time a frame: "
+        f"{median(machine.frame_s for machine in machines) * 1e3:.0f} ms, of which decoding is "
+        f"{median(machine.decode_frame_s for machine in machines) * 1e3:.0f} ms; "
+        f"cores busy {median(machine.busy for machine in machines):.0%}"
+    )
+
+
+def median(numbers: Iterable[float]) -> float:
+    """Median of at least one number."""
+    return statistics.median(list(numbers))
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median ratio of two rates that were measured repeat by repeat."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+if __name__ == "__main__":
+    typer.run(main)
