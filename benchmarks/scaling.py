@@ -3,13 +3,15 @@
     python benchmarks/scaling.py
 
 Real worker processes on this machine, one dask scheduler, one dataset on its disk. A step sleeps and images
-are blank, so that N workers need little more of the processor than one does: what is measured is whether
-workers keep each other waiting, for the coordinator, for the lock of the dataset, or for the disk. Every
-clip is read, written, flushed and entered in the ledger as always.
+are blank: what is measured is whether workers keep each other waiting, for the coordinator, for the lock of
+the dataset, or for the disk. Every clip is read, written, flushed and entered in the ledger as always. All
+workers share these cores, as no cluster's do, and since their clips are equally long they all want them at
+the same moments. A clip takes 24 s, about as long as one of Bench2Drive on a fast GPU.
 
-All workers start once, and are sent home by halves. They are forked from one process that has the libraries
-loaded, because 64 of them would otherwise load 64 copies. dask's self-observation is off: at its usual pace
-it takes 4 % of a core a worker, which is little on a machine of its own, but here 64 share the cores.
+All workers start once, look at a clip each in no time so that everything is loaded, and are then sent home
+group by group. They are forked from one process that has the libraries loaded, because 64 of them would
+otherwise load 64 copies. dask's self-observation is off: at its usual pace it takes 4 % of a core a worker,
+which is little on a machine of its own, but not where 64 share the cores.
 """
 
 from __future__ import annotations
@@ -141,10 +143,9 @@ def send_home(client: distributed.Client, stay: int) -> None:
         time.sleep(0.1)
 
 
-def measure(selection: Selection, client: distributed.Client, folder: Path, *, step_s: float) -> Measured:
+def measure(selection: Selection, client: distributed.Client, path: Path, *, step_s: float) -> Measured:
     """Extract every clip of ``selection`` into a new dataset."""
     workers = len(client.nthreads())
-    path = folder / f"{workers}.zarr"
     before_s = time.process_time()
     report = extract_on_cluster(selection, lambda: Sleeper(step_s), path, client, slots=1)
     coordinator_s = time.process_time() - before_s
@@ -160,28 +161,29 @@ def memory_bytes() -> int:
 
 
 def main(
-    workers: Annotated[int, typer.Option(help="The most workers, a power of two.")] = 64,
-    clips: Annotated[int, typer.Option(help="Clips a worker.")] = 4,
+    workers: Annotated[list[int] | None, typer.Option(help="Numbers of workers. [1, 4, 16, 64]")] = None,
+    clips: Annotated[int, typer.Option(help="Clips a worker.")] = 3,
     frames: Annotated[int, typer.Option(help="Frames a clip.")] = 8,
-    step_s: Annotated[float, typer.Option(help="Seconds a step.")] = 1.0,
+    step_s: Annotated[float, typer.Option(help="Seconds a step.")] = 3.0,
     out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
 ) -> None:
-    """Time 1, 2, 4, ... workers and print a row for each."""
+    """Time some numbers of workers and print a row for each."""
     dask.config.set(SHARED_MACHINE)
     get_mp_context().set_forkserver_preload(["pipeline.cluster"])
+    counts = sorted(workers or [1, 4, 16, 64], reverse=True)
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "data"
-        many_clips(root, clips=workers * clips, frames=frames)
+        many_clips(root, clips=counts[0] * clips, frames=frames)
         everything = select_clips(root)
-        with local_cluster(workers) as client:
+        with local_cluster(counts[0]) as client:
+            warm_up = dataclasses.replace(everything, clips=everything.clips[: counts[0]])
+            measure(warm_up, client, Path(temporary) / "warm_up.zarr", step_s=0.0)
             memory = memory_bytes()
-            stay = workers
-            while stay:
-                send_home(client, stay)
-                some = dataclasses.replace(everything, clips=everything.clips[: stay * clips])
-                measured.append(measure(some, client, Path(temporary), step_s=step_s))
-                stay //= 2
+            for count in counts:
+                send_home(client, count)
+                some = dataclasses.replace(everything, clips=everything.clips[: count * clips])
+                measured.append(measure(some, client, Path(temporary) / f"{count}.zarr", step_s=step_s))
     measured.reverse()
     report(measured, step_s=step_s, memory=memory)
     rows = [
@@ -199,8 +201,9 @@ def main(
 
 
 def efficiency(m: Measured, measured: Sequence[Measured]) -> float:
-    """Frames a second over as many times the frames a second of the first, which is one worker."""
-    return m.frames_per_s / (m.workers * measured[0].frames_per_s)
+    """Frames a second of a worker, over those of a worker among the fewest."""
+    fewest = measured[0]
+    return (m.frames_per_s / m.workers) / (fewest.frames_per_s / fewest.workers)
 
 
 def report(measured: Sequence[Measured], *, step_s: float, memory: int) -> None:
