@@ -5,7 +5,8 @@
 Three teachers: one that costs nothing; one that sleeps over a frame as long as a GPU would work, while the
 processor is free; and ORION at middling width, computed on this processor. Each is asked by the reference's
 loop (which decodes itself, or has four processes for that, as released) and by ``extract`` with 1, 4 and 8
-slots. A ratio is the median over repeats, each of which runs every way once.
+slots. ORION is also asked by ``extract`` with ``--precision bf16``, and compared with the reference's loop in
+float32, as released. A ratio is the median over repeats, each of which runs every way once.
 
 Then the machinery alone: the teacher that costs nothing, against what decoding alone and writing alone
 sustain.
@@ -71,7 +72,9 @@ class Way:
 
 
 LOOP, LOADERS = Way(), Way(loaders=4)
-WAYS = (LOOP, LOADERS, Way(slots=1), Way(slots=4), Way(slots=8))
+OURS = (Way(slots=1), Way(slots=4), Way(slots=8))
+WAYS = (LOOP, LOADERS, *OURS)
+FULL, HALF = "mid width in fp32", "mid width in bf16"
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def main(
     subjects: dict[str, Subject] = {
         "costs nothing": Pretender(0.0),
         f"sleeps {GPU_FRAME_S} s a frame": Pretender(GPU_FRAME_S),
-        "mid width, computed": MidWidth(),
+        FULL: MidWidth("fp32"),
+        HALF: MidWidth("bf16"),
     }
     runs: list[list[Run]] = []
     machines: list[Machinery] = []
@@ -186,7 +190,7 @@ def main(
                 [
                     run_once(name, subject, way, few, work)
                     for name, subject in subjects.items()
-                    for way in WAYS
+                    for way in (OURS if name == HALF else WAYS)
                 ]
             )
             machines.append(machinery(many, work))
@@ -212,25 +216,27 @@ def report_ways(runs: Sequence[Sequence[Run]]) -> None:
         table.add_column(column, justify="right")
     console = Console()
     notes = []
+
+    def rates(teacher: str, way: Way) -> list[float]:
+        return [
+            run.frames_per_s for repeat in runs for run in repeat if (run.teacher, run.way) == (teacher, way)
+        ]
+
     for teacher in dict.fromkeys(run.teacher for run in runs[0]):
-        rates = {
-            way: [
-                run.frames_per_s
-                for repeat in runs
-                for run in repeat
-                if (run.teacher, run.way) == (teacher, way)
-            ]
-            for way in WAYS
-        }
-        for way, measured in rates.items():
-            table.add_row(
-                teacher if way == LOOP else "",
-                way.name,
-                f"{statistics.median(measured):.2f}",
-                f"{min(measured):.2f} - {max(measured):.2f}",
-                *(f"{ratio(measured, rates[first]):.2f}" for first in (LOOP, LOADERS)),
-            )
+        against = FULL if teacher == HALF else teacher
+        for way in WAYS:
+            measured = rates(teacher, way)
+            if measured:
+                table.add_row(
+                    teacher,
+                    way.name,
+                    f"{statistics.median(measured):.2f}",
+                    f"{min(measured):.2f} - {max(measured):.2f}",
+                    *(f"{ratio(measured, rates(against, first)):.2f}" for first in (LOOP, LOADERS)),
+                )
         table.add_section()
+        if teacher == HALF:
+            continue
         loops = [run.stages for repeat in runs for run in repeat if (run.teacher, run.way) == (teacher, LOOP)]
         stages = [stages for stages in loops if stages is not None]
         shares = ", ".join(

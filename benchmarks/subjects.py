@@ -35,11 +35,11 @@ MID_WIDTH = dataclasses.replace(
         _RELEASED,
         width=64,
         backbone=BackboneConfig(
-            image_size=320, width=192, heads=3, depth=2, mlp_width=512, global_blocks=(1,)
+            image_size=320, width=384, heads=6, depth=4, mlp_width=1024, global_blocks=(1, 3)
         ),
         detection=dataclasses.replace(_RELEASED.detection, small_ffn_width=64, decoder=_DECODER),
         lanes=dataclasses.replace(_RELEASED.lanes, decoder=_DECODER),
-        language=dataclasses.replace(_RELEASED.language, layers=1, mlp_width=1024),
+        language=dataclasses.replace(_RELEASED.language, layers=2, mlp_width=2752),
     ),
 )
 """As many tokens, objects and lanes as released, and tokens as wide; otherwise as much as a CPU can do."""
@@ -54,11 +54,17 @@ class Subject(Teacher, Protocol):
 
 
 class MidWidth:
-    """ORION with random weights, computed; a ``Subject``. Its planner's 420 M weights stay away."""
+    """ORION with random weights, computed; a ``Subject``. Its planner's 420 M weights stay away.
 
-    def __init__(self) -> None:
-        self._orion = MID_WIDTH.load(None, device="cpu")
+    Args:
+        precision: As ``extract`` takes it.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self._orion = MID_WIDTH.load(None, device="cpu", precision=precision)
         self.features, self.identity, self.images = MID_WIDTH.features, self._orion.identity, MID_WIDTH.images
+        # Asked for once: the planner, which comes along, takes seconds to draw.
+        self._heads = self._orion.assets()["teacher_heads"]
         self._vision: list[Tensor] = []
         self._orion.model.language_model.register_forward_pre_hook(self._see)
 
@@ -90,7 +96,7 @@ class MidWidth:
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
         """See ``Teacher``."""
-        return {"teacher_heads": self._orion.assets()["teacher_heads"]}
+        return {"teacher_heads": self._heads}
 
     def _see(self, module: torch.nn.Module, given: tuple[Tensor]) -> None:
         del module

@@ -148,9 +148,7 @@ def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, 
         data=data,
         code=CodeIdentity(
             teachonce=importlib.metadata.version("teachonce"),
-            libraries={
-                name: importlib.metadata.version(name) for name in ("torch", "transformers", "pillow", "zarr")
-            },
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
         assets=tuple(
             AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))

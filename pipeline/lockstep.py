@@ -1,7 +1,7 @@
 """One teacher at work: clips advance in lock-step, one a slot.
 
 When a clip ends, the next takes its slot, and the teacher starts that slot's memory afresh. Threads decode
-images ahead, one thread asks the teacher, and one behind it writes.
+images ahead, one thread asks the teacher, and one behind it writes what was said a step ago.
 
 Kernels round differently for another batch size, and for another row of the same batch. So the batch has one
 row a slot, idle or not, and a clip's slot follows from its place in the data root: whoever makes the clip,
@@ -84,9 +84,34 @@ class _Job:
     receipt: Future[Receipt] = field(default_factory=Future)
     frames: SlotClip | None = None
     writer: ClipWriter | None = None
+    frames_said: int = 0
     images_s: float = 0.0
     teacher_s: float = 0.0
     disk_s: float = 0.0
+
+
+class _Step:
+    """What a teacher says of one frame of every job, on its way from the GPU if there is one.
+
+    Args:
+        jobs: By slot.
+        said: Features (slots, *shape).
+    """
+
+    def __init__(self, jobs: dict[int, _Job], said: dict[str, torch.Tensor]) -> None:
+        self.jobs = jobs
+        self.teacher_s = 0.0
+        # Into pinned memory, which torch chooses for copies that nobody waits for.
+        self._said = {name: tensor.to("cpu", non_blocking=True) for name, tensor in said.items()}
+        self._copied = torch.cuda.Event() if any(tensor.is_cuda for tensor in said.values()) else None
+        if self._copied:
+            self._copied.record()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The features, once they have arrived."""
+        if self._copied:
+            self._copied.synchronize()
+        return {name: tensor.numpy() for name, tensor in self._said.items()}
 
 
 class LockStep:
@@ -155,35 +180,54 @@ class LockStep:
         try:
             state = self._teacher.begin(len(self._slots))
             idle = idle_sight(self._teacher.images)
-            while self._wait():
+            coming: _Step | None = None
+            while self._wait(coming):
                 sights = [self._next_sight(slot) for slot in range(len(self._slots))]
-                seeing = [job for job, sight in zip(self._slots, sights, strict=True) if job and sight]
-                if not seeing:
-                    continue
-                begun = time.perf_counter()
-                said, state = self._teacher.step(frame_batch([sight or idle for sight in sights]), state)
-                values = {name: tensor.cpu().numpy() for name, tensor in said.items()}
-                asked = time.perf_counter()
-                for slot, job in enumerate(self._slots):
-                    if job and sights[slot]:
-                        self._write(
-                            slot, job, {name: array[slot : slot + 1] for name, array in values.items()}
-                        )
-                self._settle(WRITES_BEHIND)
-                settled = time.perf_counter()
-                for job in seeing:
-                    job.teacher_s += (asked - begun) / len(seeing)
-                    job.disk_s += (settled - asked) / len(seeing)
-                self.frames += len(seeing)
+                jobs = {slot: job for slot, job in enumerate(self._slots) if job and sights[slot]}
+                before, coming = coming, None
+                if jobs:
+                    begun = time.perf_counter()
+                    said, state = self._teacher.step(frame_batch([sight or idle for sight in sights]), state)
+                    coming = _Step(jobs, said)
+                    coming.teacher_s += time.perf_counter() - begun
+                    self._free_slots()
+                # While a GPU works on one step, what it said at the step before is taken in.
+                if before:
+                    self._take_in(before)
         except BaseException as error:  # noqa: BLE001 - it is handed to everybody who waits
             self._stop(error)
 
-    def _wait(self) -> bool:
-        """Wait until there is something to look at; False once there never will be."""
-        if not any(self._slots) and not any(self._queues):
+    def _take_in(self, step: _Step) -> None:
+        """Have what was said at a step written."""
+        begun = time.perf_counter()
+        values = step.arrays()
+        arrived = time.perf_counter()
+        step.teacher_s += arrived - begun
+        for slot, job in step.jobs.items():
+            job.teacher_s += step.teacher_s / len(step.jobs)
+            if not job.receipt.done():
+                self._write(job, {name: array[slot : slot + 1] for name, array in values.items()})
+        self._settle(WRITES_BEHIND)
+        for job in step.jobs.values():
+            job.disk_s += (time.perf_counter() - arrived) / len(step.jobs)
+        self.frames += len(step.jobs)
+
+    def _free_slots(self) -> None:
+        """Let go of the clips whose last frame has been seen."""
+        for slot, job in enumerate(self._slots):
+            if job and job.frames and job.frames.ended:
+                self._slots[slot] = None
+
+    def _wait(self, coming: _Step | None) -> bool:
+        """Wait until there is something to look at or to take in; False once there never will be."""
+
+        def busy() -> bool:
+            return coming is not None or any(self._slots) or any(self._queues)
+
+        if not busy():
             self._settle(0)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or any(self._slots) or any(self._queues))
+            self._changed.wait_for(lambda: self._closed or busy())
             return not self._closed
 
     def _next_sight(self, slot: int) -> Sight | None:
@@ -208,12 +252,11 @@ class LockStep:
         with self._changed:
             return self._queues[slot].popleft() if self._queues[slot] else None
 
-    def _write(self, slot: int, job: _Job, values: dict[str, np.ndarray]) -> None:
-        assert job.frames is not None
+    def _write(self, job: _Job, values: dict[str, np.ndarray]) -> None:
         assert job.writer is not None
         self._writes.append((job, self._behind.submit(job.writer.append, values)))
-        if job.frames.ended:
-            self._slots[slot] = None
+        job.frames_said += 1
+        if job.frames_said == job.clip.frames:
             self._writes.append((job, self._behind.submit(self._commit, job, job.writer)))
 
     def _commit(self, job: _Job, writer: ClipWriter) -> Receipt:

@@ -77,13 +77,7 @@ class ImagePreprocessing:
                 expected="a JPEG of every camera for every annotated frame",
                 repair="unpack the clip's archive again, or leave the clip out",
             ) from error
-        except (
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:
+        except (OSError, *UNDECODABLE) as error:
             raise ClipError(
                 f"the image {path} cannot be decoded: {error}",
                 expected="a whole JPEG file",

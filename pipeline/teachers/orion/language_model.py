@@ -95,20 +95,20 @@ class LanguageModel(nn.Module):
 
 def at_last_position(layer: LlamaDecoderLayer, x: Tensor, rotation: Rotation) -> Tensor:
     """What a decoder layer makes of the last position (B, D) of x (B, W, D), which sees all others."""
-    normed = layer.input_layernorm(x)
-    x = x[:, -1:] + attend_from_last(layer.self_attn, normed, rotation)
-    return (x + layer.mlp(layer.post_attention_layernorm(x))).squeeze(1)
+    here = x[:, -1] + attend_from_last(layer.self_attn, layer.input_layernorm(x), rotation)  # (B, D)
+    return here + layer.mlp(layer.post_attention_layernorm(here))
 
 
 def attend_from_last(attention: LlamaAttention, x: Tensor, rotation: Rotation) -> Tensor:
-    """Attention of the last position (B, 1, D) to all of x (B, W, D)."""
+    """Attention (B, D) of the last position to all of x (B, W, D)."""
     cos, sin = rotation
 
     def heads(projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (B, H, W, head width)
+        return projected.unflatten(-1, (-1, attention.head_dim))
 
-    q, k, v = heads(attention.q_proj(x[:, -1:])), heads(attention.k_proj(x)), heads(attention.v_proj(x))
+    # A linear layer of a slice (B, 1, D) would copy its weight for every row of the batch.
+    q = heads(attention.q_proj(x[:, -1])).unsqueeze(2)  # (B, H, 1, head width)
+    k, v = (heads(proj(x)).transpose(1, 2) for proj in (attention.k_proj, attention.v_proj))  # (B, H, W, ...)
     q = q * cos[:, -1:] + rotate_half(q) * sin[:, -1:]
     k = k * cos + rotate_half(k) * sin
-    mixed = F.scaled_dot_product_attention(q, k, v)
-    return attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    return attention.o_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))
