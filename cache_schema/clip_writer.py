@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from cache_schema.durable import rename_durably, sync_tree
+from cache_schema.encodings import BFLOAT16_OVERFLOW, encode, stored_arrays
 from cache_schema.errors import DatasetError, FeatureError
 from cache_schema.layout import fill_value_of, layout_of
 from cache_schema.ledger import ClipInfo, Ledger, LedgerEntry, digest_of, record_files
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from pathlib import Path
 
+    from cache_schema.encodings import StoredArray
     from cache_schema.features import FeatureSpec
     from cache_schema.manifest import Manifest
 
@@ -73,6 +75,16 @@ class ClipWriter:
             with disk_errors(self._path):
                 column.append(array)
 
+    def append_stored(self, feature: str, stored: Mapping[str, np.ndarray]) -> None:
+        """Add the next frames of a feature as another dataset of the same encoding stores them.
+
+        Args:
+            feature: Name of the feature.
+            stored: (n, *shape) for each of its ``stored_arrays``, by name; not looked at any further.
+        """
+        with disk_errors(self._path):
+            self._columns[feature].append_stored(stored)
+
     def commit(self, *, wall_s: float) -> LedgerEntry:
         """Flush the clip, move it into place and enter it in the ledger.
 
@@ -94,110 +106,140 @@ class ClipWriter:
                 wall_s=round(wall_s, 3),
                 writer=platform.node(),
             )
-            target = self._path / "clips" / self.info.name
-            ledger = Ledger(self._path / "ledger")
-            with committing(self._path):
-                if self.info.name in ledger.clips():
-                    self.abort()
-                    return ledger.read(self.info.name)
-                if target.exists():
-                    shutil.rmtree(target)  # of a process that was killed before its ledger entry
-                rename_durably(self._folder, target)
-                ledger.commit(entry)
-        return entry
+            return commit_folder(self._path, self._folder, entry)
 
     def abort(self) -> None:
         """Forget the clip."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def commit_folder(path: Path, folder: Path, entry: LedgerEntry) -> LedgerEntry:
+    """Move a clip's finished and flushed folder into the dataset at ``path``, and enter it in the ledger.
+
+    Returns:
+        The clip's entry: another process's, if that has committed the clip in the meantime.
+    """
+    name = entry.clip.name
+    target = path / "clips" / name
+    ledger = Ledger(path / "ledger")
+    with committing(path):
+        if name in ledger.clips():
+            shutil.rmtree(folder, ignore_errors=True)
+            return ledger.read(name)
+        if target.exists():
+            shutil.rmtree(target)  # of a process that was killed before its ledger entry
+        rename_durably(folder, target)
+        ledger.commit(entry)
+    return entry
+
+
 class _Column:
-    """One feature of one clip: gathers frames until a file is full, then writes it."""
+    """One feature of one clip: checks and encodes frames."""
 
     def __init__(self, group: zarr.Group, spec: FeatureSpec, info: ClipInfo) -> None:
         self.spec = spec
         self.clip = info.name
         self.frames = info.frames
-        layout = layout_of(spec, info.frames)
-        self.array = group.create_array(
-            spec.name,
-            shape=(info.frames, *spec.shape),
-            dtype=spec.dtype,
-            chunks=layout.chunks,
-            shards=layout.shards,
-            filters=None,
-            compressors=[Crc32cCodec()],
-            fill_value=fill_value_of(spec),
-            dimension_names=("frame", *spec.axes),
-            # One folder a feature, not one a dimension.
-            chunk_key_encoding={"name": "default", "separator": "."},
-            attributes=spec.model_dump(
-                mode="json", include={"role", "unit", "frame", "encoding", "description"}
-            ),
-            # A chunk of zeros is a value, and a file that is absent is damage.
-            config={"write_empty_chunks": True},
-        )
-        self.buffer = np.empty((layout.frames_a_file, *spec.shape), spec.dtype)
-        self.written = 0
-        self.gathered = 0
+        self.appended = 0
+        self.files = {stored.name: _Files(group, spec, stored, info.frames) for stored in stored_arrays(spec)}
 
     def append(self, values: np.ndarray) -> None:
         values = np.asarray(values)
-        begin = self.written + self.gathered
-        if values.shape[1:] != self.spec.shape or begin + len(values) > self.frames:
+        if values.shape[1:] != self.spec.shape or self.appended + len(values) > self.frames:
             raise FeatureError(
-                f"{self._where(begin)}: got an array of shape {values.shape}",
-                expected=f"(n, {', '.join(map(str, self.spec.shape))}) with n at most {self.frames - begin}",
+                f"{self._where(self.appended)}: got an array of shape {values.shape}",
+                expected=f"(n, {', '.join(map(str, self.spec.shape))}) "
+                f"with n at most {self.frames - self.appended}",
                 repair="let the teacher keep what its FeatureSpec promises",
             )
-        values = self._cast(values, begin)
-        while len(values):
-            count = min(len(values), len(self.buffer) - self.gathered)
-            self.buffer[self.gathered : self.gathered + count] = values[:count]
-            self.gathered += count
-            values = values[count:]
-            if self.gathered == len(self.buffer):
-                self._flush()
+        for name, encoded in encode(self.spec, self._cast(values)).items():
+            self.files[name].append(encoded)
+        self.appended += len(values)
+
+    def append_stored(self, stored: Mapping[str, np.ndarray]) -> None:
+        for name, files in self.files.items():
+            files.append(stored[name])
+        self.appended += len(stored[self.spec.name])
 
     def finish(self) -> None:
-        self._flush()
-        if self.written != self.frames:
+        if self.appended != self.frames:
             raise FeatureError(
-                f"{self._where(self.written)}: the clip ends here",
+                f"{self._where(self.appended)}: the clip ends here",
                 expected=f"{self.frames} frames",
                 repair="append every frame of every feature before the commit",
             )
+        for files in self.files.values():
+            files.flush()
 
-    def _flush(self) -> None:
-        if not self.gathered:
-            return
-        self.array[self.written : self.written + self.gathered] = self.buffer[: self.gathered]
-        self.written += self.gathered
-        self.gathered = 0
-
-    def _cast(self, values: np.ndarray, begin: int) -> np.ndarray:
+    def _cast(self, values: np.ndarray) -> np.ndarray:
         dtype = np.dtype(self.spec.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             cast = values.astype(dtype, copy=False)
         if dtype.kind == "f":
             # An overflow becomes inf in the cast, so one look finds both faults.
             bad = ~np.isfinite(cast)
+            if self.spec.encoding == "bfloat16":
+                bad |= abs(cast) >= BFLOAT16_OVERFLOW
         elif values.dtype == dtype:
             return cast
         else:
             bad = cast != values
         if bad.any():
-            frame = begin + int(np.argwhere(bad)[0][0])
+            frame = self.appended + int(np.argwhere(bad)[0][0])
+            kind = "bfloat16" if self.spec.encoding == "bfloat16" else str(dtype)
             raise FeatureError(
-                f"{self._where(frame)}: {int(bad.sum())} of {bad.size} values do not fit {dtype}, "
+                f"{self._where(frame)}: {int(bad.sum())} of {bad.size} values do not fit {kind}, "
                 f"the first is {values[bad].flat[0]}",
-                expected=f"finite values that {dtype} can hold",
+                expected=f"finite values that {kind} can hold",
                 repair="look at the teacher's precision and at this frame's input; the clip was left out",
             )
         return cast
 
     def _where(self, frame: int) -> str:
         return f"clip {self.clip!r}, feature {self.spec.name!r}, frame {frame}"
+
+
+class _Files:
+    """One stored array of one clip: gathers frames until a file is full, then writes it."""
+
+    def __init__(self, group: zarr.Group, spec: FeatureSpec, stored: StoredArray, frames: int) -> None:
+        layout = layout_of(stored, frames)
+        about = spec.model_dump(mode="json", include={"role", "unit", "frame", "encoding", "description"})
+        if stored.name != spec.name:
+            about["description"] = f"What one step of {spec.name} is worth, by frame and channel."
+        self.array = group.create_array(
+            stored.name,
+            shape=(frames, *stored.shape),
+            dtype=stored.dtype,
+            chunks=layout.chunks,
+            shards=layout.shards,
+            filters=None,
+            compressors=[Crc32cCodec()],
+            fill_value=fill_value_of(stored),
+            dimension_names=("frame", *stored.axes),
+            # One folder an array, not one a dimension.
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes=about,
+            # A chunk of zeros is a value, and a file that is absent is damage.
+            config={"write_empty_chunks": True},
+        )
+        self.buffer = np.empty((layout.frames_a_file, *stored.shape), stored.dtype)
+        self.written = self.gathered = 0
+
+    def append(self, values: np.ndarray) -> None:
+        while len(values):
+            count = min(len(values), len(self.buffer) - self.gathered)
+            self.buffer[self.gathered : self.gathered + count] = values[:count]
+            self.gathered += count
+            values = values[count:]
+            if self.gathered == len(self.buffer):
+                self.flush()
+
+    def flush(self) -> None:
+        if self.gathered:
+            self.array[self.written : self.written + self.gathered] = self.buffer[: self.gathered]
+            self.written += self.gathered
+            self.gathered = 0
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ def write_durably(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that any reader, at any instant, sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that somebody left there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

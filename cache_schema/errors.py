@@ -46,6 +46,10 @@ class DatasetError(TeachonceError):
     """A latent dataset breaks its own promises: not there, damaged, or of an unknown format."""
 
 
+class PlaceError(TeachonceError):
+    """A bucket, a server or a repository cannot be reached, or refuses."""
+
+
 class IdentityError(DatasetError):
     """A latent dataset was made by another teacher, checkpoint or preprocessing."""
 

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal["input", "target", "truth"]
 DType = Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint16", "bool"]
+Encoding = Literal["full", "bfloat16", "int8-per-channel"]
 
 
 class FeatureSpec(BaseModel):
     """One named array, with a value for every frame of every clip.
 
-    A feature of shape ``s`` is stored as one array a clip of shape ``(frames, *s)``.
+    A feature of shape ``s`` is read as one array a clip of shape ``(frames, *s)``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,15 +27,15 @@ class FeatureSpec(BaseModel):
     axes: tuple[str, ...]
     """One name for each axis of ``shape``; the leading ``frame`` axis is not repeated here."""
     dtype: DType
-    """Element type as Zarr stores it."""
+    """Element type of the values that readers get."""
     role: Role
     """``input``: the student reads it; ``target``: the teacher said it; ``truth``: the data says it."""
     unit: str = "1"
     """SI unit of the values; ``1`` where they have none."""
     frame: str | None = None
     """Coordinate frame of positions, such as ``lidar: x right, y forward, z up``."""
-    encoding: Literal["full"] = "full"
-    """How values are stored: ``full`` is the values themselves."""
+    encoding: Encoding = "full"
+    """How values are stored: as they are, as bfloat16, or as int8 with a scale for each frame and channel."""
     segments: tuple[tuple[str, int], ...] = ()
     """What the first axis is made of, in order: (name, length) pairs that add up to it."""
     description: str = ""
@@ -52,9 +53,20 @@ class FeatureSpec(BaseModel):
             raise ValueError(f"{self.name}: segments {self.segments} do not add up to {self.shape[0]}")
         return self
 
+    @model_validator(mode="after")
+    def _encoding_fits(self) -> FeatureSpec:
+        if self.encoding == "bfloat16" and self.dtype != "float32":
+            raise ValueError(f"{self.name}: bfloat16 is read as float32, not as {self.dtype}")
+        if self.encoding == "int8-per-channel":
+            if self.dtype not in ("float16", "float32"):
+                raise ValueError(f"{self.name}: int8-per-channel holds float16 or float32, not {self.dtype}")
+            if len(self.shape) < 2:
+                raise ValueError(f"{self.name}: int8-per-channel needs two axes, the last of channels")
+        return self
+
     @property
     def nbytes(self) -> int:
-        """Bytes of one frame's value."""
+        """Bytes of one frame's value as readers get it."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
@@ -66,6 +78,69 @@ TRAJECTORY_STEPS = 6
 
 COMMANDS = ("left", "right", "straight", "follow", "change_left", "change_right")
 """Driving commands by index: CARLA's road option less one."""
+
+VEHICLES = (0, 1, 2)
+"""Class numbers of car, van and truck, in agents of the truth and of ORION."""
+HUMANS = (3, 7)
+"""Class numbers of bicycle and pedestrian."""
+NO_AGENT = -1
+"""Class number of a place that holds no agent."""
+
+AGENTS = 64
+"""Places for agents in a frame's truth: within 51.2 m, a street parked full on both sides holds 34 cars, and
+bumper-to-bumper traffic on two lanes 26; Bench2Drive's scenarios have one or the other. Where there are more,
+the nearest are kept, and ``truth_agent_count`` tells."""
+
+TRUTH_AGENTS = (
+    FeatureSpec(
+        name="truth_agent_boxes",
+        shape=(AGENTS, 5),
+        axes=("agent", "x_y_length_width_heading"),
+        dtype="float32",
+        role="truth",
+        unit="m, rad",
+        frame=LIDAR,
+        description="Middle, size and heading (counter-clockwise from +x) of the vehicles and people within "
+        "51.2 m in x and y that a camera's field of view and the LiDAR reach; the nearest first, then zeros.",
+    ),
+    FeatureSpec(
+        name="truth_agent_classes",
+        shape=(AGENTS,),
+        axes=("agent",),
+        dtype="int8",
+        role="truth",
+        description="car 0, van 1, truck 2, bicycle 3, pedestrian 7; -1 where there is no agent.",
+    ),
+    FeatureSpec(
+        name="truth_agent_offsets",
+        shape=(AGENTS, TRAJECTORY_STEPS, 3),
+        axes=("agent", "step", "x_y_heading"),
+        dtype="float32",
+        role="truth",
+        unit="m, rad",
+        frame=LIDAR,
+        description="Offset of every 0.5 s step of an agent's future from the step before, as the published "
+        "metrics read it: x and y are 0 where masked, and count from the LiDAR after a masked step; so does "
+        "the heading, whose masked steps are 0 rad.",
+    ),
+    FeatureSpec(
+        name="truth_agent_offsets_mask",
+        shape=(AGENTS, TRAJECTORY_STEPS),
+        axes=("agent", "step"),
+        dtype="bool",
+        role="truth",
+        description="True where the agent is annotated, and seen, at the end of that step.",
+    ),
+    FeatureSpec(
+        name="truth_agent_count",
+        shape=(),
+        axes=(),
+        dtype="int16",
+        role="truth",
+        description=f"How many such agents there are; where more than {AGENTS}, the farthest are left out.",
+    ),
+)
+"""The other road users, as far as open-loop collision metrics read them."""
 
 TRUTH = (
     FeatureSpec(
@@ -129,5 +204,6 @@ TRUTH = (
         role="truth",
         description="Position, quaternion, velocity, acceleration, rotation rate, yaw (rad), yaw (deg).",
     ),
+    *TRUTH_AGENTS,
 )
 """Features of every driving dataset, from the raw data alone."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from typing import TYPE_CHECKING, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from cache_schema.durable import sha256_of, write_durably
+from cache_schema.durable import sha256_bytes, sha256_of, write_durably
 from cache_schema.errors import DatasetError
+from cache_schema.untrusted import FRAMES, canonical_json, file_names, parse_json, read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Split = Literal["train", "val"]
+CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+FilePath = Annotated[
+    str,
+    Field(pattern=r"^([a-z][a-z0-9_]{0,63}(\.[a-z]{1,16})?/(c(\.[0-9]{1,6}){1,9}|zarr\.json)|zarr\.json)$"),
+]
+"""A file of a clip: of an array or of the group. No such path leaves the clip's folder."""
 
 
 class _Record(BaseModel):
@@ -24,9 +31,9 @@ class _Record(BaseModel):
 class ClipInfo(_Record):
     """A clip and where it comes from; the attributes of its group."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
+    name: str = Field(pattern=CLIP_NAME)
     """Name of the raw clip; also its folder, so it can never leave the dataset."""
-    frames: int = Field(ge=1)
+    frames: int = Field(ge=1, le=FRAMES)
     """Frames, all of them, in order from the first."""
     split: Split
     """Side of the train/validation split."""
@@ -47,7 +54,7 @@ class LedgerEntry(_Record):
     """One committed clip."""
 
     clip: ClipInfo
-    files: dict[str, FileRecord]
+    files: dict[FilePath, FileRecord]
     """Every file below the clip's folder, by its path relative to that folder."""
     digest: str
     """sha256 over the clip's description and its files: equal digests, equal clips."""
@@ -68,7 +75,7 @@ def digest_of(clip: ClipInfo, files: dict[str, FileRecord]) -> str:
         "clip": clip.model_dump(mode="json"),
         "files": {path: record.model_dump(mode="json") for path, record in files.items()},
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
@@ -80,6 +87,51 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     }
 
 
+def entry_document(entry: LedgerEntry) -> bytes:
+    """The file of an entry: its fields, and a seal over all of them, since the digest spares two."""
+    fields = entry.model_dump(mode="json")
+    # As UTF-8: of an escape, a flipped bit may make another spelling of the same character.
+    return json.dumps({**fields, "seal": seal_of(fields)}, indent=1, ensure_ascii=False).encode()
+
+
+def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
+    """Return the entry of ``clip``.
+
+    Args:
+        content: Bytes of its file.
+        clip: The clip whose file this is.
+        where: The file, for messages.
+
+    Raises:
+        DatasetError: It does not parse, or it is not what was written.
+    """
+    repair = "run `teachonce repair`, then extract or pull the clip again"
+    try:
+        fields = parse_json(content)
+        seal = fields.pop("seal", None) if isinstance(fields, dict) else None
+        entry = LedgerEntry.model_validate_json(canonical_json(fields), strict=True)
+    except ValueError as error:
+        raise DatasetError(
+            f"the ledger entry {where} cannot be read: {str(error)[:1000]}",
+            expected="the JSON that the commit of the clip wrote",
+            repair=repair,
+        ) from error
+    unsealed = seal is None  # as early datasets have them
+    sealed = unsealed or seal == seal_of(fields)
+    if not sealed or entry.digest != digest_of(entry.clip, entry.files) or entry.clip.name != clip:
+        raise DatasetError(
+            f"the ledger entry {where} contradicts itself",
+            expected="a digest over the clip and the files that it lists, under the clip's own name",
+            repair=repair,
+        )
+    return entry
+
+
+def seal_of(fields: dict[str, object]) -> str:
+    """Seal over an entry's fields as JSON holds them."""
+    return sha256_bytes(canonical_json(fields))
+
+
 class Ledger:
     """The folder ``ledger/`` of a latent dataset."""
 
@@ -87,10 +139,14 @@ class Ledger:
         self.folder = folder
 
     def clips(self) -> tuple[str, ...]:
-        """Names of the committed clips, sorted."""
-        if not self.folder.is_dir():
-            return ()
-        return tuple(sorted(path.stem for path in self.folder.glob("*.json") if path.name[0] != "."))
+        """Names of the committed clips, sorted.
+
+        Raises:
+            DatasetError: The ledger is no plain folder.
+        """
+        names = file_names(self.folder.parent, self.folder.name)
+        clips = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return tuple(clip for clip in clips if re.fullmatch(CLIP_NAME, clip))
 
     def read(self, clip: str) -> LedgerEntry:
         """Return a clip's entry.
@@ -98,29 +154,25 @@ class Ledger:
         Raises:
             DatasetError: There is none, it does not parse, or its digest does not fit what it lists.
         """
-        path = self.folder / f"{clip}.json"
+        name = f"{clip}.json"
         try:
-            entry = LedgerEntry.model_validate_json(path.read_bytes())
+            if not re.fullmatch(CLIP_NAME, clip):
+                raise FileNotFoundError(name)
+            content = read_file(self.folder.parent, f"{self.folder.name}/{name}")
         except FileNotFoundError as error:
             raise DatasetError(
                 f"clip {clip!r} is not in the ledger",
                 expected=f"a committed clip: there are {len(self.clips())}, listed by `teachonce inspect`",
                 repair="correct the name, or extract the clip",
             ) from error
-        except ValidationError as error:
-            raise DatasetError(
-                f"the ledger entry {path} cannot be read: {error}",
-                expected="the JSON that the commit of the clip wrote",
-                repair=f"delete {path.name} and extract the clip again",
-            ) from error
-        if entry.digest != digest_of(entry.clip, entry.files) or entry.clip.name != clip:
-            raise DatasetError(
-                f"the ledger entry {path} contradicts itself",
-                expected="a digest over the clip and the files that it lists, under the clip's own name",
-                repair=f"delete {path.name} and extract the clip again",
-            )
-        return entry
+        return parse_entry(content, clip, str(self.folder / name))
 
     def commit(self, entry: LedgerEntry) -> None:
-        """Make a clip part of the dataset."""
-        write_durably(self.folder / f"{entry.clip.name}.json", entry.model_dump_json(indent=1).encode())
+        """Make a clip part of the dataset.
+
+        Raises:
+            DatasetError: No reader would take the entry.
+        """
+        path, content = self.folder / f"{entry.clip.name}.json", entry_document(entry)
+        parse_entry(content, entry.clip.name, str(path))
+        write_durably(path, content)

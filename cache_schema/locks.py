@@ -17,6 +17,7 @@ from cache_schema.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+    from typing import IO
 
 HELD, COMMITTING = ".lock", ".commit"
 """Lock files, in the dataset's folder."""
@@ -29,13 +30,13 @@ def hold(path: Path) -> Generator[None]:
     Raises:
         DatasetError: Another run holds it, or its file system knows no locks.
     """
-    with (path / HELD).open("a+") as file:
+    with _open(path / HELD) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             raise DatasetError(
-                f"{path} is being written by another run ({file.read().strip() or 'unknown'})",
+                f"{path} is being written by another run ({file.read(200).strip() or 'unknown'})",
                 expected="one run at a time",
                 repair="wait for it to end, or stop it and run this command again",
             ) from error
@@ -54,6 +55,19 @@ def hold(path: Path) -> Generator[None]:
 @contextlib.contextmanager
 def committing(path: Path) -> Generator[None]:
     """Wait for the right to move a clip into place, or to clear rubbish away."""
-    with (path / COMMITTING).open("a") as file:
+    with _open(path / COMMITTING) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _open(path: Path) -> IO[str]:
+    try:
+        # Through a link, whatever it leads to would be emptied.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        return os.fdopen(descriptor, "r+", errors="replace")
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be opened: {error}",
+            expected="a file that this program made, and the right to write",
+            repair="delete it if it is a link or a folder; or write to another path",
+        ) from error

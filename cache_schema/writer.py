@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,10 @@ import zarr
 from cache_schema.clip_writer import PARTIAL, ClipWriter, disk_errors
 from cache_schema.durable import write_durably
 from cache_schema.errors import DatasetError, IdentityError
+from cache_schema.features import TRUTH
 from cache_schema.ledger import ClipInfo, Ledger
 from cache_schema.locks import committing, hold
+from cache_schema.manifest import parse_root, root_document
 from cache_schema.store import read_manifest
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def writing(path: Path) -> Generator[None]:
         if (path / "zarr.json").exists():
             read_manifest(path)  # only our own rubbish is cleared
         with disk_errors(path):
-            _clear_rubbish(path)
+            clear_rubbish(path)
         try:
             yield
         finally:
@@ -53,6 +54,20 @@ def check_place(path: Path) -> None:
     Raises:
         DatasetError: There is something else.
     """
+    for name in ("clips", "ledger", "assets", PARTIAL):
+        if (path / name).is_symlink():
+            raise DatasetError(
+                f"{path / name} is a symbolic link",
+                expected="a folder of the dataset's own: a writer would clear away what is behind a link",
+                repair="put the folder itself there, or choose another path",
+            )
+    for name in ("clips", "ledger"):
+        if (path / "zarr.json").exists() and not (path / name).is_dir():
+            raise DatasetError(
+                f"{path / name} is missing",
+                expected="clips and their ledger: a writer clears away what has no entry",
+                repair="copy the folder again; it was there before zarr.json was written",
+            )
     foreign: list[str] = []
     if path.exists() and not path.is_dir():
         foreign = [path.name]
@@ -87,6 +102,8 @@ def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> No
     if (path / "zarr.json").exists():
         _check_same(path, read_manifest(path), manifest)
         return
+    root = root_document(manifest)
+    parse_root(root, str(path))  # rather now than by whoever reads
     with disk_errors(path):
         for name, content in assets.items():
             (path / "assets").mkdir(exist_ok=True)
@@ -94,13 +111,8 @@ def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> No
         zarr.create_group(path / "clips", overwrite=True)
         # Made now, so that the folder itself is on the disk before any entry.
         (path / "ledger").mkdir(exist_ok=True)
-        root = {
-            "zarr_format": 3,
-            "node_type": "group",
-            "attributes": {"teachonce": manifest.model_dump(mode="json")},
-        }
         # Written last: a folder without it is no dataset yet.
-        write_durably(path / "zarr.json", json.dumps(root, indent=1).encode())
+        write_durably(path / "zarr.json", root)
 
 
 class DatasetWriter:
@@ -141,7 +153,8 @@ class DatasetWriter:
         return ClipWriter(self.path, self.manifest, info)
 
 
-def _clear_rubbish(path: Path) -> None:
+def clear_rubbish(path: Path) -> None:
+    """Remove what killed runs have left, and folders of clips that are not in the ledger."""
     # A worker that has outlived its run may still be committing.
     with committing(path):
         shutil.rmtree(path / PARTIAL, ignore_errors=True)
@@ -150,30 +163,46 @@ def _clear_rubbish(path: Path) -> None:
                 unfinished.unlink(missing_ok=True)
         committed = set(Ledger(path / "ledger").clips())
         for folder in (path / "clips").glob("*/"):
-            if folder.name not in committed:
+            if folder.name in committed:
+                continue
+            if folder.is_symlink():
+                folder.unlink()  # what it leads to is none of ours
+            else:
                 shutil.rmtree(folder)
 
 
-def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:
-    differences = _differences(there.identity(), mine.identity())
-    if any(field.startswith("teacher") for field, _, _ in differences):
+def differences(there: Manifest, mine: Manifest) -> list[tuple[str, object, object]]:
+    """Fields in which the identities of two datasets differ, by dotted name, with both values."""
+    found = _differing_leaves(there.identity(), mine.identity())
+    if any(field.startswith("teacher") for field, _, _ in found):
         # Assets follow from the teacher: their hashes would only hide what matters.
-        differences = [difference for difference in differences if not difference[0].startswith("assets")]
-    if differences:
-        rows = "\n".join(f"    {field}: {old!r} there, {new!r} now" for field, old, new in differences)
+        found = [difference for difference in found if not difference[0].startswith("assets")]
+    return found
+
+
+_ADDABLE = frozenset(f"features.{spec.name}" for spec in TRUTH)
+
+
+def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:
+    found = differences(there, mine)
+    if found:
+        rows = "\n".join(f"    {field}: {old!r} there, {new!r} now" for field, old, new in found)
+        repair = "use the same teacher, options and data, or another dataset path"
+        if all(old is None and field in _ADDABLE for field, old, _ in found):
+            repair = f"add the truth that it lacks: `teachonce add-truth {path} --data ROOT`"
         raise IdentityError(
             f"{path} was made from something else:\n{rows}",
             expected="the same teacher, checkpoint, preprocessing, features and data in every field",
-            repair="use the same teacher, options and data, or another dataset path",
+            repair=repair,
         )
 
 
-def _differences(there: object, mine: object, field: str = "") -> list[tuple[str, object, object]]:
+def _differing_leaves(there: object, mine: object, field: str = "") -> list[tuple[str, object, object]]:
     """Leaves in which two JSON values differ, by dotted name."""
     if isinstance(there, dict) and isinstance(mine, dict):
         return [
             difference
             for key in sorted({*there, *mine})
-            for difference in _differences(there.get(key), mine.get(key), f"{field}.{key}".lstrip("."))
+            for difference in _differing_leaves(there.get(key), mine.get(key), f"{field}.{key}".lstrip("."))
         ]
     return [] if there == mine else [(field, there, mine)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cache_schema.encodings import stored_arrays
 from cache_schema.features import TRUTH
-from cache_schema.layout import layout_of
+from cache_schema.layout import file_sizes
 from cache_schema.store import LatentDataset
 from cache_schema.writer import check_place
 
@@ -78,6 +79,6 @@ def plan(path: Path, selection: Selection, preset: TeacherPreset, *, measured: f
 
 
 def _files_of(frames: int, features: tuple[FeatureSpec, ...]) -> int:
-    """Files of one clip: metadata and shards of every feature, the group's metadata, the ledger's entry."""
-    shards = (-(-frames // layout_of(spec, frames).frames_a_file) for spec in features)
-    return 2 + len(features) + sum(shards)
+    """Files of one clip: metadata and shards of every array, the group's metadata, the ledger's entry."""
+    arrays = [stored for spec in features for stored in stored_arrays(spec)]
+    return 2 + sum(1 + len(file_sizes(stored, frames)) for stored in arrays)

@@ -13,6 +13,17 @@ Mask = Literal["complete", "orion"]
 """Which frames have a truth: every one that the clip can give, or ORION's own reading, which leaves out the
 first ten frames of a clip."""
 
+Shuffle = Literal["frames", "runs"]
+"""A permutation of all frames, or of runs of neighbouring frames that are then mixed with a few others."""
+
+Resident = Literal["none", "ram", "device"]
+"""Where the training frames stay while a run goes on: on the disk, in host memory, or on the GPU."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Numbers that the decoder computes in; weights, the planner and losses stay float32."""
+
+Schedule = Literal["constant", "cosine"]
+
 
 class TrainConfig(BaseModel):
     """Everything a run depends on besides its dataset. The defaults are the released recipe.
@@ -40,36 +51,77 @@ class TrainConfig(BaseModel):
     )
     """Terms of the loss by name, each with its options."""
     mask: Mask = "orion"
-    """Which frames have a truth: ``complete`` or ``orion``."""
+    """Which frames have a truth: ``complete`` or ``orion``. The released run never sees the truth of a clip's
+    first ten frames, 4 % of all, though the clip has it."""
+    term_warmup_steps: dict[str, int] = {}
+    """Steps over which a term of the loss rises linearly to its weight, by the objective's name. The released
+    run's divergence explodes in the first epoch (up to 1e6), and clipping then leaves nothing of the other
+    terms' gradients."""
 
     epochs: int = Field(20, gt=0)
     """Passes over the training frames."""
     batch_size: int = Field(64, gt=0)
-    """Frames of a training step; the last batch of an epoch may be smaller."""
+    """Frames of a training step over all processes; the last batch of an epoch may be smaller."""
+    shuffle: Shuffle = "frames"
+    """How frames are shuffled: ``runs`` for disks and networks that are slow at single frames."""
     learning_rate: float = Field(5e-5, gt=0)
-    """Of AdamW, constant."""
+    """Of AdamW; the highest, where there is a schedule."""
+    schedule: Schedule = "constant"
+    """How the learning rate goes on after its warm-up: ``constant``, or along a ``cosine`` to 0 at the end of
+    the last epoch. At a constant rate the released run's validation error varies by 10 % to its very end."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly. AdamW's first steps are as large as any, on moments
+    of a handful of gradients, and the planner starts out trained."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Of AdamW, on every weight."""
+    """Of AdamW."""
+    decay: Literal["all", "matrices"] = "all"
+    """What decays: ``all`` weights, or ``matrices`` alone: a norm's gain and a bias have no size to lose."""
     clip_norm: float = Field(1.0, gt=0)
     """Limit of the gradient's global norm."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights, which is what is then validated, evaluated and exported. It
+    evens out the last steps, which a constant rate leaves to chance."""
+    precision: Precision = "fp32"
+    """Numbers that the decoder computes in: ``bf16`` or ``fp16`` where the hardware is fast at them."""
+    compile: bool = False
+    """Compile the network with torch.compile: faster steps after a minute's start."""
     seed: int = Field(0, ge=0)
     """Decides the first weights, the order of frames, dropout and noise."""
     log_every: int = Field(50, gt=0)
     """Steps between two step lines of the log."""
+    checkpoint_every: int | None = Field(None, gt=0)
+    """Steps between two checkpoints, besides the one at every epoch's end; None for that alone."""
 
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+        if unknown := sorted(self.term_warmup_steps.keys() - self.objectives.keys()):
+            raise ValueError(f"term_warmup_steps names no objective of the run: {', '.join(unknown)}")
         return self
 
+    def may_change(self) -> frozenset[str]:
+        """Fields that decide nothing of what a run has computed so far, so that it may go on with others."""
+        free = {"log_every", "checkpoint_every"}
+        # A cosine has its end in view from the first step on.
+        return frozenset(free | {"epochs"} if self.schedule == "constant" else free)
 
-MAY_CHANGE = frozenset({"epochs", "log_every"})
-"""Fields that decide nothing of what a run has computed so far, so that it may go on with others."""
 
 PRESETS = {
     "orion-lite": "student.presets:ORION_LITE",
+    "orion-lite-plus": "student.presets:ORION_LITE_PLUS",
+    "orion-lite-mse": "student.presets:MSE",
+    "orion-lite-huber": "student.presets:HUBER",
+    "orion-lite-kl": "student.presets:KL",
+    "orion-lite-trajectory": "student.presets:TRAJECTORY",
+    "orion-lite-mimic": "student.presets:MIMIC",
+    "orion-lite-2-layers": "student.presets:LAYERS_2",
+    "orion-lite-4-layers": "student.presets:LAYERS_4",
+    "orion-lite-8-layers": "student.presets:LAYERS_8",
+    "orion-lite-16-layers": "student.presets:LAYERS_16",
     "demo": "student.presets:DEMO",
+    "demo-trajectory": "student.presets:DEMO_TRAJECTORY",
+    "demo-mimic": "student.presets:DEMO_MIMIC",
 }
 """Name of a recipe -> where it is defined."""
 

@@ -1,95 +1,80 @@
 """Open-loop error of a student, beside its teacher's and two trivial drivers'.
 
-Dimension letters: N frame, T step (of 0.5 s), P picture.
+Drivers plan first, from what was known at each frame, and only then is the truth read: a plan cannot have
+seen it. ``student.evaluation`` says what is found.
+
+Dimension letters: N frame, T step (of 0.5 s), M measure.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
-from rich.table import Table
 from safetensors.numpy import save
 
 from cache_schema.durable import write_durably
+from cache_schema.features import AGENTS, COMMANDS
 from cache_schema.store import LatentDataset
+from student.breakdown import Means, groups, means
 from student.build import asset, build_student
 from student.checkpoint import read_checkpoint
-from student.config import Mask
+from student.collisions import VARIANTS, collisions
 from student.data import FRAMES_WITHOUT_ORION_TRUTH, LatentFrames
-from student.metrics import COLUMNS, l2_table
-from student.models.planner import Planner, waypoints
+from student.drivers import BATCH, KNOWN, MOTION, Plans, plan
+from student.evaluation import COLLISION_COLUMNS, GROUP_COLUMNS, Estimate, Evaluation, Group, TokenLikeness
+from student.metrics import COLUMNS, l2_columns, rate_columns
+from student.models.planner import Planner
 from student.models.weights import load_strictly
+from student.occupancy import Agents
+from student.pictured import scenes, spread, worst_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from student.models.orion_lite import OrionLite
+    from student.config import Mask
+    from student.evaluation import By
 
-NEEDS = (
-    "scene_queries",
-    "ego_token",
-    "planning_token",
-    "ego_trajectory",
-    "ego_trajectory_mask",
-    "command",
-    "frame_index",
-    "can_bus",
+Part = TypeVar("Part")
+
+TRUE = ("ego_trajectory", "ego_trajectory_mask", "command", "frame_index")
+TRUE_AGENTS = (
+    "truth_agent_boxes",
+    "truth_agent_classes",
+    "truth_agent_offsets",
+    "truth_agent_offsets_mask",
 )
-PICTURED = ("lane_points", "lane_logits", "agent_xy", "agent_class_scores", "agent_offsets")
-"""Features that pictures show where the dataset has them."""
-PICTURES = 6
-BATCH = 64
-SPEED = 7
-"""Index of the forward speed, m/s, in ``can_bus``."""
-
-DRIVERS = ("student", "teacher", "constant_velocity", "stand_still")
+"""Features that collisions are told by, in the order of ``Agents``."""
 
 
-class Evaluation(BaseModel):
-    """Open-loop error in metres, for every driver and both readings of the mask."""
+class Truth(NamedTuple):
+    """What really happened, of N frames."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    split: str
-    epoch: int
-    """Epochs that the student had been trained."""
-    frames: dict[Mask, int]
-    """Frames that count: those whose every step has a truth."""
-    l2_m: dict[str, dict[Mask, dict[str, float | None]]]
-    """The columns of ``student.metrics.l2_table``."""
-    pictures: tuple[str, ...]
-    """Clip and frame of each picture that the run's report shows."""
-
-    def __rich__(self) -> Table:
-        """Show it as a table that fits a narrow terminal: a row for each definition."""
-        counted = ", ".join(f"{count} in the {mask} mask" for mask, count in self.frames.items())
-        table = Table(title=f"Open-loop L2 in metres, split {self.split}; frames: {counted}")
-        for heading in ("driver", "mask", "L2"):
-            table.add_column(heading, no_wrap=True)
-        for heading in ("1 s", "2 s", "3 s", "mean"):
-            table.add_column(heading, no_wrap=True, justify="right")
-        for driver, masks in self.l2_m.items():
-            for mask, row in masks.items():
-                for definition, columns in (("up to", COLUMNS[:4]), ("at", COLUMNS[4:])):
-                    table.add_row(
-                        driver.replace("_", " "), mask, definition, *(shown(row[name]) for name in columns)
-                    )
-            table.add_section()
-        return table
+    positions: np.ndarray
+    """(N, T, 2) of the expert."""
+    mask: np.ndarray
+    """(N, T) bool, steps that have a truth."""
+    command: np.ndarray
+    """(N)."""
+    frame_index: np.ndarray
+    """(N)."""
+    agents: Agents | None
+    """None where the dataset does not hold them."""
+    crowded_frames: int | None
+    """Frames with more agents than ``agents`` has places for."""
 
 
-def evaluate(run: Path, dataset_path: Path, split: str = "val", *, device: str = "cpu") -> Evaluation:
+def evaluate(run: Path, dataset_path: str | Path, split: str = "val", *, device: str = "cpu") -> Evaluation:
     """Measure a run's newest checkpoint; write ``evaluation.json`` and ``evaluation.safetensors`` beside it.
 
     Student and teacher plan without noise, the teacher from stored planning tokens. Constant velocity goes
-    straight on at the speed that ``can_bus`` tells.
+    straight on at the speed that ``can_bus`` tells. Equal runs and datasets give equal numbers.
 
     Args:
         run: Folder of a training run.
-        dataset_path: A latent dataset by the same teacher.
+        dataset_path: A latent dataset by the same teacher, or its URL.
         split: "train", "val" or "all".
         device: Torch device.
 
@@ -99,82 +84,206 @@ def evaluate(run: Path, dataset_path: Path, split: str = "val", *, device: str =
         RequestError: The dataset lacks a feature, or clips of this split.
     """
     dataset = LatentDataset.open(dataset_path)
-    reached, weights = read_checkpoint(run)
-    reached.check_reads(dataset)
-    frames = LatentFrames(dataset, split, NEEDS, mask="complete", device=torch.device(device))
-    student = build_student(dataset, reached.config)
-    load_strictly(student, weights)
-    teacher = Planner.from_tensors(asset(dataset, "teacher_planner"))
-
-    drives = _drive(frames, student.to(device).eval(), teacher.to(device))
-    mask = drives["mask"]
-    masks: dict[Mask, np.ndarray] = {
-        "complete": mask,
-        "orion": mask & (drives["frame_index"] >= FRAMES_WITHOUT_ORION_TRUTH)[:, None],
-    }
-    pictured = _spread(np.all(mask, axis=1))
-    evaluation = Evaluation(
-        split=split,
-        epoch=reached.epoch,
-        frames={name: int(np.all(valid, axis=1).sum()) for name, valid in masks.items()},
-        l2_m={
-            driver: {name: l2_table(drives[driver], drives["truth"], valid) for name, valid in masks.items()}
-            for driver in DRIVERS
-        },
-        pictures=tuple(frames.names(pictured)),
-    )
-    tensors = {**drives, "picture": pictured, **_scenes(dataset, frames, pictured)}
+    dataset.require(TRUE)
+    plans, frames, epoch = plans_of(run, dataset, split, device=device)
+    truth = read_truth(dataset, frames.clips)
+    evaluation, tensors = measure(plans, truth, dataset, frames, epoch=epoch, split=split)
     write_durably(run / "evaluation.safetensors", save(tensors))
     write_durably(run / "evaluation.json", evaluation.model_dump_json(indent=1).encode())
     return evaluation
 
 
-def shown(value: float | None) -> str:
-    """Return metres with three decimals, or a dash where nothing was measured."""
-    return "-" if value is None else f"{value:.3f}"
+def plans_of(
+    run: Path, dataset: LatentDataset, split: str, *, device: str
+) -> tuple[Plans, LatentFrames, int]:
+    """What every driver plans, where, and after how many epochs of training; raises as ``evaluate`` does."""
+    reached, weights = read_checkpoint(run)
+    reached.check_reads(dataset)
+    known = (*KNOWN, MOTION) if dataset.manifest.feature(MOTION) is not None else KNOWN
+    frames = LatentFrames(dataset, split, known, mask="complete", device=torch.device(device))
+    student = build_student(dataset, reached.config)
+    load_strictly(student, weights)
+    teacher = Planner.from_tensors(asset(dataset, "teacher_planner"))
+    return plan(frames, student.to(device).eval(), teacher.to(device)), frames, reached.epoch
 
 
-@torch.no_grad()
-def _drive(frames: LatentFrames, student: OrionLite, teacher: Planner) -> dict[str, np.ndarray]:
-    """Return positions (N, T, 2) of ``truth`` and every driver, ``mask`` (N, T) and ``frame_index`` (N)."""
-    collected: dict[str, list[torch.Tensor]] = {}
-    for _, batch in frames.batches(np.arange(len(frames)), BATCH):
-        truth = batch["ego_trajectory"].cumsum(dim=1)  # (B, T, 2)
-        command = batch["command"]
-        elapsed_s = 0.5 * torch.arange(1, truth.shape[1] + 1, device=truth.device)
-        ahead = batch["can_bus"][:, SPEED, None] * elapsed_s  # (B, T)
-        said = {
-            "truth": truth,
-            "student": waypoints(student(batch["scene_queries"], batch["ego_token"]).offsets, command),
-            "teacher": waypoints(teacher.plan(batch["planning_token"]).offsets, command),
-            "constant_velocity": torch.stack([torch.zeros_like(ahead), ahead], dim=-1),
-            "stand_still": torch.zeros_like(truth),
-            "mask": batch["ego_trajectory_mask"],
-            "frame_index": batch["frame_index"],
-        }
-        for name, value in said.items():
-            collected.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values).numpy() for name, values in collected.items()}
+def read_truth(dataset: LatentDataset, clips: tuple[str, ...]) -> Truth:
+    """Read what really happened in some clips."""
+
+    def all_frames(feature: str) -> np.ndarray:
+        return np.concatenate([dataset.read(clip, feature) for clip in clips])
+
+    trajectory, mask, command, frame_index = (all_frames(feature) for feature in TRUE)
+    agents = crowded = None
+    if all(dataset.manifest.feature(feature) is not None for feature in TRUE_AGENTS):
+        agents = Agents(*(all_frames(feature) for feature in TRUE_AGENTS))
+        crowded = int((all_frames("truth_agent_count") > AGENTS).sum())
+    return Truth(trajectory.cumsum(axis=1), mask, command, frame_index, agents, crowded)
 
 
-def _spread(counted: np.ndarray) -> np.ndarray:
-    """Choose a few rows, evenly spread over those that count (over all where none does)."""
-    rows = np.flatnonzero(counted) if counted.any() else np.arange(len(counted))
-    chosen = np.linspace(0, len(rows) - 1, min(PICTURES, len(rows))).round().astype(int)
-    return rows[chosen]
-
-
-def _scenes(dataset: LatentDataset, frames: LatentFrames, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What the teacher saw at these frames, (P, *shape) each."""
-    there = [name for name in PICTURED if dataset.manifest.feature(name) is not None]
-    return {
-        name: np.stack(
-            [
-                dataset.read(frames.clips[frames.clip_of[row]], name, int(frames.frame_of[row])).astype(
-                    np.float32
-                )
-                for row in rows
-            ]
-        )
-        for name in there
+def measure(
+    plans: Plans, truth: Truth, dataset: LatentDataset, frames: LatentFrames, *, epoch: int, split: str
+) -> tuple[Evaluation, dict[str, np.ndarray]]:
+    """Compare plans with the truth; return what is found, and the tensors of every frame."""
+    whole = np.all(truth.mask, axis=1)  # (N)
+    masks: dict[Mask, np.ndarray] = {
+        "complete": whole,
+        "orion": whole & (truth.frame_index >= FRAMES_WITHOUT_ORION_TRUTH),
     }
+    l2 = {driver: l2_columns(positions, truth.positions) for driver, positions in plans.drives.items()}
+    hits = {} if truth.agents is None else _collisions(plans.drives, truth, whole)
+    columns = (*COLUMNS, *(COLLISION_COLUMNS if hits else ()))
+    values = {
+        driver: np.concatenate([l2[driver], *map(rate_columns, hits.get(driver, {}).values())], axis=1)
+        for driver in plans.drives
+    }  # (N, M) each
+
+    by_mask = {
+        driver: {mask: _estimates(columns, table, counted, frames) for mask, counted in masks.items()}
+        for driver, table in values.items()
+    }
+    pictured = spread(whole)
+    worst = worst_of(l2["student"][:, COLUMNS.index("up_to_mean")], whole, frames)
+    evaluation = Evaluation(
+        split=split,
+        epoch=epoch,
+        clips=frames.clips,
+        frames={mask: int(counted.sum()) for mask, counted in masks.items()},
+        l2_m=_pick(by_mask, COLUMNS, lambda estimate: estimate.value),
+        collision=_pick(by_mask, COLLISION_COLUMNS, lambda estimate: estimate.value) if hits else {},
+        interval=_pick(by_mask, columns, lambda estimate: estimate.interval),
+        token=_token(plans.token, frames),
+        groups=tuple(_groups(values, columns, truth.command, whole, dataset, frames)),
+        crowded_frames=truth.crowded_frames,
+        missing=_missing(dataset, plans, truth),
+        pictures=tuple(frames.names(pictured)),
+        worst=tuple(frames.names(worst)),
+    )
+    tensors = {
+        **plans.drives,
+        "truth": truth.positions,
+        "mask": truth.mask,
+        "clip": frames.clip_of.astype(np.int64),
+        "frame_index": truth.frame_index.astype(np.int64),
+        **{f"l2.{driver}": table.astype(np.float32) for driver, table in l2.items()},
+        **{
+            f"collision.{driver}.{variant}": steps
+            for driver, variants in hits.items()
+            for variant, steps in variants.items()
+        },
+        "token.cosine": plans.token[:, 0].copy(),
+        "token.relative": plans.token[:, 1].copy(),
+        "picture": pictured,
+        "worst": worst,
+        **scenes(dataset, frames, pictured),
+        **{f"worst.{name}": values for name, values in scenes(dataset, frames, worst).items()},
+    }
+    return evaluation, tensors
+
+
+def _collisions(
+    drives: dict[str, np.ndarray], truth: Truth, whole: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """Driver -> variant -> (N, T) bool; only frames that count are looked at, a block at a time."""
+    assert truth.agents is not None
+    found = {driver: {variant: np.zeros_like(truth.mask) for variant in VARIANTS} for driver in drives}
+    counted = np.flatnonzero(whole)
+    for rows in np.array_split(counted, range(BATCH, len(counted), BATCH)):
+        block = collisions(
+            {driver: positions[rows] for driver, positions in drives.items()},
+            truth.positions[rows],
+            truth.agents.at(rows),
+        )
+        for driver, variants in block.items():
+            for variant, hits in variants.items():
+                found[driver][variant][rows] = hits
+    return found
+
+
+def _estimates(
+    columns: tuple[str, ...], values: np.ndarray, counted: np.ndarray, frames: LatentFrames
+) -> dict[str, Estimate | None]:
+    """The mean of each column (N, M) over the frames that count; None where there are none."""
+    if not counted.any():
+        return dict.fromkeys(columns)
+    return dict(zip(columns, _of(means(values, counted, frames.clip_of)), strict=True))
+
+
+def _of(found: Means) -> list[Estimate]:
+    ends = zip(found.low.tolist(), found.high.tolist(), strict=True)
+    return [
+        Estimate(value=value, interval=end if found.clips > 1 else None)
+        for value, end in zip(found.value.tolist(), ends, strict=True)
+    ]
+
+
+def _pick(
+    by_mask: dict[str, dict[Mask, dict[str, Estimate | None]]],
+    columns: tuple[str, ...],
+    part: Callable[[Estimate], Part],
+) -> dict[str, dict[Mask, dict[str, Part | None]]]:
+    """One part of every estimate of some columns; None where there is no estimate."""
+
+    def of(row: dict[str, Estimate | None]) -> dict[str, Part | None]:
+        return {name: None if (found := row[name]) is None else part(found) for name in columns}
+
+    return {driver: {mask: of(row) for mask, row in rows.items()} for driver, rows in by_mask.items()}
+
+
+def _token(likeness: np.ndarray, frames: LatentFrames) -> TokenLikeness:
+    every = np.ones(len(likeness), dtype=bool)
+    cosine, relative, absolute = _of(means(likeness.astype(np.float64), every, frames.clip_of))
+    return TokenLikeness(cosine=cosine, relative=relative, absolute=absolute)
+
+
+def _groups(
+    values: dict[str, np.ndarray],
+    columns: tuple[str, ...],
+    command: np.ndarray,
+    whole: np.ndarray,
+    dataset: LatentDataset,
+    frames: LatentFrames,
+) -> list[Group]:
+    told = [name for name in GROUP_COLUMNS if name in columns]
+    picked = [columns.index(name) for name in told]
+    infos = [dataset.clip(name) for name in frames.clips]
+    of_clip: dict[By, list[str]] = {
+        "scenario": [info.scenario for info in infos],
+        "town": [info.town for info in infos],
+        "weather": [info.weather for info in infos],
+    }
+    labels: dict[By, np.ndarray] = {"command": np.array(COMMANDS)[command]}
+    for by, names in of_clip.items():
+        labels[by] = np.array([name or "unknown" for name in names])[frames.clip_of]
+    found = []
+    for by, label_of in labels.items():
+        for name, counted in groups(label_of, whole):
+            rows = {
+                driver: means(table[:, picked], counted, frames.clip_of) for driver, table in values.items()
+            }
+            any_row = next(iter(rows.values()))
+            found.append(
+                Group(
+                    by=by,
+                    name=name,
+                    clips=any_row.clips,
+                    frames=any_row.frames,
+                    means={driver: dict(zip(told, _of(row), strict=True)) for driver, row in rows.items()},
+                )
+            )
+    return found
+
+
+def _missing(dataset: LatentDataset, plans: Plans, truth: Truth) -> tuple[str, ...]:
+    told = []
+    if truth.agents is None:
+        told.append(
+            "collisions were not measured: the dataset does not hold the true agents; "
+            f"`teachonce add-truth {dataset.path} --data ROOT` adds them from the raw clips"
+        )
+    if "constant_velocity" not in plans.drives:
+        told.append(
+            f"constant velocity was not measured: the dataset has no {MOTION}; "
+            f"`teachonce add-truth {dataset.path} --data ROOT` adds it from the raw clips"
+        )
+    return tuple(told)

@@ -1,4 +1,4 @@
-"""A trained student as one file."""
+"""A trained student as one file of weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from cache_schema.durable import rename_durably, sync
-from cache_schema.errors import RequestError
+from cache_schema.new_file import new_file
 from student.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import Tensor
 
 
 def export(run: Path, target: Path) -> Path:
@@ -36,28 +33,6 @@ def export(run: Path, target: Path) -> Path:
     """
     checkpoint, weights = read_checkpoint(run)
     metadata = {"format": "pt", "teachonce": checkpoint.model_dump_json()}
-    try:
-        return _write(target, weights, metadata)
-    except (OSError, SafetensorError) as error:
-        raise RequestError(
-            f"{target} cannot be written: {error}",
-            expected="room for the weights, and the right to write",
-            repair="free space, or give another path",
-        ) from error
-
-
-def _write(target: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> Path:
-    if target.exists() or not target.parent.is_dir():
-        raise RequestError(
-            f"{target} " + ("exists already" if target.exists() else "is in a folder that does not exist"),
-            expected="a new file in a folder that exists",
-            repair="give another path, or move what is there",
-        )
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        save_file(weights, partial, metadata=metadata)
-        sync(partial)
-        rename_durably(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(target, SafetensorError) as file:
+        save_file(weights, file, metadata=metadata)
     return target

@@ -1,4 +1,4 @@
-"""Open-loop distance to the expert, in both definitions in use (spec Bench2Drive 5.1).
+"""Open-loop distance to the expert, in both definitions in use, and rates (spec Bench2Drive 5.1).
 
 Dimension letters: N frame, T step (of 0.5 s), K horizon.
 """
@@ -10,8 +10,10 @@ import numpy as np
 HORIZONS_S = (1, 2, 3)
 """Seconds ahead at which the tables read."""
 STEPS_A_SECOND = 2
-COLUMNS = ("up_to_1s", "up_to_2s", "up_to_3s", "up_to_mean", "at_1s", "at_2s", "at_3s", "at_mean")
-"""Of a table."""
+RATE_COLUMNS = ("1s", "2s", "3s", "mean")
+"""Of ``rate_columns``."""
+COLUMNS = (*(f"up_to_{column}" for column in RATE_COLUMNS), *(f"at_{column}" for column in RATE_COLUMNS))
+"""Of ``l2_columns``."""
 
 
 def l2_up_to(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -24,8 +26,7 @@ def l2_up_to(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Returns:
         (N, K) metres.
     """
-    distance = _distance(predicted, truth)
-    return np.stack([distance[:, : STEPS_A_SECOND * k].mean(axis=1) for k in HORIZONS_S], axis=1)
+    return _up_to(_distance(predicted, truth))
 
 
 def l2_at(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -34,26 +35,24 @@ def l2_at(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([distance[:, STEPS_A_SECOND * k - 1] for k in HORIZONS_S], axis=1)
 
 
-def l2_table(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict[str, float | None]:
-    """Average both distances over the frames whose every step is valid.
+def l2_columns(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Both distances of every frame, each with its mean over the three horizons: (N, 8) for ``COLUMNS``."""
+    both = [_with_mean(distances(predicted, truth)) for distances in (l2_up_to, l2_at)]
+    return np.concatenate(both, axis=1)
 
-    Args:
-        predicted: (N, T, 2) positions, metres.
-        truth: The same for the expert.
-        mask: (N, T) bool, steps that have a truth.
 
-    Returns:
-        Metres for each of ``COLUMNS``, where a mean is over the three horizons; None where no frame counts.
-    """
-    counted = mask.all(axis=1)
-    table: dict[str, float | None] = {}
-    for name, distances in (("up_to", l2_up_to), ("at", l2_at)):
-        means = distances(predicted[counted], truth[counted]).mean(axis=0) if counted.any() else None
-        for column, k in enumerate(HORIZONS_S):
-            table[f"{name}_{k}s"] = None if means is None else float(means[column])
-        table[f"{name}_mean"] = None if means is None else float(means.mean())
-    return table
+def rate_columns(hits: np.ndarray) -> np.ndarray:
+    """Share of the steps (N, T) up to each horizon that hit, and the mean: (N, 4) for ``RATE_COLUMNS``."""
+    return _with_mean(_up_to(hits.astype(np.float64)))
 
 
 def _distance(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.linalg.norm(predicted.astype(np.float64) - truth.astype(np.float64), axis=-1)  # (N, T)
+
+
+def _up_to(values: np.ndarray) -> np.ndarray:
+    return np.stack([values[:, : STEPS_A_SECOND * k].mean(axis=1) for k in HORIZONS_S], axis=1)  # (N, K)
+
+
+def _with_mean(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values, values.mean(axis=1, keepdims=True)], axis=1)  # (N, K + 1)

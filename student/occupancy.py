@@ -1,12 +1,10 @@
-"""Open-loop collisions: agents drawn on a grid, the ego's cells looked up in it (spec Bench2Drive 5.1).
-
-For the collision rates of ``evaluate``, which wait for datasets that hold the true boxes of agents.
+"""Agents drawn on the grid of the published collision rates (spec Bench2Drive 5.1).
 
 The published numbers were drawn with OpenCV's ``fillPoly``. The same cells come out here, those of polygons
 that the border cuts included: it clips each edge to the grid in whole cells before it draws it.
 
-Dimension letters: A agent, T step (of 0.5 s), R row, C column. The grid looks down on the ego: row 0 is 50 m
-ahead, column 0 is 50 m to the left, LiDAR frame (x right, y forward).
+Dimension letters: N frame, A agent, T step (of 0.5 s), R row, C column. The grid looks down on the ego: row 0
+is 50 m ahead, column 0 is 50 m to the left, LiDAR frame (x right, y forward).
 """
 
 from __future__ import annotations
@@ -15,82 +13,66 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cache_schema.features import TRAJECTORY_STEPS
+
 CELLS = 200
 CELL_M = 0.5
 EXTENT_M = 50.0
 
-VEHICLES = (0, 1, 2)
-"""Class numbers of car, van and truck."""
-HUMANS = (3, 7)
-"""Class numbers of bicycle and pedestrian."""
 
-# Cells of a 4.084 m by 1.85 m ego, 0.5 m ahead of its origin and never turned, counted from the lower left.
-_FOOTPRINT_ROWS = np.arange(97, 105)
-_FOOTPRINT_COLUMNS = np.arange(98, 102)
+class Agents(NamedTuple):
+    """Agents of N frames, or of one where N is left out: the features ``truth_agent_*`` of a dataset."""
 
-# The published point version looks up a cell about 25 m off in both axes; only so are its numbers met.
-_POINT_ORIGIN_M = 24.875
+    boxes: np.ndarray
+    """(N, A, 5) x, y of the middle, length, width, heading; metres and radians."""
+    classes: np.ndarray
+    """(N, A) class number, -1 where there is no agent."""
+    offsets: np.ndarray
+    """(N, A, T, 3) x, y and heading of each step from the step before, as the published metrics read it."""
+    mask: np.ndarray
+    """(N, A, T) bool, where the agent is known."""
 
+    def at(self, index: np.ndarray | slice | int) -> Agents:
+        """The agents of some of the frames."""
+        return Agents(*(values[index] for values in self))
 
-class Collisions(NamedTuple):
-    """What happens at each of T steps, (T) bool."""
-
-    truth_box: np.ndarray
-    """The expert's own footprint touches an agent: such a step is not held against the prediction."""
-    predicted_box: np.ndarray
-    """The predicted footprint touches an agent."""
-    box: np.ndarray
-    """What is counted: the prediction collides and the truth does not."""
-    point: np.ndarray
-    """The same with the published point version in the place of the footprint."""
+    def poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middles (N, A, T, 2) and headings (N, A, T) at every step, as the published metrics move them."""
+        boxes, offsets = self.boxes.astype(np.float64), self.offsets.astype(np.float64)
+        moved = offsets.cumsum(axis=-2)
+        return boxes[..., None, :2] + moved[..., :2], boxes[..., None, 4] + moved[..., 2]
 
 
-def collisions(predicted: np.ndarray, truth: np.ndarray, occupied: np.ndarray) -> Collisions:
-    """Look up two trajectories of one frame in its grid.
-
-    Args:
-        predicted: (T, 2) positions, metres.
-        truth: The same for the expert.
-        occupied: (T, R, C) bool.
-    """
-    truth_box, predicted_box = _touches(truth, occupied), _touches(predicted, occupied)
-    rows = np.trunc((_POINT_ORIGIN_M - predicted[:, 1]) / CELL_M).astype(int)
-    columns = np.trunc((_POINT_ORIGIN_M + predicted[:, 0]) / CELL_M).astype(int)
-    inside = (rows >= 0) & (rows < CELLS) & (columns >= 0) & (columns < CELLS)
-    point = np.zeros(len(predicted), dtype=bool)
-    point[inside] = occupied[inside, rows[inside], columns[inside]]
-    return Collisions(truth_box, predicted_box, predicted_box & ~truth_box, point & ~truth_box)
+def corner_cells(agents: Agents) -> np.ndarray:
+    """Corners of every agent at every step as whole (column, row) cells, (N, A, T, 4, 2), inside or not."""
+    middle, yaw = agents.poses()
+    length, width = (agents.boxes[..., None, None, side].astype(np.float64) for side in (2, 3))
+    ahead = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1) * length / 2  # (N, A, T, 2)
+    aside = np.stack([-np.sin(yaw), np.cos(yaw)], axis=-1) * width / 2
+    corners = np.stack([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside], axis=-2)
+    corners = (corners + middle[..., None, :]) * (1, -1)  # (N, A, T, 4, 2)
+    return np.round((corners + EXTENT_M) / CELL_M).astype(int)
 
 
-def rasterise(boxes: np.ndarray, futures: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """Draw the future of one frame's agents.
+def rasterise(agents: Agents, classes: tuple[int, ...]) -> np.ndarray:
+    """Draw the future of one frame's agents of some classes; return (T, R, C) bool, the cells they occupy."""
+    return draw(corner_cells(agents), agents.mask & np.isin(agents.classes, classes)[:, None])
+
+
+def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Draw polygons, each on the grid of its step.
 
     Args:
-        boxes: (A, 9) x, y, bottom z, w, l, h, box yaw, vx, vy.
-        futures: (A, 34) 12 xy offsets, 6 masks, goal, 9 others of which the last is the class, 6 yaw offsets.
-        classes: Class numbers to draw.
+        corners: (A, T, 4, 2) whole (column, row) cells.
+        drawn: (A, T) bool, which to draw.
 
     Returns:
-        (T, R, C) bool, the cells that such an agent occupies.
+        (T, R, C) bool.
     """
-    grids = np.zeros((6, CELLS, CELLS), dtype=bool)
-    chosen = np.isin(futures[:, 27].astype(int), classes)
-    corners = corner_cells(boxes[chosen], futures[chosen])  # (A, T, 4, 2)
-    for agent, step in np.argwhere(futures[chosen, 12:18] == 1):
+    grids = np.zeros((TRAJECTORY_STEPS, CELLS, CELLS), dtype=bool)
+    for agent, step in np.argwhere(drawn):
         fill(grids[step], corners[agent, step])
     return grids
-
-
-def corner_cells(boxes: np.ndarray, futures: np.ndarray) -> np.ndarray:
-    """Corners of every agent at every step as whole (column, row) cells, (A, T, 4, 2), inside or not."""
-    boxes, futures = boxes.astype(np.float64), futures.astype(np.float64)
-    centre = boxes[:, None, :2] + futures[:, :12].reshape(-1, 6, 2).cumsum(axis=1)  # (A, T, 2)
-    yaw = -(boxes[:, 6, None] + np.pi / 2) + futures[:, 28:34].cumsum(axis=1)  # (A, T)
-    ahead = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1) * boxes[:, None, 4, None] / 2  # (A, T, 2)
-    aside = np.stack([-np.sin(yaw), np.cos(yaw)], axis=-1) * boxes[:, None, 3, None] / 2
-    corners = np.stack([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside], axis=2)
-    corners = (corners + centre[:, :, None]) * (1, -1)  # (A, T, 4, 2)
-    return np.round((corners + EXTENT_M) / CELL_M).astype(int)
 
 
 def fill(grid: np.ndarray, corners: np.ndarray) -> None:
@@ -115,15 +97,6 @@ def fill(grid: np.ndarray, corners: np.ndarray) -> None:
     columns = np.arange(CELLS)
     for left, right in zip(meets[::2], meets[1::2], strict=True):
         grid[rows] |= (columns >= left[:, None]) & (columns <= right[:, None]) & np.isfinite(right)[:, None]
-
-
-def _touches(positions: np.ndarray, occupied: np.ndarray) -> np.ndarray:
-    """Whether the ego's footprint at (T, 2) positions touches an occupied cell, (T) bool."""
-    rows = np.trunc(CELLS - (positions[:, 1, None] / CELL_M + _FOOTPRINT_ROWS)).astype(int)  # (T, 8)
-    columns = np.trunc(positions[:, 0, None] / CELL_M + _FOOTPRINT_COLUMNS).astype(int)  # (T, 4)
-    rows, columns = rows.clip(0, CELLS - 1), columns.clip(0, CELLS - 1)
-    steps = np.arange(len(positions))[:, None, None]
-    return occupied[steps, rows[:, :, None], columns[:, None, :]].any(axis=(1, 2))
 
 
 def _draw_line(grid: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PLAIN_EVERY_S = 15.0
 """Seconds between plain lines: often enough to be watched, seldom enough for a day's log."""
@@ -59,3 +62,15 @@ class StepProgress:
     def say(self, text: str) -> None:
         """Show a line that stays, above the bar."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def epoch_line(
+    epoch: int, epochs: int, train: Mapping[str, float], val: Mapping[str, float] | None, seconds: float
+) -> str:
+    """Return the line that stays of an epoch: its means, and those of the held-out frames."""
+
+    def shown(terms: Mapping[str, float]) -> str:
+        return " ".join(f"{name} {value:.4g}" for name, value in terms.items())
+
+    held_out = "" if val is None else f" | val {shown(val)}"
+    return f"epoch {epoch}/{epochs} in {seconds:.1f} s: train {shown(train)}{held_out}"

@@ -19,12 +19,12 @@ class RunLog:
 
     Args:
         run: Folder of the run.
-        done: Epochs that the run already has; lines of later ones are of an interrupted epoch and go.
+        done: Steps that the run goes on from; lines of later ones will be written again, and go.
     """
 
     def __init__(self, run: Path, *, done: int) -> None:
         self.path = run / NAME
-        kept = [line for line in read_log(run) if line["epoch"] <= done]
+        kept = [line for line in read_log(run) if line["step"] <= done]
         write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def __enter__(self) -> Self:
@@ -54,5 +54,5 @@ def _parsed(line: str) -> dict[str, Any] | None:
         told = json.loads(line)
     except ValueError:
         return None
-    whole = isinstance(told, dict) and {"kind", "epoch"} <= told.keys()
+    whole = isinstance(told, dict) and {"kind", "epoch", "step"} <= told.keys()
     return told if whole else None

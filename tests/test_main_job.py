@@ -98,5 +98,5 @@ def test_a_student_trains_from_what_the_tiny_teacher_said(clips_root, tmp_path: 
     assert result.epoch == 2
     measured = evaluate(run, path, "all")
     assert set(measured.l2_m) >= {"student", "teacher"}
-    page = report(run)
-    assert "<img" in page.read_text()
+    page = report([run])
+    assert "<svg" in page.read_text()

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.bench2drive.annotations import read_annotation
-from pipeline.bench2drive.classes import UNKNOWN, label_of
+from pipeline.bench2drive.classes import CLASSES, UNKNOWN, label_of
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
-from pipeline.bench2drive.geometry import S, heading, pose_matrix, transform
-from pipeline.bench2drive.visibility import Visibility, filter_corners, is_visible, load_depth
+from pipeline.bench2drive.geometry import S, heading, pose_matrix, rigid_inverse, transform
+from pipeline.bench2drive.visibility import Visibility, filter_corners, load_depth, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from pipeline.bench2drive.annotations import Annotation
     from pipeline.bench2drive.clips import RawClip
     from pipeline.bench2drive.record import Record
@@ -26,22 +28,12 @@ if TYPE_CHECKING:
 MAX_DISTANCE_M = 75.0
 MAX_HEIGHT_M = 10.0
 RANGE_M = 51.2
+YAW_TOLERANCE = 0.01
+"""Radians by which an annotated matrix and yaw may differ."""
+
+ALL_LABELS = (UNKNOWN, *range(len(CLASSES)))
 
 _INVERSE_POSES = ("world2vehicle", "world2ego", "world2sign", "world2ped")
-
-_COLUMNS = {
-    "id": (np.int64, ()),
-    "label": (np.int64, ()),
-    "centre": (np.float64, (3,)),
-    "size": (np.float64, (3,)),
-    "yaw": (np.float64, ()),
-    "box_yaw": (np.float64, ()),
-    "velocity": (np.float64, (2,)),
-    "num_points": (np.int64, ()),
-    "actor2world": (np.float64, (4, 4)),
-    "world_centre": (np.float64, (3,)),
-}
-"""Element type and shape of one box's entry, so that a frame without boxes has them too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,72 +93,112 @@ def read_boxes(clip: RawClip, visibility: Visibility = "fov") -> list[Boxes]:
     last_seen: dict[int, np.ndarray] = {}
     for frame in clip.frames:
         annotation = read_annotation(clip.annotation_path(frame))
-        depth = load_depth(clip, frame) if visibility == "depth" else None
         boxes = frame_boxes(annotation, last_seen)
         if visibility != "off":
-            corners = map(filter_corners, boxes.centre, boxes.size, boxes.yaw)
-            seen = [is_visible(points, annotation, depth) for points in corners]
-            boxes = boxes.take(np.array(seen, dtype=bool))
+            boxes = seen_boxes(boxes, annotation, load_depth(clip, frame) if visibility == "depth" else None)
         if len(boxes):
             last_seen = dict(zip(boxes.id.tolist(), boxes.world_centre, strict=True))
         frames.append(boxes)
     return frames
 
 
-def frame_boxes(annotation: Annotation, last_seen: dict[int, np.ndarray]) -> Boxes:
+def seen_boxes(boxes: Boxes, annotation: Annotation, depth: np.ndarray | None = None) -> Boxes:
+    """Return the boxes that some camera sees: through everything, where ``depth`` (6, 900, 1600) is None."""
+    return boxes.take(visible(filter_corners(boxes.centre, boxes.size, boxes.yaw), annotation, depth))
+
+
+def frame_boxes(
+    annotation: Annotation, last_seen: dict[int, np.ndarray], labels: Iterable[int] = ALL_LABELS
+) -> Boxes:
     """Take the actors of one frame that are near enough; visibility is not looked at.
 
     Args:
         annotation: The frame.
         last_seen: Actor -> (3) middle of its box in the RH world, in the last frame that had boxes. The data
             gives walkers no speed, so theirs is taken from here.
+        labels: Labels of the actors to take.
 
     Raises:
         ClipError: An actor lacks a key.
     """
-    if not annotation.boxes:
-        return _stack([])
+    labels = frozenset(labels)
+    others = [
+        actor
+        for actor in annotation.boxes
+        if actor.text("class") != "ego_vehicle" and label_of(actor.text("type_id")) in labels
+    ]
+    if not others:
+        return _boxes([], annotation, last_seen)
     ego_height = annotation.boxes[0].array("location", 3)[2]
     near = [
         actor
-        for actor in annotation.boxes
-        if actor.text("class") != "ego_vehicle"
-        and actor.number("distance") <= MAX_DISTANCE_M
+        for actor in others
+        if actor.number("distance") <= MAX_DISTANCE_M
         and abs(actor.array("location", 3)[2] - ego_height) <= MAX_HEIGHT_M
     ]
-    return _stack([_box(actor, annotation, last_seen) for actor in near])
+    return _boxes(near, annotation, last_seen)
 
 
-def _box(actor: Record, annotation: Annotation, last_seen: dict[int, np.ndarray]) -> dict[str, object]:
-    number = actor.integer("id")
-    world_centre = actor.array("center", 3) * (1, -1, 1)
-    if "world2vehicle" in actor:
-        vehicle2world = np.linalg.inv(S @ actor.pose("world2vehicle") @ S)
-        yaw = float(heading(annotation.world2lidar @ vehicle2world))
-    else:
-        yaw = -math.radians(actor.array("rotation", 3)[2]) - annotation.ego_yaw + math.pi / 2
-    speed = _speed(actor, world_centre, last_seen.get(number))
-    return {
-        "id": number,
-        "label": label_of(actor.text("type_id")),
-        "centre": transform(annotation.world2lidar, world_centre),
-        "size": 2 * actor.array("extent", 3)[[1, 0, 2]],
-        "yaw": math.remainder(yaw, 2 * math.pi),
-        "box_yaw": -yaw - math.pi / 2,
-        "velocity": (speed * math.cos(yaw), speed * math.sin(yaw)),
-        "num_points": actor.integer("num_points") if "num_points" in actor else -1,
-        "actor2world": _actor2world(actor),
-        "world_centre": world_centre,
-    }
-
-
-def _stack(boxes: list[dict[str, object]]) -> Boxes:
-    return Boxes(
-        **{
-            name: np.array([box[name] for box in boxes], dtype).reshape(-1, *shape)
-            for name, (dtype, shape) in _COLUMNS.items()
-        }
+def _boxes(actors: Sequence[Record], annotation: Annotation, last_seen: dict[int, np.ndarray]) -> Boxes:
+    numbers = np.array([actor.integer("id") for actor in actors], np.int64)
+    world_centre = _column(actors, "center", 3) * (1, -1, 1)
+    annotated_yaw = _column(actors, "rotation", 3)[:, 2]
+    poses, of_vehicle = _poses(actors, annotated_yaw)
+    yaw = np.where(
+        of_vehicle,
+        heading(annotation.world2lidar @ (S @ poses @ S)),
+        -np.radians(annotated_yaw) - annotation.ego_yaw + math.pi / 2,
     )
+    speed = np.array(
+        [
+            _speed(actor, centre, last_seen.get(number))
+            for actor, centre, number in zip(actors, world_centre, numbers.tolist(), strict=True)
+        ]
+    )
+    return Boxes(
+        id=numbers,
+        label=np.array([label_of(actor.text("type_id")) for actor in actors], np.int64),
+        centre=transform(annotation.world2lidar, world_centre),
+        size=2 * _column(actors, "extent", 3)[:, [1, 0, 2]],
+        yaw=np.array([math.remainder(angle, 2 * math.pi) for angle in yaw.tolist()]),
+        box_yaw=-yaw - math.pi / 2,
+        velocity=speed[:, None] * np.stack([np.cos(yaw), np.sin(yaw)], axis=1),
+        num_points=np.array(
+            [actor.integer("num_points") if "num_points" in actor else -1 for actor in actors], np.int64
+        ),
+        actor2world=S @ _believing_yaw(poses, annotated_yaw) @ S,
+        world_centre=world_centre,
+    )
+
+
+def _column(actors: Sequence[Record], key: str, width: int) -> np.ndarray:
+    """(K, width) of a key that every actor has."""
+    return np.array([actor.array(key, width) for actor in actors]).reshape(-1, width)
+
+
+def _poses(actors: Sequence[Record], yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Actors to UE world (K, 4, 4), where no matrix tells by location and yaw; and who is a vehicle (K)."""
+    keys = [next((key for key in _INVERSE_POSES if key in actor), None) for actor in actors]
+    inverses = [
+        rigid_inverse(pose_matrix(actor.array("location", 3), (0, 0, degrees)))
+        if key is None
+        else actor.pose(key)
+        for actor, key, degrees in zip(actors, keys, yaw, strict=True)
+    ]
+    poses = np.linalg.inv(np.array(inverses).reshape(-1, 4, 4))
+    return poses, np.array([key == "world2vehicle" for key in keys], dtype=bool)
+
+
+def _believing_yaw(poses: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Actors to UE world (K, 4, 4), for their future tracks.
+
+    Where the annotated matrix and yaw disagree, the original conversion believes the yaw, without wrapping
+    the difference; so a parked car's unreliable yaw counts.
+    """
+    poses = poses.copy()
+    for index in np.flatnonzero(np.abs(np.radians(yaw) - heading(poses)) > YAW_TOLERANCE):
+        poses[index] = pose_matrix(poses[index, :3, 3], (0, 0, yaw[index]))
+    return poses
 
 
 def _speed(actor: Record, centre: np.ndarray, before: np.ndarray | None) -> float:
@@ -175,20 +207,3 @@ def _speed(actor: Record, centre: np.ndarray, before: np.ndarray | None) -> floa
     if "vehicle" in actor.text("class"):
         return actor.number("speed", nan=0.0)
     return 0.0 if before is None else float(np.linalg.norm((centre - before)[:2])) * FRAME_RATE_HZ
-
-
-def _actor2world(actor: Record) -> np.ndarray:
-    """Return the actor's pose in the RH world, for its future track.
-
-    Where the annotated matrix and yaw disagree, the original conversion believes the yaw, without wrapping
-    the difference; so a parked car's unreliable yaw counts.
-    """
-    yaw = actor.array("rotation", 3)[2]
-    key = next((key for key in _INVERSE_POSES if key in actor), None)
-    if key is None:
-        pose = pose_matrix(actor.array("location", 3), (0, 0, yaw))
-    else:
-        pose = np.linalg.inv(actor.pose(key))
-        if abs(math.radians(yaw) - heading(pose)) > 0.01:
-            pose = pose_matrix(pose[:3, 3], (0, 0, yaw))
-    return S @ pose @ S

@@ -14,6 +14,7 @@ from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
 from pipeline.bench2drive.geometry import CAMERAS, rigid_inverse
 from pipeline.bench2drive.trajectories import ego_trajectories
+from pipeline.bench2drive.truth_agents import road_users, truth_agents
 
 if TYPE_CHECKING:
     from pipeline.bench2drive.clips import RawClip
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ClipAnnotations:
-    """The annotations of all frames of one clip, without the other actors."""
+    """The annotations of all frames of one clip; of the other actors, only what the truth keeps."""
 
     frame_index: np.ndarray
     """(F) int32, number of the frame in the raw clip."""
@@ -38,6 +39,8 @@ class ClipAnnotations:
     """(F, C, 4, 4) float64, LiDAR to optical cameras."""
     intrinsic: np.ndarray
     """(F, C, 3, 3) float64, of the raw 1600x900 images."""
+    agents: dict[str, np.ndarray]
+    """Values (F, *shape) of every feature of ``cache_schema.features.TRUTH_AGENTS``."""
 
     @property
     def timestamp(self) -> np.ndarray:
@@ -61,6 +64,7 @@ class ClipAnnotations:
             "frame_index": self.frame_index,
             "ego_pose": self.ego_pose,
             "can_bus": self.can_bus,
+            **self.agents,
         }
 
 
@@ -71,7 +75,7 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
         ClipError: A frame is missing, or an annotation is broken.
     """
     # The other actors are most of a file: each frame lets go of them before the next is read.
-    rows = []
+    rows, others = [], []
     for frame in clip.frames:
         annotation = read_annotation(clip.annotation_path(frame))
         rows.append(
@@ -83,6 +87,7 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
                 annotation.intrinsic,
             )
         )
+        others.append(road_users(annotation))
     command, can_bus, world2lidar, lidar2cam, intrinsic = (
         np.stack(column) for column in zip(*rows, strict=True)
     )
@@ -95,6 +100,7 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
         ego_pose_inv=rigid_inverse(ego_pose),
         lidar2cam=lidar2cam,
         intrinsic=intrinsic,
+        agents=truth_agents(others, world2lidar),
     )
 
 

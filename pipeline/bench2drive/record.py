@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 ROTATION_TOLERANCE = 1e-3
 """The simulator writes float32, with an error below 1e-6."""
+LAST_ROW_TOLERANCE = 1e-6
+
+_IDENTITY = np.eye(4)
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ class Record:
         """Return a (4, 4) rotation and translation."""
         matrix = self.array(key, 4, 4)
         rotation = matrix[:3, :3]
-        rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=ROTATION_TOLERANCE)
-        if not rigid or not np.allclose(matrix[3], [0, 0, 0, 1]):
+        rigid = np.abs(rotation @ rotation.T - _IDENTITY[:3, :3]).max() < ROTATION_TOLERANCE
+        if not rigid or np.abs(matrix[3] - _IDENTITY[3]).max() > LAST_ROW_TOLERANCE:
             self._refuse(key, self[key], "a rotation and a translation")
         return matrix
 

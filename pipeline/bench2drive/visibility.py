@@ -1,4 +1,7 @@
-"""Which boxes a camera can see, by the filter of the published truth (spec: Bench2Drive, section 3.3)."""
+"""Which boxes a camera can see, by the filter of the published truth (spec: Bench2Drive, section 3.3).
+
+Dimension letters: K boxes, P points of a box, C cameras.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cache_schema.errors import ClipError
-from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, transform
+from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH
 
 if TYPE_CHECKING:
     from pipeline.bench2drive.annotations import Annotation
@@ -53,50 +56,48 @@ def _load(clip: RawClip, camera: str, frame: int) -> np.ndarray:
     return depth
 
 
-def filter_corners(centre: np.ndarray, size: np.ndarray, yaw: float) -> np.ndarray:
-    """Return the eight points (8, 3) that the original filter tests, LiDAR frame.
+def filter_corners(centre: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Return the eight points (..., 8, 3) that the original filter tests, LiDAR frame.
 
     They are not the box's corners: the original turns them by ``-yaw``, so the long side points elsewhere.
     Which boxes the published metrics count depends on it.
 
     Args:
-        centre: (3) metres, LiDAR frame.
-        size: (3) width, length, height in metres.
-        yaw: Heading in radians, counter-clockwise from +x.
+        centre: (..., 3) metres, LiDAR frame.
+        size: (..., 3) width, length, height in metres.
+        yaw: (...) heading in radians, counter-clockwise from +x.
     """
-    cos, sin = np.cos(-yaw), np.sin(-yaw)
-    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    return (CORNER_SIGNS * size / 2) @ turn.T + centre
+    cos, sin = np.cos(yaw)[..., None], np.sin(yaw)[..., None]
+    x, y, z = np.moveaxis(CORNER_SIGNS * size[..., None, :] / 2, -1, 0)  # (..., 8) each
+    return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1) + centre[..., None, :]
 
 
-def is_visible(corners: np.ndarray, annotation: Annotation, depth: np.ndarray | None) -> bool:
-    """Tell whether some camera sees more than one of eight points.
+def visible(corners: np.ndarray, annotation: Annotation, depth: np.ndarray | None) -> np.ndarray:
+    """Tell of each box whether some camera sees more than one of its points, (K) bool.
 
     The original also asks for fewer than seven points outside the image, which then holds of itself.
 
     Args:
-        corners: (8, 3) metres, LiDAR frame.
+        corners: (K, P, 3) metres, LiDAR frame.
         annotation: The frame, for its cameras.
-        depth: (6, 900, 1600) metres, or None where nothing occludes.
+        depth: (C, 900, 1600) metres, or None where nothing occludes.
     """
-    for camera in range(len(CAMERAS)):
-        points = transform(annotation.lidar2cam[camera], corners)
-        points = points[points[:, 2] > 0]
-        pixels = points @ annotation.intrinsic[camera].T
-        u, v, far = pixels[:, 0] / pixels[:, 2], pixels[:, 1] / pixels[:, 2], points[:, 2]
-        inside = (u >= 0) & (u < IMAGE_WIDTH) & (v >= 0) & (v < IMAGE_HEIGHT) & (far < FAR_M)
-        seen = inside if depth is None else inside & ~_occluded(u, v, far, inside, depth[camera])
-        if seen.sum() > 1:
-            return True
-    return False
+    rotation, shift = annotation.lidar2cam[:, None, :3, :3], annotation.lidar2cam[:, None, None, :3, 3]
+    points = corners @ rotation.swapaxes(-1, -2) + shift  # (C, K, P, 3)
+    far = points[..., 2]
+    pixels = points @ annotation.intrinsic[:, None].swapaxes(-1, -2)
+    u, v = np.moveaxis(pixels[..., :2] / np.where(far > 0, far, 1.0)[..., None], -1, 0)  # (C, K, P) each
+    seen = (far > 0) & (far < FAR_M) & (u >= 0) & (u < IMAGE_WIDTH) & (v >= 0) & (v < IMAGE_HEIGHT)
+    if depth is not None:
+        seen &= ~_occluded(np.where(seen, u, 0), np.where(seen, v, 0), far, depth)
+    return (seen.sum(-1) > 1).any(0)
 
 
-def _occluded(
-    u: np.ndarray, v: np.ndarray, far: np.ndarray, inside: np.ndarray, depth: np.ndarray
-) -> np.ndarray:
-    """Tell of each point inside the image whether all four diagonal neighbours of its pixel are nearer."""
-    column = np.where(inside, u, 0).astype(int)[:, None] + (-1, -1, 1, 1)
-    row = np.where(inside, v, 0).astype(int)[:, None] + (-1, 1, -1, 1)
+def _occluded(u: np.ndarray, v: np.ndarray, far: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Tell of each point (C, K, P) whether all four diagonal neighbours of its pixel are nearer."""
+    column = u.astype(int)[..., None] + (-1, -1, 1, 1)
+    row = v.astype(int)[..., None] + (-1, 1, -1, 1)
     on_image = (column >= 0) & (column < IMAGE_WIDTH) & (row >= 0) & (row < IMAGE_HEIGHT)
-    nearest = depth[np.clip(row, 0, IMAGE_HEIGHT - 1), np.clip(column, 0, IMAGE_WIDTH - 1)]
-    return ((nearest < far[:, None]) | ~on_image).all(1)
+    camera = np.arange(len(depth))[:, None, None, None]
+    nearest = depth[camera, np.clip(row, 0, IMAGE_HEIGHT - 1), np.clip(column, 0, IMAGE_WIDTH - 1)]
+    return ((nearest < far[..., None]) | ~on_image).all(-1)

@@ -8,6 +8,7 @@ D token width, H hidden width, T step, M mode, Z latent.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from cache_schema.errors import CheckpointError
 from student.models.planner import PARTS, Gaussian, Planner, PlannerConfig
+from student.models.single_query import decode
 from student.models.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -192,8 +194,17 @@ class OrionLite(Planner):
         latent: Literal["present", "future"] = "present",
     ) -> Prediction:
         """Predict from the decoder's memory (B, N, H); the rest as in ``forward``."""
-        query = self.planning_query.expand(len(memory), -1, -1)  # (B, 1, H)
-        decoded = self.transformer_decoder(query, memory)[:, 0]  # (B, H)
+        # Not len(), which a traced graph would keep as a constant.
+        query = self.planning_query[0].expand(memory.shape[0], -1)  # (B, H)
+        decoded = decode(self.transformer_decoder, query, memory)  # (B, H)
         token = self.norm_output(self.output_proj(decoded))  # (B, D)
-        plan = self.plan(token, trajectory=trajectory, noise=noise, latent=latent)
+        with _exactly(token.device):
+            plan = self.plan(token.to(query.dtype), trajectory=trajectory, noise=noise, latent=latent)
         return Prediction(token, plan.offsets, plan.present, plan.future)
+
+
+def _exactly(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Compute in float32 where others may round to 16 bits, in which the latent's divergence drowns."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()

@@ -46,8 +46,9 @@ class Collision:
     """Agents farther than this from a step do not count for it."""
     score: float = 0.5
     """An agent counts from this class score on."""
-    last_class: int = 4
-    """Its best class must not come after this one: car, van, truck, bicycle, traffic sign count."""
+    classes: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Its best class must be one of these; as released car, van, truck, bicycle and traffic sign. That is a
+    habit of nuScenes: in Bench2Drive's order its limit lets traffic signs in and pedestrians (7) out."""
 
     def elements(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
         """Return what the term is the mean of: (B, T, 2) for x and y, weight and mask included."""
@@ -55,7 +56,8 @@ class Collision:
         agents = batch["agent_xy"][:, :, None] + batch["agent_offsets"].cumsum(dim=2)  # (B, A, T, 2)
         apart = positions - agents.transpose(1, 2)  # (B, T, A, 2)
         best_score, best_class = batch["agent_class_scores"].max(dim=-1)  # (B, A)
-        counts = (best_score >= self.score) & (best_class <= self.last_class)
+        of_a_kind = torch.stack([best_class == kind for kind in self.classes]).any(dim=0)
+        counts = (best_score >= self.score) & of_a_kind
         near = torch.linalg.vector_norm(apart.detach(), dim=-1) <= self.range_m  # (B, T, A)
         considered = (near & counts[:, None])[..., None]
         room = apart.abs().masked_fill(~considered, math.inf).amin(dim=2)  # (B, T, 2)

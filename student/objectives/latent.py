@@ -24,6 +24,9 @@ class Latent:
 
     weight: float = 3.0
     """Factor of the term."""
+    free_nats: float = 0.0
+    """A dimension costs at least this, so that less is not worth pursuing. In the released run the divergence
+    falls to 1e-7 after an epoch: the latent says nothing of the future any more."""
 
     def elements(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
         """Return what the term is the mean of: (B), weight included."""
@@ -34,6 +37,8 @@ class Latent:
         divergence = (
             present.log_sigma - future.log_sigma - 0.5 + spread / (2 * (2 * present.log_sigma).exp())
         )  # (B, 1, Z)
+        if self.free_nats:
+            divergence = divergence.clamp(min=self.free_nats)
         return self.weight * divergence.sum(dim=(1, 2)) * batch["ego_trajectory_mask"].any(dim=1)
 
     def __call__(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch.nn.functional as F
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,8 @@ class Regression:
         """Return what the term is the mean of: (B, M, T, 2), weight and mask included."""
         offsets = predicted.offsets  # (B, M, T, 2)
         error = (offsets - batch["ego_trajectory"][:, None]).abs()
-        commanded = F.one_hot(batch["command"], offsets.shape[1])[:, :, None, None]  # (B, M, 1, 1)
+        modes = torch.arange(offsets.shape[1], device=offsets.device)
+        commanded = (batch["command"][:, None] == modes)[:, :, None, None]  # (B, M, 1, 1)
         valid = batch["ego_trajectory_mask"][:, None, :, None]  # (B, 1, T, 1)
         return self.weight * error * commanded * valid
 

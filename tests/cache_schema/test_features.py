@@ -1,11 +1,7 @@
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cache_schema.features import TRUTH, FeatureSpec
-from cache_schema.layout import PAGE_BYTES, SHARD_BYTES, fill_value_of, layout_of
 
 
 def spec(**changes) -> FeatureSpec:
@@ -44,26 +40,9 @@ def test_truth_is_what_a_driving_dataset_needs():
         "frame_index": ((), "int32"),
         "ego_pose": ((4, 4), "float64"),
         "can_bus": ((18,), "float64"),
+        "truth_agent_boxes": ((64, 5), "float32"),
+        "truth_agent_classes": ((64,), "int8"),
+        "truth_agent_offsets": ((64, 6, 3), "float32"),
+        "truth_agent_offsets_mask": ((64, 6), "bool"),
+        "truth_agent_count": ((), "int16"),
     }
-
-
-@given(rows=st.integers(1, 600), columns=st.integers(1, 4096), frames=st.integers(1, 3000))
-def test_layout(rows: int, columns: int, frames: int):
-    feature = spec(shape=(rows, columns))
-    layout = layout_of(feature, frames)
-    assert layout.chunks[1:] == feature.shape
-    if feature.nbytes < PAGE_BYTES:
-        assert layout == ((frames, rows, columns), None)
-        return
-    assert layout.chunks[0] == 1
-    assert layout.shards is not None
-    assert 1 <= layout.shards[0] <= frames
-    # As many frames as fit, and never more bytes than the cap.
-    assert layout.shards[0] * feature.nbytes <= SHARD_BYTES
-    assert layout.shards[0] == frames or (layout.shards[0] + 1) * feature.nbytes > SHARD_BYTES
-
-
-def test_fill_values_show_what_was_never_written():
-    assert np.isnan(fill_value_of(spec()))
-    assert fill_value_of(spec(dtype="int8")) == 0
-    assert fill_value_of(spec(dtype="bool")) is False

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from cache_schema.store import LatentDataset
 from cache_schema.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format_1.zarr"
+ENCODINGS = GOLDEN.with_name("format_1_encodings.zarr")
 FORMAT = Path(__file__).parents[2] / "cache_schema" / "FORMAT.md"
 
 CLIPS = {"Accident_Town03_Route9001_Weather0": 3, "TJunction_Town05_Route9002_Weather3": 2}
@@ -52,12 +54,51 @@ def test_the_golden_store_is_whole():
     np.testing.assert_array_equal(heads["scene.weight"], np.arange(6).reshape(3, 2))
 
 
+# What the second golden store holds of one clip of two frames, written out.
+STEPS = (np.arange(2 * 16 * 256).reshape(2, 16, 256) * 37 % 255 - 127).astype(np.int8)
+STEPS[:, 0] = 127  # the largest magnitude of every channel
+SCALE = (2.0 ** (np.arange(2 * 256).reshape(2, 256) % 11 - 6)).astype(np.float32)
+SCALE[1, 5] = STEPS[1, :, 5] = 0  # a channel of zeros
+BITS = np.array([[0x0000, 0x3F80, 0xC0A0], [0x7F7F, 0x8001, 0x4049]], np.uint16)
+BFLOATS = np.array([[0, 1, -5], [255 * 2.0**120, -(2.0**-133), 3.140625]], np.float32)
+
+
+def test_the_golden_store_of_encodings_opens():
+    dataset = LatentDataset.open(ENCODINGS)
+    (clip,) = dataset.clips
+    assert verify(ENCODINGS).problems == ()
+    group = zarr.open_group(ENCODINGS / "clips" / clip, mode="r")
+    for name, array in (("queries", STEPS), ("queries.scale", SCALE), ("activations", BITS)):
+        assert group[name].dtype == array.dtype
+        np.testing.assert_array_equal(group[name][:], array)
+    queries = dataset.read(clip, "queries")
+    assert queries.dtype == np.float16
+    np.testing.assert_array_equal(queries, STEPS.astype(np.float64) * SCALE[:, None])
+    activations = dataset.read(clip, "activations")
+    assert activations.dtype == np.float32
+    np.testing.assert_array_equal(activations, BFLOATS)
+
+
+def test_the_plain_decoder_of_the_format_page():
+    dataset = LatentDataset.open(ENCODINGS)
+    (clip,) = dataset.clips
+    names: dict = {}
+    exec(code_blocks()[1], names)
+    group = zarr.open_group(ENCODINGS / "clips" / clip, mode="r")
+    for feature in zarr.open_group(ENCODINGS, mode="r").attrs["teachonce"]["features"]:
+        values = names["decode"](group, feature)
+        assert values.dtype == feature["dtype"]
+        np.testing.assert_array_equal(values, dataset.read(clip, feature["name"]))
+
+
+def code_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+
+
 def test_the_plain_reader_of_the_format_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(GOLDEN, tmp_path / "NAME.zarr")
     monkeypatch.chdir(tmp_path)
-    match = re.search(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
-    assert match is not None
-    lines = [line for line in match[1].splitlines() if line]
+    lines = [line for line in code_blocks()[0].splitlines() if line]
     assert len(lines) <= 10
     # It prints what it reads; here it keeps it.
     values = {}

@@ -1,17 +1,21 @@
 """A tiny latent dataset, written through the real store, with the released student's shape of things."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from cache_schema.durable import sha256_bytes
-from cache_schema.features import LIDAR, TRUTH, FeatureSpec
+from cache_schema.features import LIDAR, TRUTH, TRUTH_AGENTS, FeatureSpec
 from cache_schema.ledger import ClipInfo, Split
 from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.writer import DatasetWriter
 from student.config import TrainConfig
 from student.models.planner import Planner, PlannerConfig
+from student.occupancy import Agents
 
 WIDTH, QUERY = 32, 6
 SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
@@ -39,8 +43,24 @@ SAID = (
 )
 
 
-def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=None):
-    """Write a dataset in which the planning token and the drive follow from the inputs."""
+TOWNS = {"clip-a": "Town03", "clip-b": "Town05", "clip-c": "Town05"}
+
+
+def car_over_the_ego(frames):
+    """A car of 4 m by 2 m, its middle over that of the ego's footprint, which never moves."""
+    places = {spec.name: np.zeros((frames, *spec.shape), spec.dtype) for spec in TRUTH_AGENTS}
+    places["truth_agent_classes"][:, 1:] = -1
+    places["truth_agent_boxes"][:, 0] = (0.0, 0.5, 4.0, 2.0, np.pi / 2)
+    places["truth_agent_offsets_mask"][:, 0] = True
+    places["truth_agent_count"][:] = 1
+    return places
+
+
+def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=None, future=True):
+    """Write a dataset in which the planning token and the drive follow from the inputs.
+
+    Without a future, it says that nothing moves, and knows no step.
+    """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     heads = {
@@ -90,8 +110,12 @@ def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=
                 "frame_index": np.arange(frames),
                 "ego_pose": np.broadcast_to(np.eye(4), (frames, 4, 4)),
                 "can_bus": can_bus,
+                **car_over_the_ego(frames),
             }
-            clip = writer.clip(ClipInfo(name=name, frames=frames, split=split))
+            if not future:
+                unknown = ("ego_trajectory", "ego_trajectory_mask", *(spec.name for spec in TRUTH_AGENTS))
+                frame |= {key: np.zeros_like(frame[key]) for key in unknown}
+            clip = writer.clip(ClipInfo(name=name, frames=frames, split=split, town=TOWNS.get(name, "")))
             clip.append({key: value for key, value in frame.items() if key not in without})
             clip.commit(wall_s=1.0)
     return path
@@ -121,3 +145,32 @@ def config():
 def write():
     """Return the function that writes such a dataset."""
     return write_dataset
+
+
+@pytest.fixture(scope="session")
+def recorded_metric():
+    """Return what the authors' own metric returns (see tests/golden/metric)."""
+    return load_file(Path(__file__).parents[1] / "golden/metric/vectors.safetensors")
+
+
+@pytest.fixture(scope="session")
+def recorded_agents(recorded_metric):
+    """Return the recording's agents as a dataset stores them, in places of which some are empty."""
+    counts = recorded_metric["in.num_agents"]
+    boxes, feats = recorded_metric["in.boxes"], recorded_metric["in.feats"]
+    places = counts.max() + 2
+    filled = np.arange(places) < counts[:, None]  # (N, A)
+
+    def placed(rows, empty=0):
+        values = np.full((*filled.shape, *rows.shape[1:]), empty, rows.dtype)
+        values[filled] = rows
+        return values
+
+    heading = -boxes[:, 6] - np.pi / 2
+    moves = np.concatenate([feats[:, :12].reshape(-1, 6, 2), feats[:, 28:34, None]], axis=-1)
+    return Agents(
+        boxes=placed(np.column_stack([boxes[:, :2], boxes[:, 4], boxes[:, 3], heading]).astype(np.float32)),
+        classes=placed(feats[:, 27].astype(np.int8), empty=-1),
+        offsets=placed(moves),
+        mask=placed(feats[:, 12:18] == 1),
+    )

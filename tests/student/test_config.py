@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from cache_schema.errors import RequestError
-from student.config import TrainConfig, preset
+from student.config import PRESETS, TrainConfig, preset
+from student.objectives import build_objectives
 
 
 def test_the_released_recipe_is_the_default():
@@ -13,12 +14,41 @@ def test_the_released_recipe_is_the_default():
     assert set(recipe.objectives) == {"mimic", "regression", "boundary", "collision", "latent"}
 
 
+def test_every_preset_is_a_recipe_that_says_what_its_name_says():
+    recipes = {name: preset(name) for name in PRESETS}
+    released = TrainConfig().model_dump()
+    for name, recipe in recipes.items():
+        changed = {field for field, value in recipe.model_dump().items() if released[field] != value}
+        if name.endswith("-layers"):
+            assert changed == {"layers"}
+            assert recipe.layers == int(name.split("-")[2])
+        elif name in ("orion-lite-mse", "orion-lite-huber", "orion-lite-kl"):
+            assert changed == {"objectives"}
+            assert recipe.objectives["mimic"] == {"distance": name.removeprefix("orion-lite-")}
+            assert recipe.objectives.keys() == released["objectives"].keys()
+    assert "mimic" not in recipes["orion-lite-trajectory"].objectives
+    assert set(recipes["orion-lite-mimic"].objectives) == {"mimic"}
+    plus = recipes["orion-lite-plus"]
+    assert plus.mask == "complete"
+    assert 7 in plus.objectives["collision"]["classes"]
+    assert TrainConfig.model_validate_json(plus.model_dump_json()) == plus
+    for recipe in recipes.values():
+        build_objectives(recipe.objectives)
+
+
+def test_only_what_decides_nothing_of_the_past_may_change():
+    assert TrainConfig().may_change() == {"epochs", "log_every", "checkpoint_every"}
+    assert TrainConfig(schedule="cosine").may_change() == {"log_every", "checkpoint_every"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"learning_rat": 1e-3}, "learning_rat"),
         ({"epochs": 0}, "greater than 0"),
         ({"hidden": 10}, "no multiple"),
+        ({"term_warmup_steps": {"latnet": 5}}, "names no objective of the run: latnet"),
+        ({"ema_decay": 1.0}, "less than 1"),
     ],
 )
 def test_unknown_keys_and_impossible_values_are_refused(wrong, said):

@@ -17,11 +17,11 @@ def test_broken_lines_are_left_out_wherever_they_are(broken, tmp_path):
     assert read_log(tmp_path) == LINES
 
 
-def test_lines_of_interrupted_epochs_go(tmp_path):
+def test_lines_that_will_be_written_again_go(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, LINES)) + '\n{"kind": "ep')
     with RunLog(tmp_path, done=2) as run:
-        run.write({"kind": "epoch", "epoch": 3})
-    assert read_log(tmp_path) == [*LINES[:2], {"kind": "epoch", "epoch": 3}]
+        run.write({"kind": "epoch", "epoch": 3, "step": 3})
+    assert read_log(tmp_path) == [*LINES[:2], {"kind": "epoch", "epoch": 3, "step": 3}]
 
 
 def test_a_run_without_a_log_has_no_lines(tmp_path):

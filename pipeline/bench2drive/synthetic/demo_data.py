@@ -46,7 +46,7 @@ class _ClipPlan:
 def write_demo_data(
     root: Path,
     *,
-    clips: int = 8,
+    clips: int = 12,
     frames: int = 60,
     seed: int = 0,
     workers: int = 1,

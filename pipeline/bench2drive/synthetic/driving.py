@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pipeline.bench2drive.synthetic.route import Route
 
 DT = 0.1
-COMFORT = 2.0
+COMFORT = 3.5
 """Acceleration and planned braking, m/s²."""
-HARDEST = 5.0
+HARDEST = 6.0
 """Braking where plans change, m/s²."""
-GRIP = 2.5
+GRIP = 4.0
 """Sideways acceleration in curves, m/s²."""
 GAP = 7.0
 """Metres between the middles of two standing cars."""
@@ -50,7 +50,7 @@ class Leader:
         now = self.speed
         for frame in range(frames):
             speed[frame] = now
-            now += np.clip(target[frame] - now, -3.0 * DT, COMFORT * DT)
+            now += np.clip(target[frame] - now, -HARDEST * DT, COMFORT * DT)
         return self.s + np.cumsum(speed) * DT - speed[0] * DT, speed
 
 

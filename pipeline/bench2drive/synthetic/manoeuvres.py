@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.bench2drive.synthetic.driving import DT, Leader, StopLine
@@ -34,6 +34,8 @@ class Manoeuvre:
     cruise: float
     leader: Leader
     stop_line: StopLine | None = None
+    obstacle: float | None = None
+    """Distance along the route of a car that is parked in the ego's lane."""
 
 
 def _free_leader(cruise: float) -> Leader:
@@ -66,25 +68,32 @@ def _pull_away(rng: Generator) -> Manoeuvre:
 
 def _red_light(rng: Generator) -> Manoeuvre:
     line = rng.uniform(14, 22)
-    cruise = rng.uniform(6.5, 9)
+    cruise = rng.uniform(6.5, 10)
     pieces = (Piece(line), Piece(16, option=STRAIGHT))
     stop_line = StopLine(line, green_at=rng.uniform(3.8, 4.8))
     return Manoeuvre(pieces, cruise, cruise, _free_leader(cruise), stop_line)
 
 
 def _change_lanes(rng: Generator) -> Manoeuvre:
-    cruise = rng.uniform(6, 9)
-    there = Piece(rng.uniform(18, 24), shift=-LANE_WIDTH, option=CHANGE_LEFT)
-    back = Piece(rng.uniform(18, 24), shift=LANE_WIDTH, option=CHANGE_RIGHT)
-    pieces = (Piece(rng.uniform(2, 5)), there, Piece(2), back)
-    return Manoeuvre(pieces, rng.uniform(5, cruise), cruise, _free_leader(cruise))
+    cruise = rng.uniform(6, 11)
+    before = Piece(rng.uniform(2, 5))
+    there = Piece(rng.uniform(16, 20), shift=-LANE_WIDTH, option=CHANGE_LEFT)
+    beside = Piece(5)
+    back = Piece(rng.uniform(16, 20), shift=LANE_WIDTH, option=CHANGE_RIGHT)
+    return Manoeuvre(
+        (before, there, beside, back),
+        rng.uniform(4, cruise),
+        cruise,
+        _free_leader(cruise),
+        obstacle=before.length + there.length + beside.length / 2,
+    )
 
 
 def _hard_brake(rng: Generator) -> Manoeuvre:
-    cruise = rng.uniform(7, 9)
-    slow_from = rng.uniform(0.5, 1.5)
+    cruise = rng.uniform(6, 11)
+    slow_from = rng.uniform(0.3, 1.2)
     leader = Leader(
-        rng.uniform(13, 17), cruise, rng.uniform(0, 2), slow_from, slow_from + rng.uniform(3, 3.5)
+        rng.uniform(14, 18), cruise, rng.uniform(0, 3), slow_from, slow_from + rng.uniform(1.5, 3)
     )
     bend = Piece.arc(rng.uniform(40, 70), rng.choice((-1, 1)) * rng.uniform(0.3, 0.6))
     return Manoeuvre((Piece(rng.uniform(5, 15)), bend), cruise, cruise, leader)
@@ -109,5 +118,5 @@ def draw_manoeuvre(scenario: str, frames: int, rng: Generator) -> Manoeuvre:
         side = rng.choice((-1, 1))
         junction = Piece.arc(rng.uniform(8, 13), side * math.pi / 2, RIGHT if side > 0 else LEFT)
         bend = Piece.arc(rng.uniform(30, 60), side * rng.uniform(0.3, 0.8))
-        pieces += [Piece(rng.uniform(10, 30)), junction if rng.random() < 0.5 else bend]
-    return Manoeuvre(tuple(pieces), first.speed, first.cruise, first.leader, first.stop_line)
+        pieces += [Piece(rng.uniform(4, 14)), junction if rng.random() < 0.5 else bend]
+    return replace(first, pieces=tuple(pieces))

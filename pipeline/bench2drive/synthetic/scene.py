@@ -88,8 +88,8 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
     def shift(s: np.ndarray) -> np.ndarray:
         return np.interp(s, route.s, route.shift)
 
-    # Who waits for the light to change crosses in front of it; otherwise people keep to the pavement.
-    crossing = 6.5 - 1.4 * time if line is not None else np.full(frames, 7.0 + rng.uniform(0, 1))
+    # Somebody crosses before a red light and is across when it changes; else people keep to the pavement.
+    crossing = 1.4 * (green_at - time) - 2.0 if line is not None else np.full(frames, 7.0 + rng.uniform(0, 1))
     walking = np.full(frames, junction + 5.0) if line is not None else rng.uniform(8, 18) + 1.3 * time
     actors = (
         along.actor(
@@ -102,7 +102,8 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
         ),
         along.actor(
             "parked", 203, _PARKED_TESLA, (2.4, 1.08, 0.74), (220, 200, 40),
-            np.full(frames, rng.uniform(12, 24)), 4.6,
+            np.full(frames, rng.uniform(12, 24) if plan.obstacle is None else plan.obstacle),
+            4.6 if plan.obstacle is None else 0.0,
         ),
         along.actor(
             "vehicle", 204, "vehicle.bh.crossbike", (0.74, 0.43, 0.8), (150, 40, 170),

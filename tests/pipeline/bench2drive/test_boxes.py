@@ -13,7 +13,7 @@ from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.boxes import read_boxes
 from pipeline.bench2drive.classes import CLASSES, UNKNOWN, label_of
 from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
-from pipeline.bench2drive.visibility import CORNER_SIGNS, filter_corners, is_visible
+from pipeline.bench2drive.visibility import CORNER_SIGNS, filter_corners, visible
 
 SAMPLE = (
     Path(__file__).parents[3]
@@ -168,11 +168,11 @@ def test_one_far_neighbour_is_enough_to_be_seen(clip_of, vehicle):
     annotation = read_annotation(clip.annotation_path(0))
     corners = np.array([[-1.0, 20.0, -1.0], [1.0, 20.0, -1.0]])
     depth = np.zeros((6, 900, 1600), dtype=np.uint8)
-    assert not is_visible(corners, annotation, depth)
+    assert not visible(corners[None], annotation, depth)
     for corner in corners:
         u, v, w = annotation.intrinsic[0] @ (annotation.lidar2cam[0] @ (*corner, 1))[:3]
         depth[0, int(v / w) + 1, int(u / w) - 1] = 255
-    assert is_visible(corners, annotation, depth)
+    assert visible(corners[None], annotation, depth)
 
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the real frame may not be shared, and is not at hand")

@@ -209,6 +209,8 @@ def test_our_reader_sees_the_actors_where_they_are_drawn(clips):
     """A car's colour is found where the reader's own matrices project the middle of its box."""
     checked = 0
     for clip in clips:
+        if clip.parts.scenario == "LaneChange":
+            continue  # the car ahead is behind the parked one
         record = record_of(clip, 1)
         colours = {int(box["id"]): box.get("color") for box in record["bounding_boxes"]}
         matrices = read_annotations(clip).lidar2img(ImagePreprocessing())[1]
@@ -301,9 +303,33 @@ def test_commands_agree_with_what_follows(clips):
         assert np.sign(records[turning]["angular_velocity"][2]) == (-1 if command == 1 else 1)
 
 
-def test_constant_velocity_is_a_poor_guess_somewhere_in_every_manoeuvre():
-    for scenario in MANOEUVRES:
-        drive = drive_of(scenario).drive
-        velocity = drive.speed[:, None] * np.stack([np.cos(drive.yaw), np.sin(drive.yaw)], axis=1)
-        guess = drive.position[:-30] + 3.0 * velocity[:-30]
-        assert np.linalg.norm(guess - drive.position[30:], axis=1).max() > 1.0, scenario
+@pytest.mark.parametrize("scenario", MANOEUVRES)
+def test_constant_velocity_is_a_poor_guess_in_every_manoeuvre(scenario):
+    """So that a student has something to learn: already a second ahead, and far more after three."""
+    for seconds, least_m in ((1, 0.6), (2, 2.0), (3, 4.0)):
+        errors = []
+        for seed in range(6):
+            drive = drive_of(scenario, seed).drive
+            velocity = drive.speed[:, None] * np.stack([np.cos(drive.yaw), np.sin(drive.yaw)], axis=1)
+            later = drive.position[10 * seconds :]
+            errors.append(
+                np.linalg.norm(
+                    drive.position[: len(later)] + seconds * velocity[: len(later)] - later, axis=1
+                )
+            )
+        assert np.concatenate(errors).mean() > least_m
+
+
+@pytest.mark.parametrize("scenario", MANOEUVRES)
+def test_the_expert_hits_nobody(scenario):
+    for seed in range(6):
+        scene = drive_of(scenario, seed)
+        yaw = np.radians(scene.ego.rotation[:, 2])
+        forward = np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
+        for actor in scene.actors:
+            if actor.kind in ("vehicle", "parked", "walker"):
+                apart = actor.location[:, :2] - scene.ego.location[:, :2]
+                ahead = np.abs((apart * forward).sum(axis=1))
+                aside = np.abs(apart[:, 1] * forward[:, 0] - apart[:, 0] * forward[:, 1])
+                # Half of the ego's size and of the actor's smaller one: nearer is a crash in any heading.
+                assert ((ahead > 2.45 + min(actor.extent[:2])) | (aside > 0.92 + min(actor.extent[:2]))).all()

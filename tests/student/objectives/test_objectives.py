@@ -55,6 +55,25 @@ def test_pedestrians_and_cones_do_not_count_as_agents(kind, counts):
     assert (Collision()(standing(), batch).item() > 0) is counts
 
 
+def test_the_classes_that_count_are_an_option():
+    batch = truth()
+    batch["agent_xy"][0, 0] = torch.tensor([0.5, 1.0])
+    batch["agent_class_scores"][0, 0, 7] = 0.9
+    assert Collision()(standing(), batch).item() == 0.0
+    assert Collision(classes=[0, 7])(standing(), batch).item() == pytest.approx(1.5)
+
+
+def test_free_nats_are_paid_by_every_dimension_and_teach_nothing():
+    apart = torch.zeros(1, 1, 32)
+    apart[..., :2] = 1.0  # half a nat each; the other 30 dimensions cost nothing
+    apart.requires_grad_()
+    predicted = standing()._replace(future=Gaussian(apart, torch.zeros(1, 1, 32)))
+    term = Latent(weight=1.0, free_nats=0.1)(predicted, truth())
+    assert term.item() == pytest.approx(2 * 0.5 + 30 * 0.1)
+    term.backward()
+    assert apart.grad[0, 0].tolist() == pytest.approx([1.0, 1.0] + [0.0] * 30)
+
+
 def test_latent_means_one_apart_cost_forty_eight():
     predicted = standing()
     apart = predicted._replace(future=Gaussian(torch.ones(1, 1, 32), torch.zeros(1, 1, 32)))

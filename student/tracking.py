@@ -1,0 +1,47 @@
+"""Where a run's numbers are shown beside its own log: TensorBoard, trackio or Weights & Biases."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Literal, get_args
+
+from cache_schema.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+
+
+def choose_trackers(asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the trackers that were asked for; by default TensorBoard, where it is installed.
+
+    Raises:
+        RequestError: One is unknown or not installed.
+    """
+    if asked is None:
+        return ("tensorboard",) if _installed("tensorboard") else ()
+    for name in asked:
+        if name not in get_args(Tracker) or not _installed(name):
+            raise RequestError(
+                f"the tracker {name!r} is " + ("not installed" if name in get_args(Tracker) else "unknown"),
+                expected=f"any of {', '.join(get_args(Tracker))}, installed beside this program",
+                repair=f"`pip install {name}`, or leave it out: the run's own log.jsonl is always written",
+            )
+    return tuple(asked)
+
+
+def flat(line: Mapping[str, object]) -> dict[str, float]:
+    """Return the numbers of a log line as ``epoch/train/total`` and so on, for a tracker."""
+    kind = line["kind"]
+    numbers = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            numbers |= {f"{kind}/{name}/{term}": number for term, number in value.items()}
+        elif isinstance(value, float):
+            numbers[f"{kind}/{name}"] = value
+    return numbers
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

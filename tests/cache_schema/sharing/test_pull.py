@@ -1,0 +1,261 @@
+import contextlib
+import functools
+import signal
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
+from cache_schema.ledger import ClipInfo, Ledger, digest_of, entry_document
+from cache_schema.places import place_of
+from cache_schema.pull import pull
+from cache_schema.push import push
+from cache_schema.store import LatentDataset
+from cache_schema.subset import ClipFilter
+from cache_schema.verify import verify
+from cache_schema.writer import DatasetWriter, writing
+from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.sharing.conftest import Bucket, serving
+
+FIRST, SECOND = (clip.name for clip in CLIPS)
+
+
+@pytest.fixture
+def shared(carded: Path, bucket: Bucket) -> Bucket:
+    """The dataset in a bucket, of which nothing was asked yet."""
+    push(carded, bucket.url)
+    bucket.seen.clear()
+    return bucket
+
+
+def test_there_and_back_again(carded: Path, shared: Bucket, tmp_path: Path):
+    out, told = tmp_path / "out.zarr", []
+    done = pull(shared.url, out, on_start=told.append, on_bytes=told.append, on_clip=told.append)
+    assert done.fetched == (FIRST, SECOND)
+    assert (done.present, done.failed) == ((), ())
+    there, here = LatentDataset.open(out), LatentDataset.open(carded)
+    for clip in (FIRST, SECOND):
+        assert there.entry(clip) == here.entry(clip)
+    assert verify(out).problems == ()
+    for name in ("zarr.json", "clips/zarr.json", "README.md", "assets/heads.safetensors"):
+        assert (out / name).read_bytes() == (carded / name).read_bytes()
+    assert told[0] == done.nbytes == sum(here.entry(clip).nbytes for clip in (FIRST, SECOND))
+    assert sum(step for step in told[1:] if isinstance(step, int)) == done.nbytes
+    assert {clip for clip in told if isinstance(clip, str)} == {FIRST, SECOND}
+    assert len(shared.asked("GET", "/clips/")) == 18  # each file once
+
+
+def test_what_is_there_is_not_fetched_again(shared: Bucket, tmp_path: Path):
+    pull(shared.url, tmp_path / "out.zarr", ClipFilter(clips="*_Town05_*"))
+    shared.seen.clear()
+    done = pull(shared.url, tmp_path / "out.zarr")
+    assert (done.fetched, done.present) == ((FIRST,), (SECOND,))
+    assert not shared.asked("GET", SECOND)
+    assert not shared.asked("GET", "assets")
+
+
+def test_killed_in_the_middle_it_goes_on(carded: Path, shared: Bucket, tmp_path: Path):
+    out = tmp_path / "out.zarr"
+    shared.gates[f"{SECOND}/token"] = threading.Event()
+    code = (
+        "import sys; from pathlib import Path; from cache_schema.pull import pull;"
+        "pull(sys.argv[1], Path(sys.argv[2]), on_clip=lambda clip: print(clip, flush=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, shared.url, out], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == FIRST
+        process.send_signal(signal.SIGKILL)
+    shared.gates.popitem()[1].set()
+    assert LatentDataset.open(out).clips == (FIRST,)
+    assert list((out / ".partial").glob("*/*"))
+    shared.seen.clear()
+    done = pull(shared.url, out)
+    assert (done.fetched, done.present) == ((SECOND,), (FIRST,))
+    assert not shared.asked("GET", FIRST)
+    assert verify(out).problems == ()
+    assert LatentDataset.open(out).entry(SECOND) == LatentDataset.open(carded).entry(SECOND)
+
+
+def test_two_pulls_do_not_meet(shared: Bucket, tmp_path: Path):
+    with writing(tmp_path / "out.zarr"), pytest.raises(DatasetError, match="another run"):
+        pull(shared.url, tmp_path / "out.zarr")
+
+
+def test_only_the_clips_asked_for(shared: Bucket, tmp_path: Path):
+    assert pull(shared.url, tmp_path / "val.zarr", ClipFilter(split="val")).fetched == (SECOND,)
+    assert pull(shared.url, tmp_path / "some.zarr", ClipFilter(clips="Acc*", split="train")).fetched == (
+        FIRST,
+    )
+    assert pull(shared.url, tmp_path / "none.zarr", ClipFilter(clips="Acc*", split="val")).fetched == ()
+    assert len(shared.asked("GET", f"clips/{FIRST}/")) == len(shared.asked("GET", f"clips/{SECOND}/")) == 9
+    assert pull(shared.url, tmp_path / "town.zarr", ClipFilter(town="Town05")).present == ()
+    assert LatentDataset.open(tmp_path / "town.zarr").clips == (SECOND,)
+    with pytest.raises(RequestError, match="no clip that fits"):
+        pull(shared.url, tmp_path / "typo.zarr", ClipFilter(clips="acc*"))
+    assert not (tmp_path / "typo.zarr").exists()
+
+
+def test_only_the_features_asked_for(carded: Path, shared: Bucket, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("cache_schema.pull.SMALL_ASSET_BYTES", 10)
+    out = tmp_path / "out.zarr"
+    done = pull(shared.url, out, features=["token", "command"])
+    kept = {"zarr.json", "token/zarr.json", "token/c.0.0", "command/zarr.json", "command/c.0"}
+    here, there = LatentDataset.open(carded), LatentDataset.open(out)
+    for clip in (FIRST, SECOND):
+        fetched = shared.asked("GET", f"clips/{clip}/")
+        assert {seen.path.partition(f"clips/{clip}/")[2] for seen in fetched} == kept
+        files = {name: record for name, record in here.entry(clip).files.items() if name in kept}
+        assert there.entry(clip).files == files
+        assert there.entry(clip).digest == digest_of(here.clip(clip), files) != here.entry(clip).digest
+        np.testing.assert_array_equal(there.read(clip, "token"), here.read(clip, "token"))
+    assert sum(seen.nbytes for seen in shared.asked("GET", "/clips/")) == done.nbytes
+    assert [spec.name for spec in there.manifest.features] == ["token", "command"]
+    assert verify(out).problems == ()
+    # No student can be trained from these, so that no large asset is of use.
+    assert there.manifest.assets == ()
+    assert not shared.asked("GET", "assets")
+    pull(shared.url, tmp_path / "inputs.zarr", features=["queries"])
+    assert LatentDataset.open(tmp_path / "inputs.zarr").asset("heads")
+    with pytest.raises(RequestError, match="no feature tokens"):
+        pull(shared.url, tmp_path / "typo.zarr", features=["tokens"])
+    with pytest.raises(IdentityError, match="features"):
+        pull(shared.url, out)
+
+
+def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path: Path):
+    out, place = tmp_path / "out.zarr", place_of(shared.url)
+    name = f"clips/{FIRST}/queries/c.0.0.0"
+    content = bytearray(place.read(name, 10**6))
+    content[1234] ^= 4
+    place.send([{name: bytes(content)}])
+    done = pull(shared.url, out)
+    assert done.fetched == (SECOND,)
+    (left,) = done.failed
+    assert left.clip == FIRST
+    assert name in left.reason
+    assert verify(out).problems == ()
+    # With the feature left out, the clip is good.
+    assert pull(shared.url, tmp_path / "part.zarr", features=["token", "mask"]).failed == ()
+    content[1234] ^= 4
+    place.send([{name: bytes(content)}])
+    assert pull(shared.url, out).fetched == (FIRST,)
+
+
+def test_a_wrong_asset_ends_it(shared: Bucket, tmp_path: Path):
+    place_of(shared.url).send([{"assets/heads.safetensors": bytes(88)}])
+    with pytest.raises(DatasetError, match=r"assets/heads\.safetensors"):
+        pull(shared.url, tmp_path / "out.zarr")
+    with pytest.raises(DatasetError, match="no latent dataset"):
+        LatentDataset.open(tmp_path / "out.zarr")
+
+
+def test_another_dataset_is_left_alone(carded: Path, shared: Bucket, manifest, tmp_path: Path):
+    other = manifest.model_copy(
+        update={"assets": (), "data": manifest.data.model_copy(update={"name": "B2D"})}
+    )
+    with DatasetWriter(tmp_path / "other.zarr", other):
+        pass
+    with pytest.raises(IdentityError, match=r"data\.name"):
+        pull(shared.url, tmp_path / "other.zarr")
+    assert not shared.asked("GET", "/clips/")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.pdf").touch()
+    with pytest.raises(DatasetError, match=r"thesis\.pdf"):
+        pull(shared.url, tmp_path / "home")
+
+
+def test_a_ledger_that_lies_costs_nothing(carded: Path, shared: Bucket, tmp_path: Path):
+    place, entry = place_of(shared.url), LatentDataset.open(carded).entry(FIRST)
+    name = "queries/c.0.0.0"
+    vast = entry.files[name].model_copy(update={"nbytes": 10**15})
+    extra = entry.files | {"more/c.0": vast}
+    for files in (entry.files | {name: vast}, extra, entry.files | {"token/zarr.json": vast}):
+        lie = entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
+        place.send([{f"ledger/{FIRST}.json": entry_document(lie)}])
+        shared.seen.clear()
+        done = pull(shared.url, tmp_path / "out.zarr", ClipFilter(clips="Acc*"))
+        assert [left.clip for left in done.failed] == [FIRST]
+        assert "lists a wrong" in done.failed[0].reason
+        assert not shared.asked("GET", "/clips/")
+
+
+def test_a_disk_that_is_too_small_is_not_filled(shared: Bucket, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DatasetError, match=r"0\.0 GB left"):
+        pull(shared.url, tmp_path / "out.zarr")
+    assert not shared.asked("GET", "/clips/")
+
+
+class Liar(SimpleHTTPRequestHandler):
+    """Hands out a folder, but one of its files as ``lie`` says."""
+
+    part: str
+    lie: str
+    sent: list[int]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.part not in self.path:
+            return super().do_GET()
+        content = (Path(self.directory) / self.path[1:]).read_bytes()
+        content = {"longer": content + b"x", "shorter": content[:-1], "missing": b""}.get(self.lie, content)
+        self.send_response(404 if self.lie == "missing" else 200)
+        self.send_header("Content-Length", str(10**12 if self.lie == "endless" else len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            while self.lie == "endless":
+                self.sent.append(self.wfile.write(bytes(2**16)))
+        return None
+
+
+@pytest.mark.parametrize("lie", ["endless", "longer", "shorter", "missing"])
+def test_a_server_that_lies(carded: Path, tmp_path: Path, lie: str):
+    push(carded, (tmp_path / "www").as_uri())
+    handler = type("Handler", (Liar,), {"part": f"{FIRST}/token/c", "lie": lie, "sent": []})
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "www"))
+    )
+    out, arrived = tmp_path / "out.zarr", []
+    with serving(server) as url:
+        done = pull(url, out, on_bytes=arrived.append)
+    assert done.fetched == (SECOND,)
+    (left,) = done.failed
+    assert left.clip == FIRST
+    assert f"{FIRST}/token/c.0.0" in left.reason
+    assert verify(out).problems == ()
+    assert sum(arrived) < 200_000
+    assert sum(handler.sent) < 2**26  # what the sockets between the two hold
+
+
+def test_a_place_that_gives_up_ends_the_pull(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
+    path = tmp_path / "many.zarr"
+    with DatasetWriter(path, manifest, assets) as writer:
+        for number in range(4):
+            info = ClipInfo(name=f"Clip{number}_Town01_Route1_Weather0", frames=1, split="train")
+            clip = writer.clip(info)
+            clip.append(values_of(info.name, 1))
+            clip.commit(wall_s=0)
+    (path / "README.md").write_bytes((carded / "README.md").read_bytes())
+    push(path, bucket.url)
+    bucket.denied.update(f"clips/Clip{number}_" for number in (0, 1))
+    done = pull(bucket.url, tmp_path / "some.zarr")
+    assert [left.clip[:5] for left in done.failed] == ["Clip0", "Clip1"]
+    bucket.denied.add("clips/Clip2_")
+    with pytest.raises(PlaceError, match="403"):
+        pull(bucket.url, tmp_path / "none.zarr")
+    bucket.denied.clear()
+    pull(bucket.url, tmp_path / "none.zarr")
+    assert Ledger(tmp_path / "none.zarr" / "ledger").clips() == LatentDataset.open(path).clips
+    assert verify(tmp_path / "none.zarr").problems == ()

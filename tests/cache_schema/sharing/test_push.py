@@ -1,0 +1,203 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import obstore
+import pytest
+from obstore.store import S3Store
+
+from cache_schema import push as push_module
+from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
+from cache_schema.places import Limits, LocalPlace, place_of
+from cache_schema.pull import pull
+from cache_schema.push import push
+from cache_schema.store import LatentDataset
+from cache_schema.verify import verify
+from cache_schema.writer import DatasetWriter
+from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.sharing.conftest import Bucket
+
+FIRST, SECOND = (clip.name for clip in CLIPS)
+
+
+def puts(bucket: Bucket) -> list[str]:
+    root = "/" + bucket.url.removeprefix("s3://") + "/"
+    return [seen.path.removeprefix(root) for seen in bucket.seen if seen.method == "PUT"]
+
+
+def test_readers_see_whole_clips_only(carded: Path, bucket: Bucket):
+    told: list[object] = []
+    done = push(carded, bucket.url, on_start=told.append, on_bytes=told.append, on_clip=told.append)
+    sent = puts(bucket)
+    for clip in (FIRST, SECOND):
+        files = [position for position, name in enumerate(sent) if name.startswith(f"clips/{clip}/")]
+        assert len(files) == 9
+        assert max(files) < sent.index(f"ledger/{clip}.json")
+    assert sent[-3:] == ["README.md", "index.json", "zarr.json"]
+    assert json.loads(place_of(bucket.url).read("index.json", 999))["clips"] == [FIRST, SECOND]
+    assert done.sent == (FIRST, SECOND)
+    assert done.present == ()
+    there = {name: listed.nbytes for name, listed in place_of(bucket.url).files().items()}
+    assert done.nbytes == sum(size for name, size in there.items() if name.startswith(("clips", "assets")))
+    assert told[0] == done.nbytes == sum(step for step in told[1:] if isinstance(step, int))
+    assert {clip for clip in told if isinstance(clip, str)} == {FIRST, SECOND}
+
+
+def test_what_is_there_is_not_sent_again(carded: Path, bucket: Bucket):
+    push(carded, bucket.url)
+    bucket.seen.clear()
+    again = push(carded, bucket.url)
+    assert again.present == (FIRST, SECOND)
+    assert (again.sent, again.nbytes) == ((), 0)
+    assert puts(bucket) == ["README.md", "index.json"]
+
+
+def test_a_push_that_was_cut_short_goes_on(carded: Path, bucket: Bucket):
+    bucket.denied.add(f"{SECOND}/token/c.")
+    with pytest.raises(PlaceError, match="403"):
+        push(carded, bucket.url)
+    with pytest.raises(DatasetError, match="no latent dataset"):
+        LatentDataset.open(bucket.url)
+    # Of the clip that was cut short, a file of the right size has other bytes.
+    place = place_of(bucket.url)
+    name = f"clips/{SECOND}/command/c.0"
+    assert place.size(name) == 11
+    place.send([{name: bytes(11)}])
+    bucket.denied.clear()
+    before = set(place.files()) - {name}
+    bucket.seen.clear()
+    push(carded, bucket.url)
+    sent = set(puts(bucket))
+    assert sent & before == set()
+    assert {name, f"clips/{SECOND}/token/c.0.0", f"ledger/{SECOND}.json", "zarr.json"} <= sent
+    assert not any(FIRST in file for file in sent)
+    assert LatentDataset.open(bucket.url).clips == (FIRST, SECOND)
+    assert place.read(name, 11) == (carded / name).read_bytes()
+
+
+def test_a_file_that_was_lost_is_sent_again(carded: Path, bucket: Bucket):
+    push(carded, bucket.url)
+    lost = f"clips/{FIRST}/queries/c.0.0.0"
+    obstore.delete(
+        S3Store.from_url(bucket.url, endpoint=bucket.endpoint, client_options={"allow_http": True}), lost
+    )
+    bucket.seen.clear()
+    assert push(carded, bucket.url).sent == (FIRST,)
+    assert puts(bucket) == [lost, "README.md", "index.json"]
+
+
+def test_a_large_file_goes_in_parts(carded: Path, bucket: Bucket, monkeypatch, tmp_path: Path):
+    part = 5 * 2**20  # the least that S3 takes
+    monkeypatch.setattr("cache_schema.objects.PART_BYTES", part)
+    monkeypatch.setattr(push_module, "PART_BYTES", part)
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(2 * part + 7))
+    place = place_of(bucket.url)
+    place.send([{"large": large}])
+    assert len(bucket.asked("POST", "large")) == 2  # begins and ends it
+    assert place.files()["large"].etag == push_module._etag(large)
+    assert b"".join(place.stream("large")) == large.read_bytes()
+
+
+def test_halves_are_pushed_together(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
+    halves = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    for path, info in zip(halves, CLIPS, strict=True):
+        with DatasetWriter(path, manifest, assets) as writer:
+            clip = writer.clip(info)
+            clip.append(values_of(info.name, info.frames))
+            clip.commit(wall_s=0)
+        shutil.copy(carded / "README.md", path)
+        push(path, bucket.url)
+    pull(bucket.url, tmp_path / "both.zarr")
+    for clip in (FIRST, SECOND):
+        digest = LatentDataset.open(carded).entry(clip).digest
+        assert LatentDataset.open(tmp_path / "both.zarr").entry(clip).digest == digest
+
+
+def test_another_dataset_is_left_alone(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
+    push(carded, bucket.url)
+    other = manifest.model_copy(
+        update={"teacher": manifest.teacher.model_copy(update={"weights": "random:1"})}
+    )
+    with DatasetWriter(tmp_path / "other.zarr", other, assets):
+        pass
+    shutil.copy(carded / "README.md", tmp_path / "other.zarr")
+    before = place_of(bucket.url).files()
+    with pytest.raises(IdentityError, match=r"teacher\.weights: 'random:0' there, 'random:1' here"):
+        push(tmp_path / "other.zarr", bucket.url)
+    assert place_of(bucket.url).files() == before
+
+
+def test_another_clip_of_the_same_name_is_left_alone(carded: Path, manifest, assets, tmp_path: Path):
+    target = (tmp_path / "there").as_uri()
+    push(carded, target)
+    with DatasetWriter(tmp_path / "other.zarr", manifest, assets) as writer:
+        clip = writer.clip(CLIPS[0])
+        clip.append(values_of("other values", CLIPS[0].frames))
+        clip.commit(wall_s=0)
+    shutil.copy(carded / "README.md", tmp_path / "other.zarr")
+    with pytest.raises(IdentityError, match=FIRST):
+        push(tmp_path / "other.zarr", target)
+    # As if that push had been cut short after its first clip.
+    (tmp_path / "there" / "zarr.json").unlink()
+    (tmp_path / "there" / "ledger" / f"{SECOND}.json").unlink()
+    with pytest.raises(IdentityError, match=FIRST):
+        push(tmp_path / "other.zarr", target)
+    assert verify(carded).problems == ()
+
+
+def test_a_place_with_other_files_is_left_alone(carded: Path, bucket: Bucket):
+    place_of(bucket.url).send([{"thesis.pdf": b"precious"}])
+    with pytest.raises(IdentityError, match=r"thesis\.pdf"):
+        push(carded, bucket.url)
+    assert puts(bucket) == ["thesis.pdf"]
+
+
+@pytest.mark.parametrize(
+    "card", [None, "# Tiny\n", "---\ntags: [x]\n---\n", "---\nlicense: [\n---\n", "---\nlicense: ''\n---\n"]
+)
+def test_no_licence_no_push(dataset: Path, bucket: Bucket, card: str | None):
+    if card is not None:
+        (dataset / "README.md").write_text(card)
+    with pytest.raises(DatasetError, match="states no licence") as told:
+        push(dataset, bucket.url)
+    assert "teachonce card" in told.value.repair
+    assert not bucket.seen
+
+
+def test_a_damaged_dataset_is_not_pushed(carded: Path, bucket: Bucket):
+    with (carded / "clips" / FIRST / "token" / "c.0.0").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DatasetError, match=f"{FIRST}: token/c.0.0 has"):
+        push(carded, bucket.url)
+    assert not bucket.seen
+
+
+def test_more_files_than_a_place_takes(carded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Two clips of 9 files, their entries, three more; the folder clips/ holds two folders and zarr.json.
+    target = (tmp_path / "there").as_uri()
+    monkeypatch.setattr(LocalPlace, "limits", Limits(files=9, entries_a_folder=100))
+    with pytest.raises(PlaceError, match="20 files") as told:
+        push(carded, target)
+    assert "--part 1/3" in told.value.repair
+    monkeypatch.setattr(LocalPlace, "limits", Limits(files=100, entries_a_folder=4))
+    with pytest.raises(PlaceError, match="folder of 5 entries") as told:
+        push(carded, target)
+    assert "--part 1/2" in told.value.repair
+    assert not (tmp_path / "there").exists()
+    monkeypatch.setattr(LocalPlace, "limits", Limits(files=20, entries_a_folder=5))
+    push(carded, target)
+
+
+def test_a_folder_is_no_copy_of_itself(carded: Path):
+    with pytest.raises(RequestError, match="would be sent"):
+        push(carded, carded.as_uri())
+
+
+def test_a_folder_is_a_place_too(carded: Path, tmp_path: Path):
+    push(carded, (tmp_path / "there").as_uri())
+    assert verify(tmp_path / "there").problems == ()
+    assert LatentDataset.open(tmp_path / "there").clips == (FIRST, SECOND)
+    assert not list((tmp_path / "there").rglob(".*"))
+    assert pull(str(tmp_path / "there"), tmp_path / "back").fetched == (FIRST, SECOND)

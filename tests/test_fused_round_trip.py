@@ -1,0 +1,46 @@
+"""A student leaves with its teacher's eyes, and comes back out of the fused file."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from cache_schema.manifest import TeacherIdentity
+from pipeline.fuse import fuse
+from pipeline.teachers.orion.checkpoint import as_json, digest, read_weights
+from pipeline.teachers.orion.recording import recorded_sizes
+from student.models.orion_lite import OrionLite, OrionLiteConfig
+from student.models.planner import PARTS, PlannerConfig
+from student.models.weights import load_strictly
+from student.published import read_published
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_a_fused_student_comes_back_whole(tmp_path: Path):
+    stored = load_file(GOLDEN / "orion" / "state_dict.safetensors")
+    checkpoint, target = tmp_path / "Orion.pth", tmp_path / "fused.pth"
+    torch.save({"meta": {}, "state_dict": stored}, checkpoint)
+    described = json.loads((GOLDEN / "orion" / "meta.json").read_text())
+    prompt = load_file(GOLDEN / "orion" / "inputs.safetensors")["input_ids"]
+    sizes = recorded_sizes(described, stored, prompt)
+    teacher = TeacherIdentity(
+        name="recorded",
+        weights=digest(read_weights(checkpoint, sizes)),
+        precision="fp32",
+        architecture=as_json(sizes),
+    )
+    # Six layers, as the evaluation of Orion-Lite expects, around the recorded teacher's own planner.
+    planner = {name: value for name, value in stored.items() if name.startswith(PARTS)}
+    config = OrionLiteConfig(hidden=16, heads=2, feedforward=16, planner=PlannerConfig.of(planner))
+    student = OrionLite(config)
+    student.take_planner(planner)
+    fuse(checkpoint, student.state_dict(), target, teacher=teacher, described="{}")
+
+    manifest = json.loads((GOLDEN / "orion_lite_student_manifest.json").read_text())
+    found = read_published(target)
+    assert found.keys() == manifest.keys()
+    other = OrionLite(config)
+    load_strictly(other, found)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in student.state_dict().items())
