@@ -137,6 +137,12 @@ QuantizeChoice = Annotated[
 ResidentChoice = Annotated[
     Resident, typer.Option(help="Keep the training frames in host memory, or on the GPU.")
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change the recipe, such as epochs=5. May be repeated."
+    ),
+]
 Trackers = Annotated[
     list[str] | None,
     typer.Option("--tracker", help="tensorboard (default where installed), trackio, wandb, or none."),
@@ -660,6 +666,7 @@ def train(
             help="Recipe: orion-lite (released), orion-lite-plus, demo (small), ..., or package.module:NAME."
         ),
     ] = "demo",
+    changes: Changes = None,
     resident: ResidentChoice = Resident.NONE,
     trackers: Trackers = None,
     device: Device = None,
@@ -671,12 +678,13 @@ def train(
     result = train(
         dataset,
         run,
-        recipe(preset),
+        recipe(preset, _changes(changes)),
         device=_device(device),
         resident=resident.value,
         trackers=_trackers(trackers),
     )
-    out.print(f"{run}: {result.epoch} epochs, {result.step} steps")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+        out.print(f"{run}: {result.epoch} epochs, {result.step} steps")
 
 
 @app.command(rich_help_panel=STUDENT)
@@ -684,6 +692,7 @@ def sweep(
     dataset: DatasetPlace,
     presets: Annotated[list[str], typer.Argument(metavar="PRESET...", help="Recipes, as in `train`.")],
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder with a run for each preset.")],
+    changes: Changes = None,
     resident: ResidentChoice = Resident.NONE,
     trackers: Trackers = None,
     device: Device = None,
@@ -696,6 +705,7 @@ def sweep(
             dataset,
             runs,
             presets,
+            changes=_changes(changes),
             device=_device(device),
             resident=resident.value,
             trackers=_trackers(trackers),
@@ -784,6 +794,20 @@ def report(
     from student.report import report
 
     out.print(f"report: {report(runs, page)}")
+
+
+def _changes(texts: list[str] | None) -> dict[str, str]:
+    changes = {}
+    for text in texts or ():
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise RequestError(
+                f"--set {text!r} sets nothing",
+                expected="FIELD=VALUE, a field of student.config.TrainConfig",
+                repair="write, for example, --set epochs=5",
+            )
+        changes[field] = value
+    return changes
 
 
 def _trackers(asked: list[str] | None) -> list[str] | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("torch", "numpy", "pillow", "zarr", "distributed")
+LIBRARIES = ("torch", "numpy", "pillow", "zarr", "tensorstore", "safetensors", "accelerate", "distributed")
 """Libraries that decide speeds."""
 
 

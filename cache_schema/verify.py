@@ -81,7 +81,8 @@ def verify(
     Args:
         path: The dataset's folder.
         quick: Leave the values alone: compare names, sizes and metadata, but read no chunk and no asset.
-        threads: Clips checked at the same time; one a core by default.
+        threads: Clips checked at the same time; by default two a core, so that one hashes while another waits
+            for the disk.
         on_clip: Called with the name of every clip once it is checked.
 
     Returns:
@@ -111,7 +112,7 @@ def verify(
         on_clip(entry.clip.name)
         return found
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
         for found in pool.map(check, entries):
             problems += found
     return Verification(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cache_schema.errors import RequestError
 from cache_schema.plugins import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Mask = Literal["complete", "orion"]
 """Which frames have a truth: every one that the clip can give, or ORION's own reading, which leaves out the
@@ -126,11 +129,16 @@ PRESETS = {
 """Name of a recipe -> where it is defined."""
 
 
-def preset(name: str) -> TrainConfig:
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return a recipe by name, or one of the user's own by ``package.module:NAME``.
 
+    Args:
+        name: Which recipe.
+        changes: Fields that differ from it.
+
     Raises:
-        RequestError: There is none of that name, or what the name stands for is no recipe.
+        RequestError: There is none of that name, what the name stands for is no recipe, or a change does not
+            fit.
     """
     recipe = resolve(PRESETS, name, kind="preset")
     if not isinstance(recipe, TrainConfig):
@@ -139,4 +147,13 @@ def preset(name: str) -> TrainConfig:
             expected="a TrainConfig of student.config",
             repair="correct the name, or what it stands for",
         )
-    return recipe
+    try:
+        return TrainConfig.model_validate({**recipe.model_dump(), **(changes or {})})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        raise RequestError(
+            f"the preset {name!r} cannot be changed so: {field}: {fault['msg']}",
+            expected=f"a value that fits one of {', '.join(TrainConfig.model_fields)}",
+            repair="correct the change, or leave it out",
+        ) from error

@@ -127,7 +127,7 @@ class Loader:
                         f"clip {clip!r}, frame {frame}, feature {self.feature_of[name]!r}: the stored bytes "
                         f"cannot be read: {str(found).splitlines()[0]}",
                         expected="the bytes that were committed, with the checksum of every chunk intact",
-                        repair=f"run `teachonce verify`, delete ledger/{clip}.json, extract the clip again",
+                        repair="run `teachonce repair`, then extract or fetch the clip again",
                     )
         return DatasetError(
             f"{len(rows)} frames cannot be read together, though each can alone: {error}",

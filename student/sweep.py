@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from rich.console import Group
 from rich.table import Table
 
@@ -13,7 +13,7 @@ from cache_schema.durable import write_durably
 from cache_schema.errors import RequestError
 from cache_schema.store import LatentDataset
 from student.checkpoint import read_checkpoint
-from student.config import TrainConfig, preset
+from student.config import preset
 from student.evaluate import evaluate
 from student.runlog import read_log
 from student.train import train
@@ -87,7 +87,7 @@ class Sweep(BaseModel):
 
 
 def sweep(
-    dataset_path: Path,
+    dataset_path: str | Path,
     folder: Path,
     presets: Sequence[str],
     *,
@@ -113,7 +113,7 @@ def sweep(
         RequestError: There is no such recipe, nothing to compare on, or a change does not fit.
         TeachonceError: As ``train`` and ``evaluate`` raise; a run that diverges is told in the table.
     """
-    recipes = {name: _changed(name, changes or {}) for name in dict.fromkeys(presets)}
+    recipes = {name: preset(name, changes or {}) for name in dict.fromkeys(presets)}
     dataset = LatentDataset.open(dataset_path)
     if not recipes or not any(dataset.clip(name).split == "val" for name in dataset.clips):
         raise RequestError(
@@ -150,18 +150,6 @@ def sweep(
     table = Sweep(dataset=digest, outcomes=tuple(outcomes), diverged=diverged, others=others)
     write_durably(folder / NAME, table.model_dump_json(indent=1).encode())
     return table
-
-
-def _changed(name: str, changes: Mapping[str, Any]) -> TrainConfig:
-    recipe = preset(name)
-    try:
-        return TrainConfig.model_validate({**recipe.model_dump(), **changes})
-    except ValidationError as error:
-        raise RequestError(
-            f"the preset {name!r} cannot be changed so: {error.errors()[0]['msg']}",
-            expected="fields of a TrainConfig, with values that they take",
-            repair="correct the change, or leave it out",
-        ) from error
 
 
 def _shown(value: float | None) -> str:

@@ -28,7 +28,7 @@ MODEL_NEEDS = ("scene_queries", "ego_token", "ego_trajectory")
 
 
 def train(
-    dataset_path: Path,
+    dataset_path: str | Path,
     run: Path,
     config: TrainConfig,
     *,

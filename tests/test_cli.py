@@ -97,7 +97,8 @@ def test_compare_with_itself(latents: Path):
 
 def test_train_evaluate_export_report(latents: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    trained = run("train", latents, "--run", folder, "--preset", "tests.test_cli:QUICK")
+    quick = ("--preset", "demo", "--set", "epochs=1", "--set", "mask=orion")
+    trained = run("train", latents, "--run", folder, *quick)
     assert trained.exit_code == 0, trained.output
     measured = run("evaluate", folder, latents, "--split", "all")
     assert measured.exit_code == 0, measured.output
@@ -112,9 +113,10 @@ def test_train_evaluate_export_report(latents: Path, tmp_path: Path):
 
 
 def test_sweep(latents: Path, tmp_path: Path):
-    swept = run("sweep", latents, "tests.test_cli:QUICK", "--runs", tmp_path / "runs", "--tracker", "none")
+    quick = ("--set", "epochs=1", "--tracker", "none")
+    swept = run("sweep", latents, "demo", "demo-mimic", "--runs", tmp_path / "runs", *quick)
     assert swept.exit_code == 0, swept.output
-    assert "QUICK" in swept.stdout
+    assert "demo-mimic" in swept.stdout
 
 
 def test_a_dataset_is_parted_joined_and_stored_otherwise(latents: Path, tmp_path: Path):
@@ -170,15 +172,6 @@ def test_a_frame_is_shown(latents: Path, clips_root: Path, tmp_path: Path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def _quick():
-    from student.config import preset
-
-    return preset("demo").model_copy(update={"epochs": 1})
-
-
-QUICK = _quick()
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -209,6 +202,8 @@ QUICK = _quick()
         (["train", "{clips}", "--run", "{tmp}/run"], "there is no latent dataset"),
         (["evaluate", "{tmp}/no-run", "{clips}"], "there is no latent dataset"),
         (["demo-data", "{clips}/data.json/x"], "data.json"),
+        (["train", "{clips}", "--run", "{tmp}/run", "--set", "epochs"], "sets nothing"),
+        (["train", "{clips}", "--run", "{tmp}/run", "--set", "epoch=3"], "epoch: Extra inputs"),
         (["recode", "{tmp}/a", "{tmp}/b", "--feature", "command"], "it is not clear what to recode: command"),
         (["subset", "{tmp}/a", "{tmp}/b", "--part", "3/2"], "'3/2' does not parse"),
         (["pull", "ftp://here/x", "{tmp}/b"], "ftp://here/x"),
