@@ -42,8 +42,8 @@ MID_WIDTH = dataclasses.replace(
         language=dataclasses.replace(_RELEASED.language, layers=2, mlp_width=2752),
     ),
 )
-"""As many tokens, objects and lanes as released, and tokens as wide; otherwise as much as a CPU can do, most of
-it in the backbone and the language model, as released."""
+"""As many tokens, objects and lanes as released, and tokens as wide; otherwise as much as a CPU can do, most
+of it in the backbone and the language model, as released."""
 
 
 class Subject(Teacher, Protocol):
