@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.teacher import OrionTeacher
 
 PERCENTILES = (50, 90, 99)
+WIDTH = 110
+"""Of a table that goes to a file."""
 MEMORY_SHARE = 0.85
 """Of a machine's free memory that weights may take."""
 LAYERS = re.compile(r"^language_model\.model\.layers\.")
@@ -331,6 +333,7 @@ def main(
 def report(rows: list[Timed], layers: dict[str, int], all_layers: int) -> None:
     """Print a table a precision; ratios are against our own student, at the median."""
     console = Console()
+    console = console if console.is_terminal else Console(width=WIDTH)
     for precision, timed in layers.items():
         title = f"One frame in {precision} on {hardware()}"
         if timed < all_layers:
