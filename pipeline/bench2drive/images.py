@@ -86,8 +86,11 @@ class ImagePreprocessing:
 
     def shrink(self, image: Image.Image) -> np.ndarray:
         """Resize and crop a 1600x900 image to (3, h, w) uint8; channels keep their order."""
-        resized = np.asarray(image.resize(self.resized, Image.Resampling.BICUBIC))
-        return np.ascontiguousarray(resized[self.crop_top :].transpose(2, 0, 1))
+        # Only the rows that stay are made; whatever lies above them still shines in, as without the box.
+        top = self.crop_top * image.height / self.resized[1]
+        box = (0, top, image.width, image.height)
+        shrunk = image.resize(self.cropped, Image.Resampling.BICUBIC, box)
+        return np.ascontiguousarray(np.asarray(shrunk).transpose(2, 0, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Stretch and normalise (..., 3, h, w) uint8 RGB to (..., 3, H, W) float32."""

@@ -1,7 +1,7 @@
 """Decoder layers of both heads: post-norm, with positions added to queries and keys, never to values.
 
 Source: spec ORION teacher 1.4.
-Dimension letters: B slots, Q queries, K keys, N image tokens, M remembered queries, E width.
+Dimension letters: B slots, Q queries, K and L keys, N image tokens, M remembered queries, E width.
 """
 
 from __future__ import annotations
@@ -131,10 +131,32 @@ class CrossDecoder(nn.Module):
         self.ffn = feed_forward(width, ffn_width)
         self.ffn_norm = nn.LayerNorm(width)
 
-    def forward(self, queries: Tensor, memory: Tensor, *, memory_positions: Tensor | None = None) -> Tensor:
-        """Queries (B, Q, E) look at memory (B, K, E), whose keys carry positions where given; (B, Q, E)."""
+    def forward(
+        self,
+        queries: Tensor,
+        memory: Tensor,
+        *,
+        memory_positions: Tensor | None = None,
+        plus: Tensor | None = None,
+    ) -> Tensor:
+        """Have queries look at a memory.
+
+        Args:
+            queries: (B, Q, E).
+            memory: (B, K, E).
+            memory_positions: (B, K, E), which keys carry.
+            plus: (B, L, E); then the memory is every sum of a row of it and a row of ``memory``.
+
+        Returns:
+            (B, Q, E).
+        """
         keys = memory if memory_positions is None else memory + memory_positions
-        x = self.attention_norm(queries + self.attention(queries, keys, memory))
+        mixed = self.attention(queries, keys, memory)
+        if plus is not None:
+            # What a query thinks of a sum is the sum of what it thinks of either row, so the softmax over all
+            # K * L sums is the product of two. Without biases the values that they mix add up as well.
+            mixed = mixed + self.attention(queries, plus, plus)
+        x = self.attention_norm(queries + mixed)
         return self.ffn_norm(x + self.ffn(x))
 
 

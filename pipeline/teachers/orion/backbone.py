@@ -1,7 +1,8 @@
 """Image backbone EVA-02: a plain vision transformer without neck, class token or final norm.
 
 Source: spec ORION teacher 1.1.
-Dimension letters: N images, H W token rows and columns, L tokens in one attention, D width.
+Dimension letters: N images, H W token rows and columns, h w rows and columns of windows, s tokens along
+a window's side, L = s x s tokens in one attention, D width.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ ROPE_SPAN = 16
 EPS = 1e-6
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, each (L, head width)."""
+"""Cosines and sines, each (H, W, 1, head width)."""
 
 
-def rotation_table(length: int, head_width: int) -> Rotation:
-    """Rotary tables of a square of ``length`` x ``length`` tokens, row-major.
+def rotation_table(grid: int, window: int, head_width: int) -> Rotation:
+    """Rotary tables of an image of ``grid`` x ``grid`` tokens; positions begin anew in every window.
 
     The first half of a head's channels turns with the row, the second with the column; adjacent channels are
     a pair.
@@ -36,11 +37,11 @@ def rotation_table(length: int, head_width: int) -> Rotation:
     pairs = head_width // 4
     # The device is named so that the tables are real numbers even in a model built on the meta device.
     frequencies = 10000.0 ** (-torch.arange(pairs, device="cpu") / pairs)
-    positions = torch.arange(length, device="cpu") / length * ROPE_SPAN
+    positions = torch.arange(grid, device="cpu") % window / window * ROPE_SPAN
     angles = torch.outer(positions, frequencies).repeat_interleave(2, dim=-1)
-    rows = angles[:, None].expand(-1, length, -1)
-    columns = angles[None].expand(length, -1, -1)
-    turns = torch.cat((rows, columns), dim=-1).flatten(0, 1)
+    rows = angles[:, None].expand(-1, grid, -1)
+    columns = angles[None].expand(grid, -1, -1)
+    turns = torch.cat((rows, columns), dim=-1)[:, :, None]
     return turns.cos(), turns.sin()
 
 
@@ -52,11 +53,17 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions; keys have no bias."""
+    """Multi-head attention with rotary positions within square windows; keys have no bias.
 
-    def __init__(self, width: int, heads: int) -> None:
+    A window that reaches beyond the image is filled up with zero tokens, which take part: the released
+    weights were trained so. Nothing is projected for them, because all that they have is the bias of their
+    values; and as the weights of an attention sum to one, that bias is added to what they mix.
+    """
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
+        self.window = window
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
@@ -65,13 +72,27 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """(N, L, D) to (N, L, D)."""
+        """(N, H, W, D) to (N, H, W, D)."""
         q, k, v = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for t in (self.q_proj(x) + self.q_bias, self.k_proj(x), self.v_proj(x) + self.v_bias)
+            t.unflatten(-1, (self.heads, -1))
+            for t in (F.linear(x, self.q_proj.weight, self.q_bias), self.k_proj(x), self.v_proj(x))
         )
-        mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        windows = [cut(t, self.window) for t in (rotate(q, rotation), rotate(k, rotation), v)]
+        q, k, v = (t.flatten(3, 4).flatten(0, 2).transpose(1, 2) for t in windows)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(windows[0].shape)
+        return self.proj(joined(mixed, *x.shape[1:3]).flatten(3) + self.v_bias)
+
+
+def cut(x: Tensor, size: int) -> Tensor:
+    """Cut (N, H, W, ...) into windows (N, h, w, size, size, ...), the last of them filled up with zeros."""
+    _, height, width, *rest = x.shape
+    padded = F.pad(x, (0, 0) * len(rest) + (0, -width % size, 0, -height % size))
+    return padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
+
+
+def joined(windows: Tensor, height: int, width: int) -> Tensor:
+    """Undo ``cut``: windows (N, h, w, size, size, ...) to (N, H, W, ...)."""
+    return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
 class GatedMLP(nn.Module):
@@ -90,35 +111,19 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; ``window`` None attends to the whole image."""
+    """Pre-norm transformer block."""
 
-    def __init__(self, config: BackboneConfig, window: int | None) -> None:
+    def __init__(self, config: BackboneConfig, window: int) -> None:
         super().__init__()
-        self.window = window
         self.norm1 = nn.LayerNorm(config.width, eps=EPS)
-        self.attn = Attention(config.width, config.heads)
+        self.attn = Attention(config.width, config.heads, window)
         self.norm2 = nn.LayerNorm(config.width, eps=EPS)
         self.mlp = GatedMLP(config.width, config.mlp_width)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(N, H, W, D) to (N, H, W, D)."""
-        x = x + self._attend(self.norm1(x), rotation)
+        x = x + self.attn(self.norm1(x), rotation)
         return x + self.mlp(self.norm2(x))
-
-    def _attend(self, x: Tensor, rotation: Rotation) -> Tensor:
-        _, height, width, _ = x.shape
-        if self.window is None:
-            return self.attn(x.flatten(1, 2), rotation).unflatten(1, (height, width))
-        # Padding is attended to: the released weights were trained with it.
-        size = self.window
-        padded = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
-        windows = (
-            padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
-        )  # (N, h, w, s, s, D)
-        n, rows, columns = windows.shape[:3]
-        mixed = self.attn(windows.flatten(3, 4).flatten(0, 2), rotation)
-        mixed = mixed.unflatten(1, (size, size)).unflatten(0, (n, rows, columns)).transpose(2, 3)
-        return mixed.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
 class PatchEmbedding(nn.Module):
@@ -147,23 +152,25 @@ class Backbone(nn.Module):
         self.grid = config.grid
         self.patch_embed = PatchEmbedding(config.patch_size, config.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + PRETRAINED_GRID**2, config.width))
-        self.blocks = nn.ModuleList(
-            Block(config, window=None if i in config.global_blocks else config.window)
-            for i in range(config.depth)
-        )
-        head_width = config.width // config.heads
-        for name, length in (("window", config.window), ("image", config.grid)):
-            cos, sin = rotation_table(length, head_width)
-            self.register_buffer(f"{name}_cos", cos, persistent=False)
-            self.register_buffer(f"{name}_sin", sin, persistent=False)
+        # A window as large as the image is the whole image.
+        self.windows = [
+            config.grid if block in config.global_blocks else config.window for block in range(config.depth)
+        ]
+        self.blocks = nn.ModuleList(Block(config, window) for window in self.windows)
+        for size in set(self.windows):
+            cos, sin = rotation_table(config.grid, size, config.width // config.heads)
+            self.register_buffer(f"cos_{size}", cos, persistent=False)
+            self.register_buffer(f"sin_{size}", sin, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, height, width) to tokens (N, H, W, D)."""
         x = self.patch_embed(images) + self._positions()
-        within_window = self.get_buffer("window_cos").to(x), self.get_buffer("window_sin").to(x)
-        within_image = self.get_buffer("image_cos").to(x), self.get_buffer("image_sin").to(x)
-        for block in self.blocks:
-            x = block(x, within_image if block.window is None else within_window)
+        rotations = {
+            size: (self.get_buffer(f"cos_{size}").to(x), self.get_buffer(f"sin_{size}").to(x))
+            for size in set(self.windows)
+        }
+        for block, size in zip(self.blocks, self.windows, strict=True):
+            x = block(x, rotations[size])
         return x
 
     def _positions(self) -> Tensor:

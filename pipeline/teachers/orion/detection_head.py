@@ -223,9 +223,10 @@ class DetectionHead(nn.Module):
 
     def _futures(self, objects: Tensor) -> tuple[Tensor, Tensor]:
         """Objects (B, O, E) to futures (B, O, A, steps, 2) and their logits (B, O, A)."""
-        modes = self.sizes.modes
-        queries = (objects[:, :, None] + self.motion_mode_query.weight).flatten(1, 2)  # (B, O * A, E)
-        decoded = self.motion_decoder(queries, queries).unflatten(1, (-1, modes))
+        modes = self.motion_mode_query.weight.expand(objects.shape[0], -1, -1)  # (B, A, E)
+        queries = (objects[:, :, None] + modes[:, None]).flatten(1, 2)  # (B, O * A, E)
+        # All queries look at each other, and each is a sum.
+        decoded = self.motion_decoder(queries, objects, plus=modes).unflatten(1, (-1, self.sizes.modes))
         # Twice the same: the trained branches expect another feature of equal width, which ORION leaves out.
         doubled = torch.cat((decoded, decoded), dim=-1)
         futures = self.traj_branch(doubled).unflatten(-1, (self.sizes.steps, 2))

@@ -44,10 +44,11 @@ def test_depths_begin_at_one_metre_and_end_at_59():
 
 
 def test_rotation_turns_adjacent_channels_by_row_then_by_column():
-    cos, sin = rotation_table(4, 8)  # positions 0, 4, 8, 12; frequencies 1 and 0.01
-    angles = (4, 4, 0.04, 0.04, 8, 8, 0.08, 0.08)  # token 6: row 1, column 2
-    assert cos[6].tolist() == pytest.approx([math.cos(a) for a in angles], abs=1e-6)
-    turned = rotate(torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0]), (cos[6], sin[6]))
+    cos, sin = rotation_table(6, 4, 8)  # positions 0, 4, 8, 12, and again 0, 4; frequencies 1 and 0.01
+    angles = (4, 4, 0.04, 0.04, 8, 8, 0.08, 0.08)  # row 1, column 2
+    assert cos[1, 2, 0].tolist() == pytest.approx([math.cos(a) for a in angles], abs=1e-6)
+    assert cos[5, 2].equal(cos[1, 2])  # row 1 of the next window
+    turned = rotate(torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0]), (cos[1, 2, 0], sin[1, 2, 0]))
     expected = [math.cos(4), math.sin(4), -math.sin(0.04), math.cos(0.04), 0, 0, 0, 0]
     assert turned.tolist() == pytest.approx(expected, abs=1e-6)
 
