@@ -11,7 +11,8 @@ Floating-point operations are counted by torch's flop counter over the model on 
 products and attention, the latter as if nothing were masked. The ceiling is a large square matrix product in
 the same type in the same run.
 
-Where there is no GPU it runs on the CPU with most layers left out, and says so.
+Where there is no GPU it runs on the CPU with most layers left out, and says so. Precisions other than float32
+run where they are faster.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.arithmetic import ceiling, pays
 from benchmarks.record import hardware, write
 from pipeline.teachers.orion.config import BackboneConfig, DecoderConfig, OrionConfig
 from pipeline.teachers.orion.memory import OrionMemory
@@ -193,20 +195,6 @@ def flops(config: OrionConfig, *, whole_prompt: bool) -> int:
     return counter.get_total_flops()
 
 
-def ceiling(precision: str, device: str) -> float:
-    """Operations a second of one large matrix product."""
-    side, repeats = (8192, 20) if device == "cuda" else (2048, 5)
-    a, b = (torch.randn(side, side, device=device, dtype=TYPES[precision]) for _ in range(2))
-    took_s = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
-        took_s.append(time.perf_counter() - begun)
-    return 2 * side**3 / statistics.median(took_s[1:])
-
-
 def main(
     steps: Annotated[int | None, typer.Option(help="Steps that are timed. [16 on a GPU, 1 on a CPU]")] = None,
     slots: Annotated[
@@ -229,10 +217,11 @@ def main(
     slots = slots or ([1, 4, 8, 16] if cuda else [1])
     modes = compiled or (["reduce-overhead", "max-autotune-no-cudagraphs"] if cuda else [])
 
-    ceilings = {precision: ceiling(precision, device) for precision in TYPES}
+    precisions = [name for name in TYPES if name == REFERENCE.precision or pays(name, device)]
+    ceilings = {precision: ceiling(precision, device) for precision in precisions}
     counts = {whole: flops(config, whole_prompt=whole) for whole in (True, False)}
     measured: list[Measured] = []
-    for precision in TYPES:
+    for precision in precisions:
         runs = [Run(precision, count) for count in slots]
         if precision == REFERENCE.precision:
             runs = [REFERENCE, Run(precision, slots=1)]
@@ -247,6 +236,7 @@ def main(
         "reduced_depth": not cuda,
         "sizes": dataclasses.asdict(config),
         "flops_per_frame": {"whole prompt": counts[True], "ours": counts[False]},
+        "precisions_slower_than_fp32": [name for name in TYPES if name not in precisions],
         "matrix_product_flops_per_s": ceilings,
         "steps": steps,
         "runs": [dataclasses.asdict(m) | {"frames_per_s": m.frames_per_s} for m in measured],
@@ -287,6 +277,8 @@ def report(
         f"{counts[False] / TERA:.2f} TFLOP a frame, {counts[True] / TERA:.2f} with the whole prompt; "
         "ceilings " + ", ".join(f"{name} {value / TERA:.3g} TFLOP/s" for name, value in ceilings.items())
     )
+    if slow := [name for name in TYPES if name not in ceilings]:
+        console.print(f"not run, because slower than fp32 here: {', '.join(slow)}")
 
 
 if __name__ == "__main__":
