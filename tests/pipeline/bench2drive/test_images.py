@@ -12,6 +12,7 @@ from cache_schema.errors import ClipError
 from pipeline.bench2drive import images
 from pipeline.bench2drive.geometry import CAMERAS, LIDAR_TOP, cam2ego, lidar2ego, pinhole, rigid_inverse
 from pipeline.bench2drive.images import ImagePreprocessing
+from pipeline.teachers.orion.presets import ORION_TINY
 
 IMAGES = ImagePreprocessing()
 
@@ -30,6 +31,15 @@ def shrunk():
 
 def test_resize_and_crop(golden, shrunk):
     np.testing.assert_array_equal(shrunk[::-1].transpose(1, 2, 0), golden["after_pil_bgr"])
+
+
+@pytest.mark.parametrize("preprocessing", [IMAGES, ORION_TINY.images], ids=["released", "tiny"])
+def test_rows_that_are_dropped_change_nothing_by_not_being_made(preprocessing):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), dtype=np.uint8)
+    whole = Image.fromarray(noise).resize(preprocessing.resized, Image.Resampling.BICUBIC)
+    kept = np.asarray(whole)[preprocessing.crop_top :]
+    shrunk = preprocessing.shrink(Image.fromarray(noise))
+    np.testing.assert_array_equal(shrunk.transpose(1, 2, 0), kept)
 
 
 def test_stretch_and_normalise(golden, shrunk):
