@@ -5,9 +5,10 @@
 Three teachers: one that costs nothing; one that sleeps over a frame as long as a GPU would work, while the
 processor is free; and ORION at middling width, computed on this processor. Each is asked by the reference's
 loop (which decodes itself, or has four processes for that, as released) and by ``extract`` with 1, 4 and 8
-slots. Where that is faster, ORION is also asked by ``extract`` with ``--precision bf16``, and compared with the
-reference's loop in float32, as released. A ratio is the median over repeats, each of which runs every way
-once. (Bench2Drive's clips have some 260 frames: the fewer a clip has, the more its files weigh on ours.)
+slots; ORION also by ``extract --workers`` with a worker a core. Where bf16 is faster than fp32, ORION is
+asked in bf16 as well, and compared with the reference's loop in fp32, as released. A ratio is the median over
+repeats, each of which runs every way once. (Bench2Drive's clips have some 260 frames: the fewer a clip has,
+the more its files weigh on ours.)
 
 Then the machinery alone: the teacher that costs nothing, against what decoding alone and writing alone
 sustain.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import shutil
@@ -39,6 +41,7 @@ from benchmarks.subjects import MidWidth, Pretender
 from cache_schema.features import TRUTH
 from pipeline.bench2drive.reader import load_images
 from pipeline.bench2drive.synthetic import write_demo_data
+from pipeline.cluster import extract_on_cluster, local_cluster
 from pipeline.extract import extract
 from pipeline.selection import select_clips
 
@@ -62,12 +65,16 @@ class Way:
 
     slots: int | None = None
     """Clips in lock-step; None for the reference's loop."""
+    workers: int | None = None
+    """Processes with a teacher each; None for this one."""
     loaders: int = 0
     """Processes that decode for the reference's loop."""
 
     @property
     def name(self) -> str:
         """For the table."""
+        if self.workers is not None:
+            return f"ours, {self.workers} workers"
         if self.slots is not None:
             return f"ours, {self.slots} slots"
         return f"reference, {self.loaders} loaders" if self.loaders else "reference, decodes itself"
@@ -75,8 +82,16 @@ class Way:
 
 LOOP, LOADERS = Way(), Way(loaders=4)
 OURS = (Way(slots=1), Way(slots=4), Way(slots=8))
-WAYS = (LOOP, LOADERS, *OURS)
+CREW = Way(slots=1, workers=os.cpu_count() or 1)
+WAYS = (LOOP, LOADERS, *OURS, CREW)
 FULL, HALF = "mid width in fp32", "mid width in bf16"
+
+
+def ways_of(teacher: str) -> Sequence[Way]:
+    """How a teacher is run. One that only sleeps would sleep side by side in a crew, and prove nothing."""
+    if teacher == HALF:
+        return (*OURS, CREW)
+    return WAYS if teacher == FULL else (LOOP, LOADERS, *OURS)
 
 
 @dataclass(frozen=True)
@@ -110,16 +125,32 @@ class Machinery:
         return self.frames_per_s / min(self.decode_frames_per_s, self.disk_frames_per_s)
 
 
-def run_once(name: str, subject: Subject, way: Way, selection: Selection, folder: Path) -> Run:
-    """Extract a selection in one way, beginning to end, and throw the result away."""
+def run_once(
+    name: str,
+    subject: Subject,
+    way: Way,
+    selection: Selection,
+    folder: Path,
+    load: Callable[[], Subject],
+) -> Run:
+    """Extract a selection in one way, beginning to end, and throw the result away.
+
+    A crew is timed from the moment that all its teachers are there, which ``load`` makes.
+    """
+    out = folder / "ours.zarr"
     try:
         if way.slots is None:
             stages = reference_loop(selection, subject, folder / "npz", loaders=way.loaders)
             return Run(name, way, selection.frames / stages.wall_s, stages)
-        begun = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):
-            report = extract(selection, subject, folder / "ours.zarr", slots=way.slots)
-        wall_s = time.perf_counter() - begun
+            if way.workers is None:
+                begun = time.perf_counter()
+                report = extract(selection, subject, out, slots=way.slots)
+                wall_s = time.perf_counter() - begun
+            else:
+                with local_cluster(way.workers) as client:
+                    report = extract_on_cluster(selection, load, out, client, slots=way.slots)
+                wall_s = report.wall_s
         if report.frames != selection.frames:
             raise RuntimeError(f"{report.frames} of {selection.frames} frames were made: {report.failed}")
         return Run(name, way, selection.frames / wall_s, stages=None)
@@ -130,7 +161,8 @@ def run_once(name: str, subject: Subject, way: Way, selection: Selection, folder
 
 def machinery(selection: Selection, folder: Path) -> Machinery:
     """Time the whole and its parts over the same frames."""
-    null, cores = Pretender(0.0), os.cpu_count() or 1
+    load = functools.partial(Pretender, 0.0)
+    null, cores = load(), os.cpu_count() or 1
     frames = [(clip.raw, frame) for clip in selection.clips for frame in clip.raw.frames]
 
     def decode() -> None:
@@ -148,7 +180,7 @@ def machinery(selection: Selection, folder: Path) -> Machinery:
 
     decode_wall_s, decode_s = timed(decode)
     disk_wall_s, _ = timed(save)
-    wall_s, cpu_s = timed(lambda: run_once("", null, Way(slots=CLIPS), selection, folder))
+    wall_s, cpu_s = timed(lambda: run_once("", null, Way(slots=CLIPS), selection, folder, load))
     return Machinery(
         frames_per_s=len(frames) / wall_s,
         decode_frames_per_s=len(frames) / decode_wall_s,
@@ -173,13 +205,14 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
 ) -> None:
     """Time every way to run every teacher, and print tables of ratios."""
-    subjects: dict[str, Subject] = {
-        "costs nothing": Pretender(0.0),
-        f"sleeps {GPU_FRAME_S} s a frame": Pretender(GPU_FRAME_S),
-        FULL: MidWidth("fp32"),
+    loads: dict[str, Callable[[], Subject]] = {
+        "costs nothing": functools.partial(Pretender, 0.0),
+        f"sleeps {GPU_FRAME_S} s a frame": functools.partial(Pretender, GPU_FRAME_S),
+        FULL: functools.partial(MidWidth, "fp32"),
     }
     if pays("bf16", "cpu"):
-        subjects[HALF] = MidWidth("bf16")
+        loads[HALF] = functools.partial(MidWidth, "bf16")
+    subjects = {name: load() for name, load in loads.items()}
     runs: list[list[Run]] = []
     machines: list[Machinery] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -191,9 +224,9 @@ def main(
         for _ in range(repeats):
             runs.append(
                 [
-                    run_once(name, subject, way, few if name in (FULL, HALF) else many, work)
+                    run_once(name, subject, way, few if name in (FULL, HALF) else many, work, loads[name])
                     for name, subject in subjects.items()
-                    for way in (OURS if name == HALF else WAYS)
+                    for way in ways_of(name)
                 ]
             )
             machines.append(machinery(many, work))
@@ -227,16 +260,15 @@ def report_ways(runs: Sequence[Sequence[Run]]) -> None:
 
     for teacher in dict.fromkeys(run.teacher for run in runs[0]):
         against = FULL if teacher == HALF else teacher
-        for way in WAYS:
+        for way in ways_of(teacher):
             measured = rates(teacher, way)
-            if measured:
-                table.add_row(
-                    teacher,
-                    way.name,
-                    f"{statistics.median(measured):.2f}",
-                    f"{min(measured):.2f} - {max(measured):.2f}",
-                    *(f"{ratio(measured, rates(against, first)):.2f}" for first in (LOOP, LOADERS)),
-                )
+            table.add_row(
+                teacher,
+                way.name,
+                f"{statistics.median(measured):.2f}",
+                f"{min(measured):.2f} - {max(measured):.2f}",
+                *(f"{ratio(measured, rates(against, first)):.2f}" for first in (LOOP, LOADERS)),
+            )
         table.add_section()
         if teacher == HALF:
             continue

@@ -23,6 +23,7 @@ import torch
 
 from cache_schema.clip_writer import ClipWriter
 from cache_schema.errors import ClipError, FeatureError
+from pipeline.allocator import keep_freed_memory
 from pipeline.bench2drive.reader import read_annotations
 from pipeline.slots import Sight, SlotClip, frame_batch, idle_sight
 
@@ -142,6 +143,7 @@ class LockStep:
         self._thread = threading.Thread(target=self._work, name="teacher", daemon=True)
 
     def __enter__(self) -> LockStep:
+        keep_freed_memory()
         self._thread.start()
         return self
 
