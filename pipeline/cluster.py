@@ -267,6 +267,9 @@ def visible_gpus() -> tuple[str, ...]:
 def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distributed.Client]:
     """Start one worker process a GPU, or ``workers`` processes that share the CPU.
 
+    On a CPU each computes with one thread, as dask has it, so that sums are rounded alike for any number of
+    workers.
+
     Args:
         workers: Processes.
         gpus: What each process gets as ``CUDA_VISIBLE_DEVICES``; none on a CPU machine.
@@ -280,16 +283,12 @@ def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distri
             expected="at most one worker a GPU",
             repair=f"use --workers {len(gpus)}, or join a larger cluster with --scheduler",
         )
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
 
     def nanny(number: int) -> dict[str, object]:
-        environment = {"OMP_NUM_THREADS": threads}
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[number]
         options = {
             "host": LOOPBACK,
             "nthreads": 1,
-            "env": environment,
+            "env": {"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {},
             "memory_limit": 0,
             "resources": {"GPU": 1},
             "silence_logs": logging.CRITICAL,

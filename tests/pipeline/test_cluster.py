@@ -11,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from cache_schema.ledger import Ledger
 from cache_schema.verify import verify
+from pipeline.cluster import local_cluster
 from pipeline.extract import extract
 from pipeline.runlog import beside, summarise
 from pipeline.selection import select_clips
@@ -173,3 +175,11 @@ def test_the_lease_of_a_dead_host_binds_nobody(undisturbed, clips_root, teacher,
     left_behind = path / ".partial" / "a-host-that-is-gone-4711" / sorted(undisturbed)[0]
     shutil.copytree(path / "clips" / sorted(digests(path))[0], left_behind)
     assert mended(path, clips_root, teacher) == undisturbed
+
+
+def test_a_worker_without_a_gpu_computes_with_one_thread_even_if_it_is_alone(monkeypatch):
+    """So that its sums are rounded as those of many."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    with local_cluster(1) as client:
+        assert client.submit(torch.get_num_threads).result() == 1
