@@ -4,15 +4,15 @@
 
 Random weights at the released sizes. A step begins with camera images in host memory and ends with features
 in host memory; neither image files nor disk take part. The first row is how the reference runs: float32, one
-clip, the language model over its whole prompt. (The reference also keeps its adapters apart and writes out
-its attention; this is not imitated.)
+clip, the language model over its whole prompt. (The reference also keeps its adapters apart, writes out its
+attention, projects padding, and has every future look at every other; this is not imitated.)
 
 Floating-point operations are counted by torch's flop counter over the model on the meta device: all matrix
 products and attention, the latter as if nothing were masked. The ceiling is a large square matrix product in
 the same type in the same run.
 
-Where there is no GPU it runs on the CPU with most layers left out, and says so. Precisions other than float32
-run where they are faster.
+Where there is no GPU it runs on the CPU with most layers left out, and says so; then precisions other than
+float32 run where they are faster.
 """
 
 from __future__ import annotations
@@ -217,7 +217,9 @@ def main(
     slots = slots or ([1, 4, 8, 16] if cuda else [1])
     modes = compiled or (["reduce-overhead", "max-autotune-no-cudagraphs"] if cuda else [])
 
-    precisions = [name for name in TYPES if name == REFERENCE.precision or pays(name, device)]
+    precisions = (
+        list(TYPES) if cuda else [name for name in TYPES if name == REFERENCE.precision or pays(name)]
+    )
     ceilings = {precision: ceiling(precision, device) for precision in precisions}
     counts = {whole: flops(config, whole_prompt=whole) for whole in (True, False)}
     measured: list[Measured] = []

@@ -296,9 +296,7 @@ def main(
 ) -> None:
     """Time teacher and student, and print a table of percentiles and ratios."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precisions = precision or (
-        list(TYPES) if device == "cuda" else ["bf16" if pays("bf16", device) else "fp32"]
-    )
+    precisions = precision or (list(TYPES) if device == "cuda" else ["bf16" if pays("bf16") else "fp32"])
     warm_up = warm_up or (3 if device == "cuda" else 1)
     clock = Clock(device, seconds, at_least, warm_up, psutil.Process().memory_info().rss)
     preset, sizes = dataclasses.replace(ORION_7B, random_seed=0), OrionLiteConfig()

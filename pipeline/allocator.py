@@ -13,10 +13,10 @@ LARGEST_HEAP_BYTES = 2**25
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, where it runs on glibc.
+    """Have this process keep the blocks that it frees, up to ``LARGEST_HEAP_BYTES``, from now on.
 
-    Every frame takes and frees the same megabytes. By default a worker of dask gives them back to the kernel
-    each time, and waits for new, empty pages: a third of the time of decoding an image.
+    Every frame takes and frees the same megabytes. A worker of dask gives them back to the kernel each time,
+    and waits for new, empty pages, unless it is told otherwise. Without glibc nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

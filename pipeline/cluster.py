@@ -59,6 +59,9 @@ class TeacherPlugin(distributed.WorkerPlugin):
 
     async def setup(self, worker: distributed.Worker) -> None:
         """Load the teacher; clips that are sent meanwhile wait."""
+        if not torch.cuda.is_available():
+            # How a sum is rounded depends on the threads that share it, and shall not depend on the machine.
+            torch.set_num_threads(1)
         self._work = contextlib.ExitStack()
         self._beginning = threading.Lock()
         self._lockstep: LockStep | None = None
@@ -266,9 +269,6 @@ def visible_gpus() -> tuple[str, ...]:
 @contextlib.contextmanager
 def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distributed.Client]:
     """Start one worker process a GPU, or ``workers`` processes that share the CPU.
-
-    On a CPU each computes with one thread, as dask has it, so that sums are rounded alike for any number of
-    workers.
 
     Args:
         workers: Processes.

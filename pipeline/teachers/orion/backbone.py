@@ -1,8 +1,8 @@
 """Image backbone EVA-02: a plain vision transformer without neck, class token or final norm.
 
 Source: spec ORION teacher 1.1.
-Dimension letters: N images, H W token rows and columns, h w rows and columns of windows, s tokens along
-a window's side, L = s x s tokens in one attention, D width.
+Dimension letters: N images, H W token rows and columns, h w rows and columns of windows, s pixels along a
+patch's side, D width.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with rotary positions within square windows; keys have no bias.
 
-    A window that reaches beyond the image is filled up with zero tokens, which take part: the released
-    weights were trained so. Nothing is projected for them, because all that they have is the bias of their
-    values; and as the weights of an attention sum to one, that bias is added to what they mix.
+    A window that reaches beyond the image is filled up with zero tokens, which are looked at: the released
+    weights were trained so. Nothing is projected for them. Their keys are zero, what they see themselves is
+    dropped, and all values have the same bias: as the weights of an attention sum to one, it is added to what
+    they mix.
     """
 
     def __init__(self, width: int, heads: int, window: int) -> None:
@@ -77,9 +78,10 @@ class Attention(nn.Module):
             t.unflatten(-1, (self.heads, -1))
             for t in (F.linear(x, self.q_proj.weight, self.q_bias), self.k_proj(x), self.v_proj(x))
         )
-        windows = [cut(t, self.window) for t in (rotate(q, rotation), rotate(k, rotation), v)]
-        q, k, v = (t.flatten(3, 4).flatten(0, 2).transpose(1, 2) for t in windows)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(windows[0].shape)
+        q, k, v = (cut(t, self.window) for t in (rotate(q, rotation), rotate(k, rotation), v))
+        shape = q.shape  # (N, h, w, size, size, heads, head width)
+        q, k, v = (t.flatten(3, 4).flatten(0, 2).transpose(1, 2) for t in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(shape)
         return self.proj(joined(mixed, *x.shape[1:3]).flatten(3) + self.v_bias)
 
 
@@ -157,7 +159,8 @@ class Backbone(nn.Module):
             config.grid if block in config.global_blocks else config.window for block in range(config.depth)
         ]
         self.blocks = nn.ModuleList(Block(config, window) for window in self.windows)
-        for size in set(self.windows):
+        self.sizes = sorted(set(self.windows))
+        for size in self.sizes:
             cos, sin = rotation_table(config.grid, size, config.width // config.heads)
             self.register_buffer(f"cos_{size}", cos, persistent=False)
             self.register_buffer(f"sin_{size}", sin, persistent=False)
@@ -167,7 +170,7 @@ class Backbone(nn.Module):
         x = self.patch_embed(images) + self._positions()
         rotations = {
             size: (self.get_buffer(f"cos_{size}").to(x), self.get_buffer(f"sin_{size}").to(x))
-            for size in set(self.windows)
+            for size in self.sizes
         }
         for block, size in zip(self.blocks, self.windows, strict=True):
             x = block(x, rotations[size])
