@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from cache_schema.copying import Copied
-    from cache_schema.pull import LeftOut
-    from cache_schema.subset import ClipFilter
-    from cache_schema.verify import Problem
-    from pipeline.selection import Failure
+    from cache_schema.dataset.copy_clips import Copied
+    from cache_schema.integrity.verify import Problem
+    from cache_schema.sharing.pull import LeftOut
+    from cache_schema.sharing.subset import ClipFilter
+    from pipeline.source import Failure
 
 FOUND, MENDABLE, INTERRUPTED = 1, 2, 130
 """Exit codes: a check found something; the user can mend it; Ctrl-C. A bug keeps its traceback."""
@@ -194,14 +194,14 @@ def plan(
     device: Device = None,
 ) -> None:
     """Show what an extraction would cost. Writes nothing."""
-    from pipeline.plan import plan
-    from pipeline.selection import select_clips
+    from pipeline.extraction.estimate import plan
+    from pipeline.source import select_clips
     from pipeline.teachers import load_teacher, teacher_preset
 
     selection = select_clips(data, split.value)
     rate = None
     if measure:
-        from pipeline.measure import frames_a_second
+        from pipeline.extraction.measure import frames_a_second
 
         loaded = load_teacher(
             teacher, checkpoint, device=_device(device), precision=precision, quantize=quantize
@@ -249,17 +249,17 @@ def extract(
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
-    from pipeline.selection import select_clips
+    from pipeline.source import select_clips
     from pipeline.teachers import load_teacher
 
     selection = select_clips(data, split.value)
     load = functools.partial(load_teacher, teacher, checkpoint, precision=precision, quantize=quantize)
     if workers is None and scheduler is None:
-        from pipeline.extract import extract
+        from pipeline.extraction.run import extract
 
         report = extract(selection, load(device=_device(device)), dataset, slots=slots)
     else:
-        from pipeline.cluster import connect, extract_on_cluster
+        from pipeline.extraction.cluster import connect, extract_on_cluster
 
         with connect(workers, scheduler) as client:
             # Each worker finds its own device: this machine need not have a GPU.
@@ -286,8 +286,8 @@ def parity(
     tolerance: Annotated[float, typer.Option(help="Largest absolute difference allowed.")] = 1e-4,
 ) -> None:
     """Replay recorded vectors of the reference model through our port, stage by stage."""
-    from pipeline.parity import replay
-    from student.models.planner import planner_stages
+    from pipeline.teachers.orion.parity import replay
+    from student.orion_lite.planner import planner_stages
 
     # The planner lives in the student's wing, which trains it; only the front door may introduce the two.
     report = replay(recording, tolerance=tolerance, planner=planner_stages)
@@ -313,7 +313,7 @@ def inspect(
     run: Annotated[bool, typer.Option("--run", help="How its extraction went, as the log tells.")] = False,
 ) -> None:
     """Show who made a dataset, what it holds, and how much of it there is."""
-    from cache_schema.inspect import inspect
+    from cache_schema.describe.inspect import inspect
 
     if run:
         _show_log(Path(dataset))
@@ -361,7 +361,7 @@ def inspect(
 
 
 def _show_log(dataset: Path) -> None:
-    from pipeline.runlog import beside, summarise
+    from pipeline.extraction.log import beside, summarise
 
     told = summarise(beside(dataset))
     busy_s = told.busy_s or 1.0
@@ -395,12 +395,12 @@ def show(
     ] = None,
 ) -> None:
     """Draw one frame from above, with its planning token, and what the cameras saw."""
-    from student.show import show
+    from student.reporting.show import show
 
     cameras = None
     if data is not None:
         # Raw images are the one wing's to read, the picture is the other's.
-        from pipeline.camera_images import camera_images
+        from pipeline.bench2drive.camera_images import camera_images
 
         cameras = functools.partial(camera_images, data)
     out.print(f"written to {show(dataset, clip, frame, picture, cameras=cameras)}")
@@ -414,8 +414,8 @@ def verify(
     ] = False,
 ) -> None:
     """Check every byte against the ledger and every array against the manifest."""
-    from cache_schema.store import LatentDataset
-    from cache_schema.verify import verify
+    from cache_schema.dataset.reader import LatentDataset
+    from cache_schema.integrity.verify import verify
 
     with _progress("verify", len(LatentDataset.open(dataset).clips)) as advance:
         found = verify(dataset, quick=quick, on_clip=lambda _: advance(1))
@@ -433,7 +433,7 @@ def repair(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Put bad clips aside, so that the next extraction makes exactly these again."""
-    from cache_schema.repair import repair
+    from cache_schema.integrity.repair import repair
 
     done = repair(dataset, dry_run=dry_run)
     would = "would be " if dry_run else ""
@@ -461,7 +461,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B.zarr", help="The same clips, made otherwise.")],
 ) -> None:
     """Show how far two datasets of the same clips are apart, such as by fp32 and nf4 teachers."""
-    from cache_schema.compare import compare
+    from cache_schema.describe.compare import compare
 
     found = compare(first, second)
     table = _table("feature", "relative error", "cosine", "largest difference")
@@ -487,7 +487,7 @@ def recode(
     ],
 ) -> None:
     """Store some features otherwise, and show the error that this makes."""
-    from cache_schema.recode import parse_encodings, recode
+    from cache_schema.sharing.reencode import parse_encodings, recode
 
     encodings = parse_encodings(features)
     with _progress("recode") as advance:
@@ -510,7 +510,7 @@ def merge(
     sources: Annotated[list[Path], typer.Argument(metavar="IN.zarr...", help="Datasets of one teacher.")],
 ) -> None:
     """Join datasets that the same teacher made of different clips."""
-    from cache_schema.merge import merge
+    from cache_schema.sharing.merge import merge
 
     with _progress("merge") as advance:
         _show_copied(merge(target, sources, on_clip=advance.to), target)
@@ -531,7 +531,7 @@ def subset(
     ] = None,
 ) -> None:
     """Make a dataset of some of the clips, or of every n-th frame."""
-    from cache_schema.subset import Part, subset
+    from cache_schema.sharing.subset import Part, subset
 
     which = _filter(split, clips, town=town, scenario=scenario, weather=weather)
     with _progress("subset") as advance:
@@ -554,7 +554,7 @@ def _show_copied(copied: Copied, target: Path) -> None:
 
 
 def _filter(split: Split, clips: str | None, **patterns: str | None) -> ClipFilter:
-    from cache_schema.subset import ClipFilter
+    from cache_schema.sharing.subset import ClipFilter
 
     return ClipFilter(split=None if split is Split.ALL else split.value, clips=clips, **patterns)
 
@@ -569,7 +569,7 @@ def import_npz(
     ] = None,
 ) -> None:
     """Make a dataset of somebody's .npz files, without running the teacher."""
-    from pipeline.import_npz import import_npz
+    from pipeline.importers.orion_lite.import_npz import import_npz
 
     with _progress("import") as advance:
         done = import_npz(dump, dataset, heads, on_clip=advance.to)
@@ -587,7 +587,7 @@ def import_npz(
 @app.command("add-truth", rich_help_panel=DATASET)
 def add_truth(dataset: DatasetPath, data: DataRoot) -> None:
     """Add the truth that a dataset lacks from the raw clips, without the teacher."""
-    from pipeline.add_truth import add_truth
+    from pipeline.bench2drive.add_ground_truth import add_truth
 
     done = add_truth(dataset, data, workers=os.cpu_count() or 1)
     out.print(
@@ -608,7 +608,7 @@ def card(
     cite: Annotated[str | None, typer.Option(help="How to cite it.")] = None,
 ) -> None:
     """Write the dataset's README.md: what it is, its statistics, its licences, how to read it."""
-    from cache_schema.card import card
+    from cache_schema.describe.card import card
 
     with _progress("statistics") as advance:
         written = card(dataset, licence, authors=authors, cite=cite, on_feature=advance.to)
@@ -618,7 +618,7 @@ def card(
 @app.command(rich_help_panel=DATASET)
 def push(dataset: DatasetPath, url: Url) -> None:
     """Share a dataset. Safe to stop and to run again."""
-    from cache_schema.push import push
+    from cache_schema.sharing.push import push
 
     with _progress("push") as advance:
         done = push(dataset, url, on_start=advance.expect, on_bytes=advance)
@@ -636,7 +636,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch a dataset, or a part of it; every file is checked as it comes. Safe to run again."""
-    from cache_schema.pull import pull
+    from cache_schema.sharing.pull import pull
 
     with _progress("pull") as advance:
         done = pull(
@@ -672,8 +672,8 @@ def train(
     device: Device = None,
 ) -> None:
     """Train a student from what the teacher said. The teacher is never loaded."""
-    from student.config import preset as recipe
-    from student.train import train
+    from student.runs.config import preset as recipe
+    from student.training.train import train
 
     result = train(
         dataset,
@@ -698,7 +698,7 @@ def sweep(
     device: Device = None,
 ) -> None:
     """Train and evaluate several recipes, and put them in one table."""
-    from student.sweep import sweep
+    from student.reporting.sweep import sweep
 
     out.print(
         sweep(
@@ -721,7 +721,7 @@ def import_student(
     heads: Annotated[int, typer.Option(min=1, help="Attention heads, which no file tells.")] = 16,
 ) -> None:
     """Make a run of a student that Orion-Lite published, to evaluate, export or train it on."""
-    from student.published import import_student
+    from student.orion_lite.published import import_student
 
     imported = import_student(weights, dataset, run, heads=heads)
     out.print(f"{run}: a student of {imported.config.layers} layers, {imported.config.hidden} wide")
@@ -735,7 +735,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure student, teacher and two trivial drivers in open loop."""
-    from student.evaluate import evaluate
+    from student.open_loop.evaluate import evaluate
 
     out.print(evaluate(run, dataset, split.value, device=_device(device)))
 
@@ -757,17 +757,17 @@ def export(
 ) -> None:
     """Write the student for whoever drives with it."""
     if target.suffix == ".safetensors":
-        from student.export import export
+        from student.runs.export import export
 
         out.print(f"exported to {export(run, target)}")
     elif target.suffix == ".onnx":
-        from student.onnx_graph import export_onnx
+        from student.orion_lite.onnx_graph import export_onnx
 
         difference = export_onnx(run, _given(dataset, "--dataset", target), target)
         out.print(f"exported to {target}; onnxruntime and PyTorch differ by {difference:.1e} (relative)")
     elif target.suffix == ".pth":
-        from pipeline.fuse import fuse
-        from student.checkpoint import read_checkpoint
+        from pipeline.teachers.orion.checkpoints.fuse import fuse
+        from student.runs.checkpoint import read_checkpoint
 
         orion = _given(checkpoint, "--checkpoint", target)
         # The teacher's eyes are the one wing's to read, the student is the other's.
@@ -791,7 +791,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw curves, errors and bird's-eye pictures of one run or several on one page."""
-    from student.report import report
+    from student.reporting.report import report
 
     out.print(f"report: {report(runs, page)}")
 
@@ -803,7 +803,7 @@ def _changes(texts: list[str] | None) -> dict[str, str]:
         if not equals:
             raise RequestError(
                 f"--set {text!r} sets nothing",
-                expected="FIELD=VALUE, a field of student.config.TrainConfig",
+                expected="FIELD=VALUE, a field of student.runs.config.TrainConfig",
                 repair="write, for example, --set epochs=5",
             )
         changes[field] = value

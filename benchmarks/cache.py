@@ -42,10 +42,10 @@ from rich.table import Table
 
 from benchmarks.formats import BATCH, REFERENCE_BYTES, Ours, bytes_of, content, evict, make_ways
 from benchmarks.record import hardware, write
-from cache_schema.durable import sha256_of
-from cache_schema.ledger import Ledger, digest_of
-from cache_schema.store import LatentDataset
-from cache_schema.verify import verify
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.format.ledger import Ledger, digest_of
+from cache_schema.integrity.verify import verify
+from cache_schema.storage.atomic_io import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,7 +154,8 @@ def opening(folder: Path, *, repeats: int) -> dict[str, list[float]]:
         shutil.copytree(folder / "clips" / model, folder / "clips" / info.name, copy_function=os.link)
         ledger.commit(entry.model_copy(update={"clip": info, "digest": digest_of(info, entry.files)}))
     code = (
-        "import sys; from cache_schema.store import LatentDataset; d = LatentDataset.open(sys.argv[1]); "
+        "import sys; from cache_schema.dataset.reader import LatentDataset\n"
+        "d = LatentDataset.open(sys.argv[1]); "
         "d.read(d.clips[int(sys.argv[2])], 'scene_queries', 5)"
     )
     found: dict[str, list[float]] = defaultdict(list)

@@ -38,19 +38,19 @@ from benchmarks.arithmetic import pays
 from benchmarks.incumbent import Stages, reference_loop
 from benchmarks.record import hardware, write
 from benchmarks.subjects import MidWidth, Pretender
-from cache_schema.features import TRUTH
-from pipeline.allocator import keep_freed_memory
+from cache_schema.format.features import TRUTH
 from pipeline.bench2drive.reader import load_images
 from pipeline.bench2drive.synthetic import write_demo_data
-from pipeline.cluster import extract_on_cluster, local_cluster
-from pipeline.extract import extract
-from pipeline.selection import select_clips
+from pipeline.extraction.allocator import keep_freed_memory
+from pipeline.extraction.cluster import extract_on_cluster, local_cluster
+from pipeline.extraction.run import extract
+from pipeline.source import select_clips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from benchmarks.subjects import Subject
-    from pipeline.selection import Selection
+    from pipeline.source import Selection
 
 CLIPS = 8
 """As many as the most slots."""

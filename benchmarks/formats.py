@@ -16,15 +16,15 @@ import torch
 from safetensors.numpy import load_file, save, save_file
 from torch.utils.data import DataLoader, Dataset
 
-from cache_schema.durable import sha256_bytes
-from cache_schema.features import TRUTH, FeatureSpec
-from cache_schema.ledger import ClipInfo
-from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.store import LatentDataset
-from cache_schema.tokens import HEADS, vision_tokens
-from cache_schema.writer import DatasetWriter
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.format.features import TRUTH, FeatureSpec
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from cache_schema.storage.atomic_io import sha256_bytes
+from cache_schema.vocabulary.orion_tokens import HEADS, vision_tokens
 from pipeline.teachers.orion.presets import ORION_7B
-from student.loader import Loader
+from student.loading.loader import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -33,16 +33,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.arithmetic import ceiling, pays
 from benchmarks.record import hardware, write
-from pipeline.teachers.orion.config import BackboneConfig, DecoderConfig, OrionConfig
-from pipeline.teachers.orion.memory import OrionMemory
+from pipeline.teachers.orion.checkpoints.tensors import build
+from pipeline.teachers.orion.network.config import BackboneConfig, DecoderConfig, OrionConfig
+from pipeline.teachers.orion.network.memory import OrionMemory
 from pipeline.teachers.orion.precision import TYPES
 from pipeline.teachers.orion.presets import ORION_7B
-from pipeline.teachers.orion.weights import build
 from pipeline.teachers.protocol import FrameBatch
 
 if TYPE_CHECKING:
-    from pipeline.teachers.orion.language_model import LanguageModel
-    from pipeline.teachers.orion.model import Orion
+    from pipeline.teachers.orion.network.language_model import LanguageModel
+    from pipeline.teachers.orion.network.model import Orion
     from pipeline.teachers.orion.presets import OrionPreset
     from pipeline.teachers.orion.teacher import OrionTeacher
 

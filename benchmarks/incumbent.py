@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cache_schema.features import COMMANDS
+from cache_schema.format.features import COMMANDS
 from pipeline.bench2drive.reader import load_images, read_annotations
-from pipeline.slots import Sight, frame_batch
+from pipeline.extraction.prefetch import Sight, frame_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.subjects import Subject
-    from pipeline.bench2drive.images import ImagePreprocessing
-    from pipeline.selection import Selection
+    from pipeline.source import Selection
+    from pipeline.teachers.orion.images import ImagePreprocessing
     from pipeline.teachers.protocol import FrameBatch
 
 

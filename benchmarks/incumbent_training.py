@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from student.models.orion_lite import OrionLite, Prediction
-from student.models.planner import LOG_SIGMA_LIMIT, Gaussian
+from student.orion_lite.model import OrionLite, Prediction
+from student.orion_lite.planner import LOG_SIGMA_LIMIT, Gaussian
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from student.objectives import Objective
+    from student.orion_lite.losses import Objective
 
     Batch = dict[str, Tensor]
 

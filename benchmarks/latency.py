@@ -43,12 +43,12 @@ from torch import Tensor, nn
 from benchmarks.arithmetic import pays
 from benchmarks.gpu_extraction import FRAME_S, WholePrompt, frames
 from benchmarks.record import hardware, write
+from pipeline.teachers.orion.checkpoints.tensors import model_shapes
 from pipeline.teachers.orion.precision import TYPES
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
-from pipeline.teachers.orion.weights import model_shapes
-from student.models.folded import FoldedStudent
-from student.models.orion_lite import OrionLite, OrionLiteConfig, TeacherHeads
-from student.models.planner import Planner, PlannerConfig
+from student.orion_lite.folded import FoldedStudent
+from student.orion_lite.model import OrionLite, OrionLiteConfig, TeacherHeads
+from student.orion_lite.planner import Planner, PlannerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable

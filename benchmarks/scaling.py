@@ -35,12 +35,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import hardware, write
-from cache_schema.features import FeatureSpec
-from cache_schema.manifest import TeacherIdentity
-from pipeline.bench2drive.images import ImagePreprocessing
+from cache_schema.format.features import FeatureSpec
+from cache_schema.format.manifest import TeacherIdentity
 from pipeline.bench2drive.synthetic import write_demo_data
-from pipeline.cluster import extract_on_cluster, local_cluster
-from pipeline.selection import select_clips
+from pipeline.extraction.cluster import extract_on_cluster, local_cluster
+from pipeline.source import select_clips
+from pipeline.teachers.orion.images import ImagePreprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import distributed
     from torch import Tensor
 
-    from pipeline.selection import Selection
+    from pipeline.source import Selection
     from pipeline.teachers.protocol import FrameBatch
 
 LEAVE_WITHIN_S = 60
@@ -169,7 +169,7 @@ def main(
 ) -> None:
     """Time some numbers of workers and print a row for each."""
     dask.config.set(SHARED_MACHINE)
-    get_mp_context().set_forkserver_preload(["pipeline.cluster"])
+    get_mp_context().set_forkserver_preload(["pipeline.extraction.cluster"])
     counts = sorted(workers or [1, 4, 16, 64], reverse=True)
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as temporary:

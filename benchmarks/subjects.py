@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from cache_schema.manifest import TeacherIdentity
-from pipeline.bench2drive.images import ImagePreprocessing
-from pipeline.teachers.orion.config import DETECTION_RANGE_M, BackboneConfig, DecoderConfig
+from cache_schema.format.manifest import TeacherIdentity
+from pipeline.teachers.orion.images import ImagePreprocessing
+from pipeline.teachers.orion.network.config import DETECTION_RANGE_M, BackboneConfig, DecoderConfig
 from pipeline.teachers.orion.presets import ORION_7B
 from pipeline.teachers.orion.teacher import spoken
 from pipeline.teachers.protocol import Teacher

@@ -38,25 +38,25 @@ from safetensors.torch import save
 from benchmarks.formats import FEATURES, content
 from benchmarks.incumbent_training import Trainer, Whole, loader
 from benchmarks.record import hardware, write
-from cache_schema.durable import sha256_bytes
-from cache_schema.ledger import ClipInfo
-from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.store import LatentDataset
-from cache_schema.writer import DatasetWriter
-from student.build import asset
-from student.config import TrainConfig
-from student.data import LatentFrames
-from student.loop import Training
-from student.models.orion_lite import OrionLiteConfig
-from student.models.planner import Planner, PlannerConfig
-from student.objectives import build_objectives
-from student.processes import join_processes
-from student.train import MODEL_NEEDS
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from cache_schema.storage.atomic_io import sha256_bytes
+from student.loading.batches import LatentFrames
+from student.orion_lite.build import asset
+from student.orion_lite.losses import build_objectives
+from student.orion_lite.model import OrionLiteConfig
+from student.orion_lite.planner import Planner, PlannerConfig
+from student.runs.config import TrainConfig
+from student.training.distributed import join_processes
+from student.training.train import MODEL_NEEDS
+from student.training.trainer import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from student.config import Precision, Resident
+    from student.runs.config import Precision, Resident
 
 TARGETS = {"loading": 30.0, "training": 4.0}
 """Times the reference's rate, on a CPU of two cores."""

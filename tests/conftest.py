@@ -1,5 +1,6 @@
 """Synthetic clips and a tiny teacher, shared by the tests of whole jobs."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from pipeline.bench2drive.synthetic import write_demo_data
+
+os.environ["COLUMNS"] = "200"  # tables fold in a narrow terminal; read when a console is made
 
 LENGTHS = (9, 6, 4)
 

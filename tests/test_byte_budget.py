@@ -6,10 +6,10 @@ The reference's files hold 4,518,808 bytes a frame before deflate, which saves 8
 import numpy as np
 import pytest
 
-from cache_schema.encodings import decode, encode, stored_arrays
-from cache_schema.features import TRUTH, FeatureSpec
-from cache_schema.layout import file_sizes
-from cache_schema.tokens import vision_tokens
+from cache_schema.format.encodings import decode, encode, stored_arrays
+from cache_schema.format.features import TRUTH, FeatureSpec
+from cache_schema.format.layout import file_sizes
+from cache_schema.vocabulary.orion_tokens import vision_tokens
 from pipeline.teachers.orion.presets import ORION_7B
 
 INCUMBENT = {

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli import app
+from tests.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 RECORDING = GOLDEN / "orion"
 EXTRACT = ("extract", "{tmp}/x.zarr", "--data", "{clips}")
 

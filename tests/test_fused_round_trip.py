@@ -6,16 +6,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cache_schema.manifest import TeacherIdentity
-from pipeline.fuse import fuse
-from pipeline.teachers.orion.checkpoint import as_json, digest, read_weights
+from cache_schema.format.manifest import TeacherIdentity
+from pipeline.teachers.orion.checkpoints.fuse import fuse
+from pipeline.teachers.orion.checkpoints.reader import as_json, digest, read_weights
 from pipeline.teachers.orion.recording import recorded_sizes
-from student.models.orion_lite import OrionLite, OrionLiteConfig
-from student.models.planner import PARTS, PlannerConfig
-from student.models.weights import load_strictly
-from student.published import read_published
-
-GOLDEN = Path(__file__).parent / "golden"
+from student.orion_lite.model import OrionLite, OrionLiteConfig
+from student.orion_lite.planner import PARTS, PlannerConfig
+from student.orion_lite.published import read_published
+from student.runs.weights import load_strictly
+from tests.paths import GOLDEN
 
 
 def test_a_fused_student_comes_back_whole(tmp_path: Path):

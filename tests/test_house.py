@@ -8,8 +8,8 @@ from pathlib import Path
 from typer.main import get_command
 
 from cli import app
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SHELL = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 

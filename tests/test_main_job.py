@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from cache_schema.store import LatentDataset
-from cache_schema.tokens import vision_tokens
-from pipeline.extract import extract
-from pipeline.selection import select_clips
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.vocabulary.orion_tokens import vision_tokens
+from pipeline.extraction.run import extract
+from pipeline.source import select_clips
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
-from student.build import asset
-from student.config import preset
-from student.evaluate import evaluate
-from student.models.orion_lite import OrionLite, OrionLiteConfig, TeacherHeads
-from student.models.planner import PlannerConfig
-from student.report import report
-from student.train import train
+from student.open_loop.evaluate import evaluate
+from student.orion_lite.build import asset
+from student.orion_lite.model import OrionLite, OrionLiteConfig, TeacherHeads
+from student.orion_lite.planner import PlannerConfig
+from student.reporting.report import report
+from student.runs.config import preset
+from student.training.train import train
 
 
 class WithoutPlanner:

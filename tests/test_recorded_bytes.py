@@ -13,15 +13,18 @@ import torch
 from typer.testing import CliRunner
 
 from cli import app
+from tests.paths import GOLDEN
 
-RECORDED = json.loads((Path(__file__).parent / "golden/bytes/digests.json").read_text())
+RECORDED = json.loads((GOLDEN / "bytes/digests.json").read_text())
 
 
 def arithmetic() -> str:
     """What decides how sums are rounded."""
     processor = Path("/proc/cpuinfo")
     lines = processor.read_text().splitlines() if processor.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {name}"
 
 

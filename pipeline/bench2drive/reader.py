@@ -13,12 +13,12 @@ import numpy as np
 from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
 from pipeline.bench2drive.geometry import CAMERAS, rigid_inverse
-from pipeline.bench2drive.trajectories import ego_trajectories
-from pipeline.bench2drive.truth_agents import road_users, truth_agents
+from pipeline.bench2drive.ground_truth.agents import road_users, truth_agents
+from pipeline.bench2drive.ground_truth.trajectories import ego_trajectories
 
 if TYPE_CHECKING:
     from pipeline.bench2drive.clips import RawClip
-    from pipeline.bench2drive.images import ImagePreprocessing
+    from pipeline.teachers.orion.images import ImagePreprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class ClipAnnotations:
     intrinsic: np.ndarray
     """(F, C, 3, 3) float64, of the raw 1600x900 images."""
     agents: dict[str, np.ndarray]
-    """Values (F, *shape) of every feature of ``cache_schema.features.TRUTH_AGENTS``."""
+    """Values (F, *shape) of every feature of ``cache_schema.format.features.TRUTH_AGENTS``."""
 
     @property
     def timestamp(self) -> np.ndarray:
@@ -54,7 +54,7 @@ class ClipAnnotations:
         return matrix.astype(np.float32)
 
     def truth(self) -> dict[str, np.ndarray]:
-        """Values of every feature of ``cache_schema.features.TRUTH``."""
+        """Values of every feature of ``cache_schema.format.features.TRUTH``."""
         trajectory, mask = ego_trajectories(self.ego_pose)
         return {
             "ego_trajectory": trajectory,

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cache_schema.features import FeatureSpec
-    from cache_schema.manifest import TeacherIdentity
-    from pipeline.bench2drive.images import ImagePreprocessing
+    from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.manifest import TeacherIdentity
+    from pipeline.teachers.orion.images import ImagePreprocessing
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FrameBatch:
     timestamp: Tensor
     """(B) float64, seconds."""
     command: Tensor
-    """(B) int64, index into ``cache_schema.features.COMMANDS``."""
+    """(B) int64, index into ``cache_schema.format.features.COMMANDS``."""
     can_bus: Tensor
     """(B, 18) float64."""
 

@@ -1,16 +1,23 @@
 """A tiny dataset, really written."""
 
 import hashlib
+import itertools
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from werkzeug.serving import make_server
 
-from cache_schema.features import FeatureSpec
-from cache_schema.ledger import ClipInfo
-from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.writer import DatasetWriter
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.format.features import FeatureSpec
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from tests.cache_schema.servers import Bucket, Quiet, Watched, serving
+
+_numbers = itertools.count()
 
 FEATURES = (
     # Above a page: one chunk a frame.
@@ -70,3 +77,35 @@ def dataset(tmp_path: Path, manifest: Manifest, assets: dict[str, bytes]) -> Pat
             clip.append(values_of(info.name, info.frames))
             clip.commit(wall_s=1.5)
     return path
+
+
+@pytest.fixture(scope="session")
+def _s3() -> Iterator[tuple[Watched, str]]:
+    watched = Watched()
+    with serving(make_server("127.0.0.1", 0, watched, threaded=True, request_handler=Quiet)) as endpoint:
+        yield watched, endpoint
+
+
+@pytest.fixture
+def bucket(_s3: tuple[Watched, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, with the environment that leads to it."""
+    watched, endpoint = _s3
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{next(_numbers)}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()
+    watched.bucket = Bucket(f"s3://{name}/shared/tiny.zarr", endpoint)
+    yield watched.bucket
+    watched.bucket = None
+
+
+@pytest.fixture
+def carded(dataset: Path) -> Path:
+    """The dataset of two clips with a card that states a licence."""
+    (dataset / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+    return dataset

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.features import FeatureSpec
-from cache_schema.ledger import ClipInfo
-from cache_schema.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.writer import DatasetWriter
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.format.features import FeatureSpec
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 
 SMALL = (
     # int8 with a scale: the scale is a shard, a chunk a frame.

@@ -1,21 +1,20 @@
 """A tiny latent dataset, written through the real store, with the released student's shape of things."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save
 
-from cache_schema.durable import sha256_bytes
-from cache_schema.features import LIDAR, TRUTH, TRUTH_AGENTS, FeatureSpec
-from cache_schema.ledger import ClipInfo, Split
-from cache_schema.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.writer import DatasetWriter
-from student.config import TrainConfig
-from student.models.planner import Planner, PlannerConfig
-from student.occupancy import Agents
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.format.features import LIDAR, TRUTH, TRUTH_AGENTS, FeatureSpec
+from cache_schema.format.ledger import ClipInfo, Split
+from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from cache_schema.storage.atomic_io import sha256_bytes
+from student.open_loop.occupancy import Agents
+from student.orion_lite.planner import Planner, PlannerConfig
+from student.runs.config import TrainConfig
+from tests.paths import GOLDEN
 
 WIDTH, QUERY = 32, 6
 SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
@@ -150,7 +149,7 @@ def write():
 @pytest.fixture(scope="session")
 def recorded_metric():
     """Return what the authors' own metric returns (see tests/golden/metric)."""
-    return load_file(Path(__file__).parents[1] / "golden/metric/vectors.safetensors")
+    return load_file(GOLDEN / "metric/vectors.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import RequestError
-from cache_schema.manifest import DataIdentity
+from cache_schema.format.manifest import DataIdentity
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, RawClip
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.splits import SPLIT_FILE
@@ -22,7 +22,7 @@ from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import WEATHERS, Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
-from pipeline.selection import DATA_FILE
+from pipeline.source import DATA_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, A, transform
+from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH, Route
 from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
-from pipeline.bench2drive.visibility import CORNER_SIGNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.bench2drive.geometry import pose_matrix, transform
+from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
 from pipeline.bench2drive.synthetic.driving import DT, Drive, drive
 from pipeline.bench2drive.synthetic.manoeuvres import draw_manoeuvre
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH, Route
-from pipeline.bench2drive.visibility import CORNER_SIGNS
 
 if TYPE_CHECKING:
     from numpy.random import Generator

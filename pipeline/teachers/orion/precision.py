@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cache_schema.errors import RequestError
 
 if TYPE_CHECKING:
-    from pipeline.teachers.orion.model import Orion
+    from pipeline.teachers.orion.network.model import Orion
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision -> type of the backbone and of the language model. The heads stay in float32."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
-from cache_schema.features import LIDAR, FeatureSpec
-from pipeline.bench2drive.images import ImagePreprocessing
-from pipeline.teachers.orion.config import (
+from cache_schema.format.features import LIDAR, FeatureSpec
+from pipeline.teachers.orion.images import ImagePreprocessing
+from pipeline.teachers.orion.network.config import (
     BackboneConfig,
     DecoderConfig,
     DetectionConfig,
@@ -16,7 +16,7 @@ from pipeline.teachers.orion.config import (
     MapConfig,
     OrionConfig,
 )
-from pipeline.teachers.orion.prompt import IMAGE_PLACEHOLDER
+from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ class OrionPreset:
 
     def convert(self, checkpoint: Path, folder: Path) -> None:
         """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""
-        from pipeline.teachers.orion.convert import convert
+        from pipeline.teachers.orion.checkpoints.convert import convert
 
         convert(checkpoint, folder, config=self.config)
 

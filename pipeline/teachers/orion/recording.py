@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.teachers.orion.config import (
+from pipeline.teachers.orion.network.config import (
     BackboneConfig,
     DecoderConfig,
     DetectionConfig,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from pipeline.teachers.orion.model import Orion, OrionOutput
+    from pipeline.teachers.orion.network.model import Orion, OrionOutput
 
 Heard = dict[str, tuple["Tensor", "Tensor"]]
 """First input and output of each module of a model, by module name."""

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cache_schema.manifest import TeacherIdentity
-from pipeline.teachers.orion.checkpoint import Fingerprint, as_json, read_weights
-from pipeline.teachers.orion.memory import OrionMemory
-from pipeline.teachers.orion.weights import (
+from cache_schema.format.manifest import TeacherIdentity
+from pipeline.teachers.orion.checkpoints.reader import Fingerprint, as_json, read_weights
+from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
     build,
     model_shapes,
     planner_shapes,
     random_weights,
 )
+from pipeline.teachers.orion.network.memory import OrionMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from pipeline.teachers.orion.model import OrionOutput
+    from pipeline.teachers.orion.network.model import OrionOutput
     from pipeline.teachers.orion.precision import Arithmetic
     from pipeline.teachers.orion.presets import OrionPreset
     from pipeline.teachers.protocol import FrameBatch

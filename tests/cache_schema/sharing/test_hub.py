@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.store import LatentDataset
-from cache_schema.verify import verify
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.integrity.verify import verify
 from tests.cache_schema.conftest import CLIPS
-from tests.cache_schema.sharing.conftest import serving
+from tests.cache_schema.servers import serving
 from tests.cache_schema.sharing.fake_hub import REPOSITORY, TOKEN, FakeHub, Hub
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
@@ -21,10 +21,10 @@ PRELUDE = """
 import json, sys
 from pathlib import Path
 from cache_schema.errors import TeachonceError
-from cache_schema.places import place_of
-from cache_schema.pull import pull
-from cache_schema.push import push
-from cache_schema.store import LatentDataset
+from cache_schema.storage.backend import place_of
+from cache_schema.sharing.pull import pull
+from cache_schema.sharing.push import push
+from cache_schema.dataset.reader import LatentDataset
 url, dataset, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 """
 

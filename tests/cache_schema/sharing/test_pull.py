@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter, writing
 from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
-from cache_schema.ledger import ClipInfo, Ledger, digest_of, entry_document
-from cache_schema.places import place_of
-from cache_schema.pull import pull
-from cache_schema.push import push
-from cache_schema.store import LatentDataset
-from cache_schema.subset import ClipFilter
-from cache_schema.verify import verify
-from cache_schema.writer import DatasetWriter, writing
+from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, entry_document
+from cache_schema.integrity.verify import verify
+from cache_schema.sharing.pull import pull
+from cache_schema.sharing.push import push
+from cache_schema.sharing.subset import ClipFilter
+from cache_schema.storage.backend import place_of
 from tests.cache_schema.conftest import CLIPS, values_of
-from tests.cache_schema.sharing.conftest import Bucket, serving
+from tests.cache_schema.servers import Bucket, serving
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
 
@@ -63,7 +63,7 @@ def test_killed_in_the_middle_it_goes_on(carded: Path, shared: Bucket, tmp_path:
     out = tmp_path / "out.zarr"
     shared.gates[f"{SECOND}/token"] = threading.Event()
     code = (
-        "import sys; from pathlib import Path; from cache_schema.pull import pull;"
+        "import sys; from pathlib import Path; from cache_schema.sharing.pull import pull;"
         "pull(sys.argv[1], Path(sys.argv[2]), on_clip=lambda clip: print(clip, flush=True))"
     )
     process = subprocess.Popen(
@@ -104,7 +104,7 @@ def test_only_the_clips_asked_for(shared: Bucket, tmp_path: Path):
 
 
 def test_only_the_features_asked_for(carded: Path, shared: Bucket, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("cache_schema.pull.SMALL_ASSET_BYTES", 10)
+    monkeypatch.setattr("cache_schema.sharing.pull.SMALL_ASSET_BYTES", 10)
     out = tmp_path / "out.zarr"
     done = pull(shared.url, out, features=["token", "command"])
     kept = {"zarr.json", "token/zarr.json", "token/c.0.0", "command/zarr.json", "command/c.0"}

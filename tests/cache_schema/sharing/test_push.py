@@ -7,16 +7,16 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from cache_schema import push as push_module
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
-from cache_schema.places import Limits, LocalPlace, place_of
-from cache_schema.pull import pull
-from cache_schema.push import push
-from cache_schema.store import LatentDataset
-from cache_schema.verify import verify
-from cache_schema.writer import DatasetWriter
+from cache_schema.integrity.verify import verify
+from cache_schema.sharing import push as push_module
+from cache_schema.sharing.pull import pull
+from cache_schema.sharing.push import push
+from cache_schema.storage.backend import Limits, LocalPlace, place_of
 from tests.cache_schema.conftest import CLIPS, values_of
-from tests.cache_schema.sharing.conftest import Bucket
+from tests.cache_schema.servers import Bucket
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
 
@@ -89,7 +89,7 @@ def test_a_file_that_was_lost_is_sent_again(carded: Path, bucket: Bucket):
 
 def test_a_large_file_goes_in_parts(carded: Path, bucket: Bucket, monkeypatch, tmp_path: Path):
     part = 5 * 2**20  # the least that S3 takes
-    monkeypatch.setattr("cache_schema.objects.PART_BYTES", part)
+    monkeypatch.setattr("cache_schema.storage.object_store.PART_BYTES", part)
     monkeypatch.setattr(push_module, "PART_BYTES", part)
     large = tmp_path / "large"
     large.write_bytes(os.urandom(2 * part + 7))

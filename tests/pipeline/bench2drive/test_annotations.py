@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,9 @@ import pytest
 from cache_schema.errors import ClipError
 from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.geometry import CAMERAS, A
+from tests.paths import ROOT
 
-SAMPLE = (
-    Path(__file__).parents[3]
-    / "../shared/samples/bench2drive_real_anno_Accident_Town03_Route24816_Weather25_00093.json"
-)
+SAMPLE = ROOT / "../shared/samples/bench2drive_real_anno_Accident_Town03_Route24816_Weather25_00093.json"
 
 
 @pytest.fixture

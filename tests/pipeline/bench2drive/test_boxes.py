@@ -1,24 +1,21 @@
 """Golden vector G2: a vehicle, a walker and a light before the ego of G1; filters, futures and visibility."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cache_schema.errors import ClipError
-from pipeline.bench2drive.agent_futures import STANDING, agent_futures
 from pipeline.bench2drive.annotations import read_annotation
-from pipeline.bench2drive.boxes import read_boxes
-from pipeline.bench2drive.classes import CLASSES, UNKNOWN, label_of
 from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
-from pipeline.bench2drive.visibility import CORNER_SIGNS, filter_corners, visible
+from pipeline.bench2drive.ground_truth.agent_futures import STANDING, agent_futures
+from pipeline.bench2drive.ground_truth.boxes import read_boxes
+from pipeline.bench2drive.ground_truth.classes import CLASSES, UNKNOWN, label_of
+from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS, filter_corners, visible
+from tests.paths import ROOT
 
-SAMPLE = (
-    Path(__file__).parents[3]
-    / "../shared/samples/bench2drive_real_anno_Accident_Town03_Route24816_Weather25_00093.json"
-)
+SAMPLE = ROOT / "../shared/samples/bench2drive_real_anno_Accident_Town03_Route24816_Weather25_00093.json"
 
 
 @pytest.fixture
@@ -177,7 +174,7 @@ def test_one_far_neighbour_is_enough_to_be_seen(clip_of, vehicle):
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the real frame may not be shared, and is not at hand")
 def test_real_boxes(tmp_path):
-    from pipeline.bench2drive.boxes import frame_boxes
+    from pipeline.bench2drive.ground_truth.boxes import frame_boxes
 
     boxes = frame_boxes(read_annotation(SAMPLE), {})
     assert boxes.label.tolist() == [label_of("vehicle.lincoln.mkz_2020"), 0, CLASSES.index("traffic_sign")]

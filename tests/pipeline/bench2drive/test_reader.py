@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import ClipError
-from cache_schema.features import TRUTH
+from cache_schema.format.features import TRUTH
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import CAMERAS
-from pipeline.bench2drive.images import ImagePreprocessing
 from pipeline.bench2drive.reader import load_images, read_annotations
+from pipeline.teachers.orion.images import ImagePreprocessing
 
 
 @pytest.fixture

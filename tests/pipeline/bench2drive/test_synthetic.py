@@ -10,11 +10,10 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cache_schema.errors import RequestError
-from cache_schema.manifest import DataIdentity
-from pipeline.bench2drive.boxes import read_boxes
+from cache_schema.format.manifest import DataIdentity
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
-from pipeline.bench2drive.images import ImagePreprocessing
+from pipeline.bench2drive.ground_truth.boxes import read_boxes
 from pipeline.bench2drive.reader import read_annotations
 from pipeline.bench2drive.splits import split_of, validation_clips
 from pipeline.bench2drive.synthetic import write_demo_data
@@ -22,6 +21,7 @@ from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
+from pipeline.teachers.orion.images import ImagePreprocessing
 
 TOP_LEVEL = {
     *("x", "y", "throttle", "steer", "brake", "reverse", "theta", "speed", "x_command_far", "y_command_far"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.bench2drive.geometry import LIDAR_TOP, pose_matrix, world2lidar
-from pipeline.bench2drive.trajectories import ego_trajectories, relative_positions
+from pipeline.bench2drive.ground_truth.trajectories import ego_trajectories, relative_positions
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import torch
 
 from pipeline.teachers.orion.presets import ORION_TINY
 from pipeline.teachers.protocol import FrameBatch
+from tests.paths import GOLDEN
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    return Path(__file__).parents[3] / "golden"
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 import torch
 
-from pipeline.teachers.orion.attention import CrossDecoder
-from pipeline.teachers.orion.backbone import Attention, cut, joined, rotation_table
+from pipeline.teachers.orion.network.attention import CrossDecoder
+from pipeline.teachers.orion.network.backbone import Attention, cut, joined, rotation_table
 
 
 def randomised(module):

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError, RequestError
-from pipeline.bench2drive.images import ImagePreprocessing
-from pipeline.teachers.orion.checkpoint import digest, merge_adapter, read_weights
-from pipeline.teachers.orion.convert import convert
+from pipeline.teachers.orion.checkpoints.convert import convert
+from pipeline.teachers.orion.checkpoints.reader import digest, merge_adapter, read_weights
+from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.presets import OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.teachers.orion.language_model import LanguageModel
+from pipeline.teachers.orion.network.language_model import LanguageModel
 from pipeline.teachers.orion.presets import ORION_TINY
 
 VISION = 37

@@ -2,7 +2,13 @@
 
 import torch
 
-from pipeline.teachers.orion.memory import EgoMotion, HistoryMemory, OrionMemory, QueryMemory, SignalMemory
+from pipeline.teachers.orion.network.memory import (
+    EgoMotion,
+    HistoryMemory,
+    OrionMemory,
+    QueryMemory,
+    SignalMemory,
+)
 from pipeline.teachers.orion.presets import ORION_TINY
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.teachers.orion.checkpoint import merged, released_shapes
-from pipeline.teachers.orion.names import checkpoint_name, copy_of
+from pipeline.teachers.orion.checkpoints.names import checkpoint_name, copy_of
+from pipeline.teachers.orion.checkpoints.reader import merged, released_shapes
+from pipeline.teachers.orion.checkpoints.tensors import build, teacher_shapes
+from pipeline.teachers.orion.network.prompt import PROMPT
 from pipeline.teachers.orion.presets import ORION_7B
-from pipeline.teachers.orion.prompt import PROMPT
-from pipeline.teachers.orion.weights import build, teacher_shapes
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,16 @@ import math
 import pytest
 import torch
 
-from pipeline.teachers.orion.attention import visibility
-from pipeline.teachers.orion.backbone import rotate, rotation_table
-from pipeline.teachers.orion.config import DETECTION_RANGE_M, OrionConfig
-from pipeline.teachers.orion.position import Volume, inverse_sigmoid, octave_code, time_code, token_pixels
+from pipeline.teachers.orion.network.attention import visibility
+from pipeline.teachers.orion.network.backbone import rotate, rotation_table
+from pipeline.teachers.orion.network.config import DETECTION_RANGE_M, OrionConfig
+from pipeline.teachers.orion.network.position import (
+    Volume,
+    inverse_sigmoid,
+    octave_code,
+    time_code,
+    token_pixels,
+)
 
 
 def test_octaves_come_in_blocks():

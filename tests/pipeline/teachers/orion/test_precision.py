@@ -11,11 +11,11 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file
 
 from cache_schema.errors import RequestError
-from pipeline.bench2drive.images import ImagePreprocessing
+from pipeline.teachers.orion.checkpoints.tensors import random_weights
+from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.precision import Arithmetic
 from pipeline.teachers.orion.presets import ORION_TINY, OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
-from pipeline.teachers.orion.weights import random_weights
 
 MID = dataclasses.replace(
     ORION_TINY,

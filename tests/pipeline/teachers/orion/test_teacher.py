@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import FeatureError, RequestError
-from cache_schema.ledger import ClipInfo
-from cache_schema.manifest import CodeIdentity, DataIdentity, Manifest
-from cache_schema.writer import DatasetWriter
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest
 from pipeline.teachers import teacher_preset
-from pipeline.teachers.orion.detection_head import Detection
+from pipeline.teachers.orion.checkpoints.tensors import random_weights
+from pipeline.teachers.orion.network.detection_head import Detection
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
 from pipeline.teachers.orion.teacher import spoken
-from pipeline.teachers.orion.weights import random_weights
 
 TOLERANCE = {"lane_points": 1e-3, "agent_xy": 1e-3}
 """Metres of a 100 m range, 1e-5 of it; everything else is of order 1 and must agree to 1e-5."""

@@ -1,0 +1,1 @@
+"""What a latent dataset is on disk: FORMAT.md as types."""

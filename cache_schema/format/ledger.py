@@ -1,0 +1,178 @@
+"""What is committed: one small JSON file a clip, written last. Not in the ledger, not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cache_schema.errors import DatasetError
+from cache_schema.storage.atomic_io import sha256_bytes, sha256_of, write_durably
+from cache_schema.storage.safe_io import FRAMES, canonical_json, file_names, parse_json, read_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Split = Literal["train", "val"]
+CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+FilePath = Annotated[
+    str,
+    Field(pattern=r"^([a-z][a-z0-9_]{0,63}(\.[a-z]{1,16})?/(c(\.[0-9]{1,6}){1,9}|zarr\.json)|zarr\.json)$"),
+]
+"""A file of a clip: of an array or of the group. No such path leaves the clip's folder."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClipInfo(_Record):
+    """A clip and where it comes from; the attributes of its group."""
+
+    name: str = Field(pattern=CLIP_NAME)
+    """Name of the raw clip; also its folder, so it can never leave the dataset."""
+    frames: int = Field(ge=1, le=FRAMES)
+    """Frames, all of them, in order from the first."""
+    split: Split
+    """Side of the train/validation split."""
+    scenario: str = ""
+    town: str = ""
+    route: str = ""
+    weather: str = ""
+
+
+class FileRecord(_Record):
+    """Size and digest of one file of a clip."""
+
+    nbytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class LedgerEntry(_Record):
+    """One committed clip."""
+
+    clip: ClipInfo
+    files: dict[FilePath, FileRecord]
+    """Every file below the clip's folder, by its path relative to that folder."""
+    digest: str
+    """sha256 over the clip's description and its files: equal digests, equal clips."""
+    wall_s: float = Field(ge=0)
+    """The clip's share of the wall time of the run that made it; over all clips of a run, its length."""
+    writer: str
+    """Machine that wrote it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes of the clip."""
+        return sum(file.nbytes for file in self.files.values())
+
+
+def digest_of(clip: ClipInfo, files: dict[str, FileRecord]) -> str:
+    """Digest of a clip's content, whoever made it and however long that took."""
+    content = {
+        "clip": clip.model_dump(mode="json"),
+        "files": {path: record.model_dump(mode="json") for path, record in files.items()},
+    }
+    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and digest of every file below ``folder``."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(nbytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def entry_document(entry: LedgerEntry) -> bytes:
+    """The file of an entry: its fields, and a seal over all of them, since the digest spares two."""
+    fields = entry.model_dump(mode="json")
+    # As UTF-8: of an escape, a flipped bit may make another spelling of the same character.
+    return json.dumps({**fields, "seal": seal_of(fields)}, indent=1, ensure_ascii=False).encode()
+
+
+def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
+    """Return the entry of ``clip``.
+
+    Args:
+        content: Bytes of its file.
+        clip: The clip whose file this is.
+        where: The file, for messages.
+
+    Raises:
+        DatasetError: It does not parse, or it is not what was written.
+    """
+    repair = "run `teachonce repair`, then extract or pull the clip again"
+    try:
+        fields = parse_json(content)
+        seal = fields.pop("seal", None) if isinstance(fields, dict) else None
+        entry = LedgerEntry.model_validate_json(canonical_json(fields), strict=True)
+    except ValueError as error:
+        raise DatasetError(
+            f"the ledger entry {where} cannot be read: {str(error)[:1000]}",
+            expected="the JSON that the commit of the clip wrote",
+            repair=repair,
+        ) from error
+    unsealed = seal is None  # as early datasets have them
+    sealed = unsealed or seal == seal_of(fields)
+    if not sealed or entry.digest != digest_of(entry.clip, entry.files) or entry.clip.name != clip:
+        raise DatasetError(
+            f"the ledger entry {where} contradicts itself",
+            expected="a digest over the clip and the files that it lists, under the clip's own name",
+            repair=repair,
+        )
+    return entry
+
+
+def seal_of(fields: dict[str, object]) -> str:
+    """Seal over an entry's fields as JSON holds them."""
+    return sha256_bytes(canonical_json(fields))
+
+
+class Ledger:
+    """The folder ``ledger/`` of a latent dataset."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def clips(self) -> tuple[str, ...]:
+        """Names of the committed clips, sorted.
+
+        Raises:
+            DatasetError: The ledger is no plain folder.
+        """
+        names = file_names(self.folder.parent, self.folder.name)
+        clips = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return tuple(clip for clip in clips if re.fullmatch(CLIP_NAME, clip))
+
+    def read(self, clip: str) -> LedgerEntry:
+        """Return a clip's entry.
+
+        Raises:
+            DatasetError: There is none, it does not parse, or its digest does not fit what it lists.
+        """
+        name = f"{clip}.json"
+        try:
+            if not re.fullmatch(CLIP_NAME, clip):
+                raise FileNotFoundError(name)
+            content = read_file(self.folder.parent, f"{self.folder.name}/{name}")
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"clip {clip!r} is not in the ledger",
+                expected=f"a committed clip: there are {len(self.clips())}, listed by `teachonce inspect`",
+                repair="correct the name, or extract the clip",
+            ) from error
+        return parse_entry(content, clip, str(self.folder / name))
+
+    def commit(self, entry: LedgerEntry) -> None:
+        """Make a clip part of the dataset.
+
+        Raises:
+            DatasetError: No reader would take the entry.
+        """
+        path, content = self.folder / f"{entry.clip.name}.json", entry_document(entry)
+        parse_entry(content, entry.clip.name, str(path))
+        write_durably(path, content)

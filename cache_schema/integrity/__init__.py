@@ -1,0 +1,1 @@
+"""Every byte against the ledger; what is damaged is set aside."""

@@ -1,0 +1,1 @@
+"""Datasets are sent, fetched, merged, divided and encoded again."""

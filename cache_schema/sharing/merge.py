@@ -1,0 +1,62 @@
+"""Datasets of the same teacher and data become one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, refuse_conflicts
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter, differences
+from cache_schema.errors import IdentityError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+
+def merge(
+    out: Path, inputs: Sequence[Path], *, on_clip: Callable[[int, int], None] = lambda _done, _all: None
+) -> Copied:
+    """Add all clips of some datasets to one, digest for digest. Run again, it goes on where it stopped.
+
+    Args:
+        out: Folder of the merged dataset; made if it does not exist.
+        inputs: Folders of the datasets to take clips from. They stay as they are.
+        on_clip: Called after every clip with how many are copied, and how many are to be.
+
+    Raises:
+        RequestError: There are no inputs.
+        IdentityError: Two of the datasets differ in identity, or hold the same clip with other content.
+        DatasetError: A dataset is damaged, ``out`` is being written by another run, or the disk refuses.
+    """
+    if not inputs:
+        raise RequestError(
+            f"there is nothing to merge into {out}",
+            expected="at least one dataset to take clips from",
+            repair="name the datasets after the one to write",
+        )
+    there = [out] if (out / "zarr.json").exists() else []
+    datasets = [LatentDataset.open(path) for path in (*there, *inputs)]
+    for other in datasets[1:]:
+        _refuse_another_identity(datasets[0], other)
+    refuse_conflicts(datasets)
+    sources = datasets[len(there) :]
+    holder_of = {clip: source for source in reversed(sources) for clip in source.clips}
+    with DatasetWriter(out, datasets[0].manifest, asset_files(sources[0], out)) as writer:
+        todo = sorted(holder_of.keys() - writer.committed())
+        nbytes = 0
+        for done, clip in enumerate(todo, start=1):
+            nbytes += copy_clip(holder_of[clip], clip, out).nbytes
+            on_clip(done, len(todo))
+    return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes)
+
+
+def _refuse_another_identity(one: LatentDataset, other: LatentDataset) -> None:
+    found = differences(one.manifest, other.manifest)
+    if found:
+        rows = "\n".join(f"    {field}: {first!r} and {second!r}" for field, first, second in found)
+        raise IdentityError(
+            f"{one.path} and {other.path} differ:\n{rows}",
+            expected="the same teacher, checkpoint, preprocessing, features and data in every field",
+            repair="merge datasets of one teacher; where only encodings differ, `teachonce recode` one first",
+        )

@@ -1,0 +1,291 @@
+"""A dataset, or a part of one, is fetched from where it was shared.
+
+Every byte is compared with the ledger while it arrives, and a clip is committed as an extraction commits it:
+flushed, renamed into place, entered in the ledger. So a pull that is cut short leaves a smaller dataset, and
+running it again fetches what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from cache_schema.dataset.clip_writer import PARTIAL, commit_folder, disk_errors
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import establish, writing
+from cache_schema.errors import DatasetError, PlaceError, RequestError
+from cache_schema.format.array_metadata import promised_files
+from cache_schema.format.ledger import Ledger, digest_of
+from cache_schema.integrity.shard_scan import ChunkFile
+from cache_schema.sharing.subset import ALL, ClipFilter
+from cache_schema.storage.atomic_io import rename_durably, sync, sync_tree, write_durably
+from cache_schema.storage.backend import CARD
+from cache_schema.storage.safe_io import JSON_BYTES, file_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from cache_schema.format.ledger import LedgerEntry
+    from cache_schema.format.manifest import AssetSpec, Manifest
+    from cache_schema.storage.backend import Place
+
+STREAMS = 8
+"""Clips that are fetched at the same time."""
+PATIENCE = 3
+"""Clips that a place may fail to hand out before the pull ends."""
+SMALL_ASSET_BYTES = 64 * 2**20
+"""Assets up to this size come with any part of a dataset: ORION's projections, not its planner."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A clip that was not fetched."""
+
+    clip: str
+    reason: str
+    repair: str
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has done."""
+
+    fetched: tuple[str, ...]
+    """Clips that it added."""
+    present: tuple[str, ...]
+    """Clips whose names fit and that were there before; nothing of them was fetched."""
+    nbytes: int
+    """Bytes of the clips that it added."""
+    failed: tuple[LeftOut, ...]
+    """Clips that are not what their ledger entries say, or that the place does not hand out."""
+
+
+def pull(
+    url: str,
+    path: Path,
+    which: ClipFilter = ALL,
+    *,
+    features: Sequence[str] | None = None,
+    on_start: Callable[[int], None] = lambda _nbytes: None,
+    on_bytes: Callable[[int], None] = lambda _nbytes: None,
+    on_clip: Callable[[str], None] = lambda _clip: None,
+) -> Pulled:
+    """Fetch the clips and features asked for that are not there yet.
+
+    A part of the features makes a dataset that promises only these. Large assets then come along only where
+    everything is kept that a student reads (role ``input``), so that it can start from them.
+
+    Args:
+        url: Where the dataset is, as `place_of` takes it.
+        path: Folder of the dataset to fetch to; made if it does not exist.
+        which: Clips to fetch; all by default.
+        features: Names of the features to keep; all by default.
+        on_start: Called once with how many bytes of clips there are to fetch.
+        on_bytes: Called with how many bytes of clips have arrived since.
+        on_clip: Called with the name of every clip once it is committed.
+
+    Raises:
+        RequestError: There is no such feature, or no clip that fits.
+        IdentityError: Another dataset is at ``path``.
+        DatasetError: At ``url`` is no dataset, an asset is not as promised, or the disk has no room.
+        PlaceError: The place cannot be reached.
+    """
+    source = LatentDataset.open(url)
+    manifest = source.manifest if features is None else _part_of(source, features)
+    # Names alone say much, and cost nothing more.
+    named = [clip for clip in source.clips if fnmatchcase(clip, which.clips or "*")]
+    if which.clips is not None and not named:
+        raise RequestError(
+            f"{source.place} has no clip that fits {which.clips!r}",
+            expected=f"a pattern that fits some of {len(source.clips)} clips, such as '*_Town05_*'",
+            repair="correct the pattern; `teachonce inspect --clips` lists the clips",
+        )
+    with writing(path):
+        if (path / "zarr.json").exists():
+            establish(path, manifest, {})  # before anything is fetched: is it the same dataset?
+        present = set(Ledger(path / "ledger").clips())
+        wanted, failed = _entries(source, manifest, [clip for clip in named if clip not in present])
+        wanted = [entry for entry in wanted if which.matches(entry.clip)]
+        _check_room(path, sum(entry.nbytes for entry in wanted) + sum(a.nbytes for a in manifest.assets))
+        for asset in manifest.assets:
+            _fetch_asset(source.place, asset, path)
+        establish(path, manifest, {})
+        _fetch_card(source.place, path)
+        on_start(sum(entry.nbytes for entry in wanted))
+        fetched = _fetch_clips(_Fetch(source.place, path, on_bytes), wanted, failed, on_clip)
+    return Pulled(
+        fetched=tuple(sorted(entry.clip.name for entry in fetched)),
+        present=tuple(clip for clip in named if clip in present),
+        nbytes=sum(entry.nbytes for entry in fetched),
+        failed=tuple(sorted(failed, key=lambda left: left.clip)),
+    )
+
+
+def _fetch_clips(
+    fetch: _Fetch, wanted: Sequence[LedgerEntry], failed: list[LeftOut], on_clip: Callable[[str], None]
+) -> list[LedgerEntry]:
+    """Fetch clips side by side; add those that cannot be had to ``failed``."""
+    fetched: list[LedgerEntry] = []
+    unreachable = 0
+    with ThreadPoolExecutor(STREAMS) as pool:
+        try:
+            clip_of = {pool.submit(fetch.clip, entry): entry.clip.name for entry in wanted}
+            for done in as_completed(clip_of):
+                try:
+                    fetched.append(done.result())
+                    on_clip(clip_of[done])
+                except (_NotAsListedError, PlaceError) as error:
+                    unreachable += isinstance(error, PlaceError)
+                    if unreachable == PATIENCE:
+                        raise
+                    failed.append(LeftOut(clip_of[done], error.happened, error.repair))
+        except BaseException:
+            fetch.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return fetched
+
+
+class _NotAsListedError(DatasetError):
+    """A file is not the one that the ledger or the manifest lists."""
+
+
+class _Fetch:
+    """Brings clips from a place to a dataset, in as many threads as call it."""
+
+    def __init__(self, source: Place, path: Path, on_bytes: Callable[[int], None]) -> None:
+        self.stopped = threading.Event()
+        self._source = source
+        self._path = path
+        self._on_bytes = on_bytes
+
+    def clip(self, entry: LedgerEntry) -> LedgerEntry:
+        """Fetch the files of an entry, and commit them."""
+        name = entry.clip.name
+        folder = self._path / PARTIAL / f"{platform.node()}-{os.getpid()}" / name
+        with disk_errors(self._path):
+            try:
+                for file, record in entry.files.items():
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    self.file(f"clips/{name}/{file}", folder / file, record.nbytes, record.sha256)
+                sync_tree(folder)
+                return commit_folder(self._path, folder, entry)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    def file(self, name: str, target: Path, nbytes: int, sha256: str) -> None:
+        """Fetch one file. No more than its size is ever written."""
+        digest, arrived = hashlib.sha256(), 0
+        with target.open("wb") as file:
+            for piece in self._pieces(name):
+                arrived += len(piece)
+                if arrived > nbytes or self.stopped.is_set():
+                    break
+                digest.update(piece)
+                file.write(piece)
+                self._on_bytes(len(piece))
+        if arrived != nbytes or digest.hexdigest() != sha256:
+            target.unlink()
+            raise _not_as_listed(f"{self._source}/{name} is not the file that was pushed")
+
+    def _pieces(self, name: str) -> Iterator[bytes | memoryview]:
+        try:
+            yield from self._source.stream(name)
+        except FileNotFoundError as error:
+            raise _not_as_listed(f"{self._source}/{name} is not there") from error
+
+
+def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
+    """The manifest of a dataset that holds only these features."""
+    source.require(features)
+    whole = source.manifest
+    kept = tuple(spec for spec in whole.features if spec.name in features)
+    startable = all(spec in kept for spec in whole.features if spec.role == "input")
+    assets = tuple(asset for asset in whole.assets if startable or asset.nbytes <= SMALL_ASSET_BYTES)
+    return whole.model_copy(update={"features": kept, "assets": assets})
+
+
+def _entries(
+    source: LatentDataset, manifest: Manifest, clips: Sequence[str]
+) -> tuple[list[LedgerEntry], list[LeftOut]]:
+    """Entries of clips as ``manifest`` promises them, and the clips whose entries cannot be believed."""
+    entries, failed = [], []
+
+    def read(clip: str) -> LedgerEntry | LeftOut:
+        try:
+            return _kept(source.entry(clip), source.manifest, manifest)
+        except DatasetError as error:
+            return LeftOut(clip, error.happened, error.repair)
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        for found in pool.map(read, clips):
+            if isinstance(found, LeftOut):
+                failed.append(found)
+            else:
+                entries.append(found)
+    return entries, failed
+
+
+def _kept(entry: LedgerEntry, whole: Manifest, manifest: Manifest) -> LedgerEntry:
+    """The entry of a clip that holds only what ``manifest`` promises."""
+    promised = promised_files(whole, entry.clip.frames)
+    lies = entry.files.keys() ^ promised.keys()
+    for name in promised.keys() & entry.files.keys():
+        expected = promised[name]
+        nbytes = entry.files[name].nbytes
+        # So a ledger that lies cannot fill the disk.
+        if nbytes != expected.nbytes if isinstance(expected, ChunkFile) else nbytes > JSON_BYTES:
+            lies.add(name)
+    if lies:
+        raise _not_as_listed(f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(lies)}")
+    kept = promised_files(manifest, entry.clip.frames)
+    files = {name: record for name, record in entry.files.items() if name in kept}
+    return entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
+
+
+def _check_room(path: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(path).free
+    if nbytes > free:
+        raise DatasetError(
+            f"the disk under {path} has {free / 1e9:.1f} GB left",
+            expected=f"room for {nbytes / 1e9:.1f} GB",
+            repair="free space, or fetch fewer clips or features",
+        )
+
+
+def _fetch_asset(source: Place, asset: AssetSpec, path: Path) -> None:
+    name = f"assets/{asset.name}"
+    if file_size(path, name) == asset.nbytes:
+        return
+    temporary = path / "assets" / f".{asset.name}.{os.getpid()}.tmp"
+    with disk_errors(path):
+        temporary.parent.mkdir(exist_ok=True)
+        _Fetch(source, path, lambda _: None).file(name, temporary, asset.nbytes, asset.sha256)
+        sync(temporary)
+        rename_durably(temporary, path / name)
+
+
+def _fetch_card(source: Place, path: Path) -> None:
+    try:
+        card = source.read(CARD, JSON_BYTES)
+    except FileNotFoundError:
+        return
+    with disk_errors(path):
+        write_durably(path / CARD, card)
+
+
+def _not_as_listed(happened: str) -> _NotAsListedError:
+    return _NotAsListedError(
+        happened,
+        expected="the bytes that manifest and ledger list",
+        repair="tell whoever shares the dataset to push it again; then run the same command again",
+    )

@@ -1,0 +1,127 @@
+"""The same values stored otherwise, with the error that this makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from cache_schema.dataset.copy_clips import asset_files, frame_blocks
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.describe.encoding_error import EncodingLoss, measure
+from cache_schema.errors import RequestError
+from cache_schema.format.features import FeatureSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from cache_schema.dataset.clip_writer import ClipWriter
+    from cache_schema.format.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Recoded:
+    """What a recoding has done."""
+
+    clips: int
+    frames: int
+    features: tuple[EncodingLoss, ...]
+
+
+def recode(
+    source: Path,
+    out: Path,
+    encodings: Mapping[str, str],
+    *,
+    on_clip: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Recoded:
+    """Write a dataset with some features in other encodings. Run again, it goes on where it stopped.
+
+    Args:
+        source: Folder of the dataset to recode. It stays as it is.
+        out: Folder of the recoded one; made if it does not exist.
+        encodings: Feature to its encoding. All other features are written as they are stored.
+        on_clip: Called after every clip with how many are recoded, and how many are to be.
+
+    Returns:
+        Bytes and errors, measured on what is stored now of all clips of the source.
+
+    Raises:
+        RequestError: A feature does not exist, or cannot have that encoding.
+        IdentityError: At ``out`` is a dataset of another identity.
+        DatasetError: The source is damaged, ``out`` is being written by another run, or the disk refuses.
+    """
+    dataset = LatentDataset.open(source)
+    manifest = recoded_manifest(dataset, encodings)
+    with DatasetWriter(out, manifest, asset_files(dataset, out)) as writer:
+        todo = [clip for clip in dataset.clips if clip not in set(writer.committed())]
+        for done, clip in enumerate(todo, start=1):
+            _recode_clip(dataset, writer.clip(dataset.clip(clip)), encodings)
+            on_clip(done, len(todo))
+        recoded = LatentDataset.open(out)
+        return Recoded(
+            clips=len(dataset.clips),
+            frames=sum(dataset.clip(clip).frames for clip in dataset.clips),
+            features=tuple(measure(dataset, recoded, feature) for feature in encodings),
+        )
+
+
+def parse_encodings(texts: Sequence[str]) -> dict[str, str]:
+    """Read ``FEATURE=ENCODING`` of a command line.
+
+    Raises:
+        RequestError: There is none, one has another form, or a feature comes twice.
+    """
+    encodings: dict[str, str] = {}
+    for text in texts:
+        feature, equals, encoding = text.partition("=")
+        if not (feature and equals and encoding) or feature in encodings:
+            encodings.clear()
+            break
+        encodings[feature] = encoding
+    if not encodings:
+        raise RequestError(
+            f"it is not clear what to recode: {', '.join(texts) or 'nothing is named'}",
+            expected="FEATURE=ENCODING, each feature once, as in scene_queries=int8-per-channel",
+            repair="name the features and their encodings",
+        )
+    return encodings
+
+
+def recoded_manifest(dataset: LatentDataset, encodings: Mapping[str, str]) -> Manifest:
+    """The manifest of a dataset whose features have other encodings, and nothing else.
+
+    Raises:
+        RequestError: A feature does not exist, or cannot have that encoding.
+    """
+    dataset.require(encodings)
+    specs = []
+    for spec in dataset.manifest.features:
+        if spec.name in encodings:
+            encoding = encodings[spec.name]
+            # bfloat16 has the range of float32, which float16 could not hold.
+            dtype = "float32" if encoding == "bfloat16" and spec.dtype == "float16" else spec.dtype
+            try:
+                spec = FeatureSpec.model_validate(spec.model_dump() | {"encoding": encoding, "dtype": dtype})
+            except ValidationError as error:
+                raise RequestError(
+                    f"{spec.name} cannot be stored as {encoding!r}: {error.errors()[0]['msg']}",
+                    expected="full, bfloat16 or int8-per-channel, for a feature that the encoding can hold",
+                    repair="choose another encoding or feature",
+                ) from error
+        specs.append(spec)
+    return dataset.manifest.model_copy(update={"features": tuple(specs)})
+
+
+def _recode_clip(dataset: LatentDataset, clip: ClipWriter, encodings: Mapping[str, str]) -> None:
+    entry = dataset.entry(clip.info.name)
+    for spec in dataset.manifest.features:
+        for frames in frame_blocks(entry.clip.frames, spec):
+            if spec.name in encodings:
+                clip.append({spec.name: dataset.read(clip.info.name, spec.name, frames)})
+            else:
+                clip.append_stored(spec.name, dataset.stored(clip.info.name, spec.name, frames))
+    clip.commit(wall_s=entry.wall_s)

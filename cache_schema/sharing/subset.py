@@ -1,0 +1,164 @@
+"""A part of a dataset as a dataset of its own: some clips, or every n-th frame of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Self
+
+from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, frame_blocks, refuse_conflicts
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.errors import RequestError
+from cache_schema.storage.safe_io import FRAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cache_schema.dataset.clip_writer import ClipWriter
+    from cache_schema.format.ledger import ClipInfo, LedgerEntry
+
+
+@dataclass(frozen=True)
+class ClipFilter:
+    """Which clips: each field is a pattern with ``*`` and ``?`` to match; None lets all pass."""
+
+    split: str | None = None
+    town: str | None = None
+    scenario: str | None = None
+    weather: str | None = None
+    clips: str | None = None
+    """Pattern for the clip's name."""
+
+    def matches(self, clip: ClipInfo) -> bool:
+        """Whether a clip passes."""
+        told = {
+            "split": clip.split,
+            "town": clip.town,
+            "scenario": clip.scenario,
+            "weather": clip.weather,
+            "clips": clip.name,
+        }
+        patterns = {name: getattr(self, name) for name in told}
+        return all(
+            fnmatchcase(told[name], pattern) for name, pattern in patterns.items() if pattern is not None
+        )
+
+
+ALL = ClipFilter()
+"""Every clip."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` parts of a list of clips, which differ by one clip at most."""
+
+    number: int
+    """From 1 on."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``k/N``.
+
+        Raises:
+            RequestError: It is something else.
+        """
+        number, slash, count = text.partition("/")
+        if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise RequestError(
+            f"the part {text!r} does not parse",
+            expected="k/N with k from 1 to N, as in 2/5",
+            repair="write the part as k/N",
+        )
+
+    def of(self, names: list[str]) -> list[str]:
+        """Every ``count``-th of the names: neighbours, which resemble each other, go to different parts."""
+        return names[self.number - 1 :: self.count]
+
+
+def subset(
+    source: Path,
+    out: Path,
+    which: ClipFilter = ALL,
+    *,
+    every: int = 1,
+    part: Part | None = None,
+    on_clip: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Copied:
+    """Write a part of a dataset. Run again, it goes on where it stopped.
+
+    Whole clips are copied digest for digest, and the part has the identity of the whole: parts can be merged.
+    Clips of every n-th frame are written anew, and the manifest says so in ``frame_step``, which is part of
+    the identity: they can be merged with each other, never with whole clips.
+
+    Args:
+        source: Folder of the dataset to choose from. It stays as it is.
+        out: Folder of the part; made if it does not exist.
+        which: Clips to choose.
+        every: Hold frames 0, n, 2n, ... of those that the source holds.
+        part: Which of several parts of the chosen clips.
+        on_clip: Called after every clip with how many are written, and how many are to be.
+
+    Raises:
+        RequestError: No clip is chosen, or ``every`` is no number of frames.
+        IdentityError: The dataset at ``out`` has another identity, or holds a clip with other content.
+        DatasetError: The source is damaged, ``out`` is being written by another run, or the disk refuses.
+    """
+    dataset = LatentDataset.open(source)
+    frame_step = dataset.manifest.frame_step * every
+    if not 1 <= frame_step <= FRAMES:
+        raise RequestError(
+            f"one frame in {frame_step} makes no sense",
+            expected=f"1 for all frames, n for every n-th, up to {FRAMES:,}",
+            repair="correct the number",
+        )
+    chosen = _choose(dataset, which, part)
+    manifest = dataset.manifest.model_copy(update={"frame_step": frame_step})
+    with DatasetWriter(out, manifest, asset_files(dataset, out)) as writer:
+        present = set(writer.committed()).intersection(chosen)
+        if every == 1:
+            refuse_conflicts([LatentDataset.open(out), dataset])
+        todo = [clip for clip in chosen if clip not in present]
+        nbytes = 0
+        for done, clip in enumerate(todo, start=1):
+            if every == 1:
+                nbytes += copy_clip(dataset, clip, out).nbytes
+            else:
+                info = dataset.clip(clip)
+                thinned = info.model_copy(update={"frames": math.ceil(info.frames / every)})
+                nbytes += _thin_out(dataset, writer.clip(thinned), every).nbytes
+            on_clip(done, len(todo))
+    return Copied(added=tuple(todo), present=tuple(sorted(present)), nbytes=nbytes)
+
+
+def _choose(dataset: LatentDataset, which: ClipFilter, part: Part | None) -> list[str]:
+    infos = [dataset.clip(name) for name in dataset.clips]
+    chosen = [info.name for info in infos if which.matches(info)]
+    chosen = chosen if part is None else part.of(chosen)
+    if not chosen:
+        there = {
+            field: {getattr(info, field) or "unknown" for info in infos}
+            for field in ("split", "town", "scenario", "weather")
+        }
+        raise RequestError(
+            f"no clip of {dataset.path} is chosen",
+            expected="; ".join(f"{field} {', '.join(sorted(values))}" for field, values in there.items()),
+            repair="correct the patterns, or ask for fewer parts than there are clips",
+        )
+    return chosen
+
+
+def _thin_out(dataset: LatentDataset, clip: ClipWriter, every: int) -> LedgerEntry:
+    """Write every ``every``-th frame of a clip as it is stored, so that no encoding is applied twice."""
+    entry = dataset.entry(clip.info.name)
+    frames = range(0, entry.clip.frames, every)
+    for spec in dataset.manifest.features:
+        for piece in frame_blocks(len(frames), spec):
+            block = frames[piece]
+            stored = dataset.stored(clip.info.name, spec.name, slice(block.start, block.stop, every))
+            clip.append_stored(spec.name, stored)
+    return clip.commit(wall_s=entry.wall_s)

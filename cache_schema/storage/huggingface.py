@@ -1,0 +1,148 @@
+"""A dataset repository of Hugging Face as a place.
+
+The hub's own client finds the repository, lists it and commits to it. Bytes are read from the hub's file
+addresses through obstore, like those of any web server: exact ranges and bounded streams, which the client's
+downloads to whole files do not give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+
+from cache_schema.errors import PlaceError, RequestError
+from cache_schema.storage.backend import Limits, Listed
+from cache_schema.storage.object_store import ObjectPlace, http_store
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+    from obstore.store import RetryConfig
+
+    from cache_schema.storage.backend import Content
+
+URL = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?/?")
+DATASET = "dataset"
+"""The kind of repository, as the client calls it."""
+RETRIES: RetryConfig = {
+    "max_retries": 12,
+    "backoff": {"init_backoff": timedelta(seconds=1), "max_backoff": timedelta(minutes=1), "base": 2},
+    "retry_timeout": timedelta(minutes=15),
+}
+"""The hub counts requests over five minutes, and answers 429 until they are over."""
+
+
+class HubPlace(ObjectPlace):
+    """``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``, read as of one commit.
+
+    Raises:
+        RequestError: The URL is of another form.
+        PlaceError: There is no such repository, or no right to read it.
+    """
+
+    # https://huggingface.co/docs/hub/storage-limits
+    limits = Limits(files=100_000, entries_a_folder=10_000)
+    # About 500 files a commit; more commits at a time would contradict each other.
+    clips_a_send = 16
+    senders = 1
+
+    def __init__(self, url: str) -> None:
+        found = URL.fullmatch(url)
+        if found is None:
+            raise RequestError(
+                f"{url!r} names no dataset repository",
+                expected="hf://datasets/org/name or hf://datasets/org/name@revision",
+                repair="correct the URL; a dataset is a whole repository, not a folder in one",
+            )
+        disable_progress_bars()  # whoever calls draws one for the whole dataset
+        self.url = url
+        self._repair = (
+            "create the repository (`hf repos create --repo-type dataset`), "
+            "log in (`hf auth login`) or set HF_TOKEN"
+        )
+        self._repository = found["repository"]
+        self._branch = found["revision"] or "main"
+        self._api = HfApi()
+        with self.errors():
+            self._commit = self._api.dataset_info(self._repository, revision=self._branch).sha
+        self._open()
+
+    def _open(self) -> None:
+        root = hf_hub_url(self._repository, "x", repo_type=DATASET, revision=self._commit).removesuffix("/x")
+        # Sizes must be announced, which they are not of what is compressed on the way.
+        headers = build_hf_headers() | {"accept-encoding": "identity"}
+        store = http_store(root, RETRIES, default_headers=headers)
+        super().__init__(self.url, store, repair=self._repair)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file."""
+        with self.errors():
+            found = self._api.get_paths_info(self._repository, name, repo_type=DATASET, revision=self._commit)
+        return next((entry.size for entry in found if isinstance(entry, RepoFile)), None)
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in a folder."""
+        return sorted(name.rpartition("/")[2] for name in self._tree(folder, recursive=False))
+
+    def files(self, folder: str = "") -> dict[str, Listed]:
+        """Every file below a folder."""
+        return self._tree(folder, recursive=True)
+
+    def send(self, stages: Sequence[Mapping[str, Content]]) -> None:
+        """Store all stages in one commit, which readers see whole or not at all."""
+        additions = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for stage in stages
+            for name, content in stage.items()
+        ]
+        with self.errors():
+            try:
+                # The client leaves out what is there already, and the parent keeps two pushes apart.
+                self._commit = self._api.create_commit(
+                    self._repository,
+                    additions,
+                    commit_message=f"Add {len(additions)} files",
+                    repo_type=DATASET,
+                    revision=self._branch,
+                    parent_commit=self._commit,
+                ).oid
+            except (RuntimeError, ValueError) as error:  # how the client says that an upload failed
+                raise ConnectionError(f"{error} {error.__cause__ or ''}") from error
+        self._open()
+
+    @contextlib.contextmanager
+    def errors(self) -> Generator[None]:
+        """Say what the hub said, or the network on the way to it."""
+        try:
+            with super().errors():
+                yield
+        except (HTTPError, RepositoryNotFoundError, ConnectionError) as error:
+            raise PlaceError(
+                f"{self} cannot be used: {' '.join(str(error).split())}",
+                expected="a dataset repository that is there, and a token with the right to use it so",
+                repair=f"{self._repair}; then run the same command again, what is finished is kept",
+            ) from error
+
+    def _tree(self, folder: str, *, recursive: bool) -> dict[str, Listed]:
+        with self.errors():
+            try:
+                return {
+                    entry.path: Listed(entry.size, None)
+                    for entry in self._api.list_repo_tree(
+                        self._repository,
+                        folder or None,
+                        recursive=recursive,
+                        repo_type=DATASET,
+                        revision=self._commit,
+                    )
+                    if isinstance(entry, RepoFile)
+                }
+            except EntryNotFoundError:
+                return {}

@@ -1,0 +1,63 @@
+"""The other road users as the truth holds them, for collision metrics (spec: Bench2Drive, sections 3.7, 5.1).
+
+Boxes and futures are those that the published metrics read, with places of a fixed number. Whether a camera
+sees an agent is told as if nothing occluded: depth images, which tell more, are often left out of downloads,
+and the same clip must have the same truth everywhere.
+
+Dimension letters: F frames of a clip, A places for agents, T steps of 0.5 s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cache_schema.format.features import AGENTS, HUMANS, NO_AGENT, TRUTH_AGENTS, VEHICLES
+from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
+from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.bench2drive.annotations import Annotation
+    from pipeline.bench2drive.ground_truth.boxes import Boxes
+
+LABELS = (*VEHICLES, *HUMANS)
+
+
+def road_users(annotation: Annotation) -> Boxes:
+    """Vehicles and people that some camera may see; without the speed of people, which nothing here reads.
+
+    Raises:
+        ClipError: An actor lacks a key.
+    """
+    return seen_boxes(frame_boxes(annotation, {}, LABELS), annotation)
+
+
+def truth_agents(clip: Sequence[Boxes], world2lidar: np.ndarray) -> dict[str, np.ndarray]:
+    """Values (F, *shape) of every feature of ``cache_schema.format.features.TRUTH_AGENTS``.
+
+    Args:
+        clip: The ``road_users`` of each of F frames.
+        world2lidar: (F, 4, 4) RH world to LiDAR.
+    """
+    values = {spec.name: np.zeros((len(clip), *spec.shape), spec.dtype) for spec in TRUTH_AGENTS}
+    values["truth_agent_classes"][:] = NO_AGENT
+    for frame, boxes in enumerate(clip):
+        counted = boxes.for_planning()
+        values["truth_agent_count"][frame] = len(counted)
+        nearest = np.argsort(np.hypot(*counted.centre[:, :2].T), kind="stable")[:AGENTS]
+        agents = counted.take(nearest)
+        futures = agent_futures(agents, clip, frame, world2lidar[frame])
+        places = slice(len(agents))
+        width, length, _ = agents.size.T
+        values["truth_agent_boxes"][frame, places] = np.column_stack(
+            [agents.centre[:, :2], length, width, agents.yaw]
+        )
+        values["truth_agent_classes"][frame, places] = agents.label
+        values["truth_agent_offsets"][frame, places] = np.concatenate(
+            [futures.offsets, futures.yaw_offsets[..., None]], axis=-1
+        )
+        values["truth_agent_offsets_mask"][frame, places] = futures.mask
+    return values

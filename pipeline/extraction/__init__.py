@@ -1,0 +1,1 @@
+"""A teacher is run over every sample once, and its features are written."""

@@ -1,0 +1,123 @@
+"""The log of extraction runs: one JSON line a clip, in a file beside the dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Self
+
+from cache_schema.errors import RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.extraction.worker import Receipt
+    from pipeline.source import Failure
+
+
+def beside(dataset: Path) -> Path:
+    """Path of the log of the dataset at ``dataset``."""
+    return dataset.with_name(f"{dataset.name}.log.jsonl")
+
+
+class RunLog:
+    """Appends to a log. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def begin(self, *, workers: int, slots: int, clips: int) -> None:
+        """A run begins."""
+        self._write("begin", workers=workers, slots=slots, clips=clips)
+
+    def clip(self, receipt: Receipt) -> None:
+        """A clip is committed."""
+        rate = receipt.frames / receipt.wall_s if receipt.wall_s else None
+        self._write("clip", **dataclasses.asdict(receipt), frames_a_second=rate)
+
+    def failure(self, failure: Failure) -> None:
+        """A clip is left out."""
+        self._write("failure", **dataclasses.asdict(failure))
+
+    def end(self, *, wall_s: float) -> None:
+        """A run ends."""
+        self._write("end", wall_s=wall_s)
+
+    def _write(self, kind: str, **fields: object) -> None:
+        line = {"kind": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSummary:
+    """What all runs over a dataset have told."""
+
+    runs: int
+    clips: int
+    frames: int
+    retries: int
+    failures: dict[str, str]
+    """Clips that were left out last time they were tried, and why."""
+    busy_s: float
+    """Seconds of all workers together, of which the next three are parts."""
+    images_s: float
+    teacher_s: float
+    disk_s: float
+    workers: dict[str, int]
+    """Worker -> clips."""
+    slowest: tuple[tuple[str, float], ...]
+    """Clips with the fewest frames a second, slowest first."""
+
+
+def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
+    """Read a log; lines that a kill cut short are left out.
+
+    Raises:
+        RequestError: There is none.
+    """
+    if not path.is_file():
+        raise RequestError(
+            f"there is no log {path}",
+            expected="the log that `teachonce extract` writes beside the dataset",
+            repair="extract into this dataset first; a dataset that was copied alone has no log",
+        )
+    lines = []
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "kind" in line:
+                lines.append(line)
+    clips = [line for line in lines if line["kind"] == "clip"]
+    outcome: dict[str, str | None] = {}
+    workers: dict[str, int] = defaultdict(int)
+    for line in lines:
+        if line["kind"] == "clip":
+            outcome[line["clip"]] = None
+            workers[line["worker"]] += 1
+        elif line["kind"] == "failure":
+            outcome[line["clip"]] = line["reason"]
+    rates = sorted((line["frames_a_second"] or 0.0, line["clip"]) for line in clips)
+    return LogSummary(
+        runs=sum(line["kind"] == "begin" for line in lines),
+        clips=len(clips),
+        frames=sum(line["frames"] for line in clips),
+        retries=sum(line["retries"] for line in clips),
+        failures={clip: reason for clip, reason in outcome.items() if reason is not None},
+        busy_s=sum(line["wall_s"] for line in clips),
+        images_s=sum(line["images_s"] for line in clips),
+        teacher_s=sum(line["teacher_s"] for line in clips),
+        disk_s=sum(line["disk_s"] for line in clips),
+        workers=dict(workers),
+        slowest=tuple((clip, rate) for rate, clip in rates[:slowest]),
+    )

@@ -1,0 +1,1 @@
+"""Latent datasets made of what other programs wrote."""

@@ -1,0 +1,1 @@
+"""What Orion-Lite's collector wrote."""

@@ -1,0 +1,239 @@
+"""Make a latent dataset of a dump by Orion-Lite's collector, without running the teacher.
+
+The dump holds 529 tokens of 4096 numbers a frame, of which 528 are made of 256 numbers each. Where the
+teacher's projections are given, these are recovered, and every frame is checked against them; without, the
+tokens are taken as they are. What the dump does not tell (poses, CAN bus) is not promised.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.errors import ClipError, FeatureError
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import AssetSpec, CodeIdentity, Manifest, TeacherIdentity
+from cache_schema.storage.atomic_io import sha256_bytes
+from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
+from pipeline.importers.orion_lite.npz_features import FrameConversion
+from pipeline.importers.orion_lite.query_recovery import TOLERANCE, read_teacher
+from pipeline.source import BENCH2DRIVE, Failure
+from pipeline.teachers.orion.presets import ORION_7B
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cache_schema.dataset.clip_writer import ClipWriter
+    from pipeline.importers.orion_lite.npz_dump import Dump, DumpedClip
+    from pipeline.importers.orion_lite.npz_features import Frame
+    from pipeline.importers.orion_lite.query_recovery import TeacherParts
+    from pipeline.teachers.orion.presets import OrionPreset
+
+BLOCK_FRAMES = 16
+"""Frames that are in memory at a time."""
+PROBES = 3
+"""Frames of different clips that are looked at before anything is written."""
+PROBES_A_CLIP = 3
+"""Frames of a clip that are tried until one opens."""
+FAULTS_SHOWN = 3
+"""Frames of a clip that are named."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """How an import ended."""
+
+    committed: tuple[str, ...]
+    """Clips that this run added."""
+    present: tuple[str, ...]
+    """Clips of the dump that were there before."""
+    failed: tuple[Failure, ...]
+    """Clips that were left out, and files that belong to none."""
+    lacking: dict[str, str]
+    """Features of an extraction that the dump has no data for, and why."""
+    frames: int
+    """Frames of the clips that it added."""
+    largest_error: float | None
+    """Largest relative error of their tokens when made again of the queries; None at full width."""
+    wall_s: float
+
+
+def import_npz(
+    folder: Path,
+    out: Path,
+    teacher: Path | None = None,
+    *,
+    preset: OrionPreset = ORION_7B,
+    on_clip: Callable[[int, int], None] = lambda _done, _all: None,
+) -> ImportReport:
+    """Write the frames of a dump to the dataset at ``out``. Run again, it goes on where it stopped.
+
+    Args:
+        folder: The dump: a flat folder, or ``train/`` and ``val/``.
+        out: The dataset's folder; made if it does not exist.
+        teacher: ``teacher_heads.safetensors``, ``Orion.pth`` or a folder made of it; None for full width.
+            From a whole checkpoint comes the planner too, without which no student starts.
+        preset: Sizes of the teacher that made the dump.
+        on_clip: Called after every clip with how many are done, and how many are to be.
+
+    Raises:
+        ClipError: There is no frame in the folder, or none opens.
+        CheckpointError: The projections cannot be read, or are not those of the dump.
+        IdentityError: At ``out`` is a dataset that was made of something else.
+        DatasetError: The disk refuses, or another run writes to the dataset.
+    """
+    begun = time.perf_counter()
+    dump = find_dump(folder)
+    parts = None if teacher is None else read_teacher(teacher, preset.config)
+    conversion = FrameConversion(_probes(dump), preset, None if parts is None else parts.heads)
+    committed, present, failed = [], [], [*dump.failures]
+    frames, errors = 0, [0.0]
+    with (
+        DatasetWriter(out, _manifest(conversion, parts), parts.assets if parts else {}) as writer,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        there = LatentDataset.open(out)
+        for done, clip in enumerate(dump.clips, start=1):
+            try:
+                if clip.name in there.clips:
+                    _check_length(clip, there.clip(clip.name).frames)
+                    present.append(clip.name)
+                else:
+                    errors.append(_import_clip(clip, writer.clip(_info(clip)), conversion, pool))
+                    committed.append(clip.name)
+                    frames += len(clip.files)
+            except (ClipError, FeatureError) as error:
+                failed.append(Failure.of(clip.name, error))
+            on_clip(done, len(dump.clips))
+    return ImportReport(
+        committed=tuple(committed),
+        present=tuple(present),
+        failed=tuple(failed),
+        lacking=conversion.lacking,
+        frames=frames,
+        largest_error=None if parts is None else max(errors),
+        wall_s=time.perf_counter() - begun,
+    )
+
+
+def _probes(dump: Dump) -> list[Frame]:
+    """A frame each of some clips."""
+    probes: list[Frame] = []
+    fault = None
+    for clip in dump.clips:
+        for path in clip.files[:PROBES_A_CLIP]:
+            try:
+                probes.append(read_frame(path))
+                break
+            except ClipError as error:
+                fault = error
+        if len(probes) == PROBES:
+            break
+    if not probes:
+        raise ClipError(
+            f"no clip of the dump is whole and opens: {fault.happened if fault else dump.failures[0].reason}",
+            expected="what Orion-Lite's collector writes",
+            repair="collect the clips again",
+        )
+    return probes
+
+
+def _manifest(conversion: FrameConversion, parts: TeacherParts | None) -> Manifest:
+    """Who made the dump is known only as far as a checkpoint tells."""
+    assets = {} if parts is None else parts.assets
+    return Manifest(
+        features=conversion.features,
+        teacher=TeacherIdentity(
+            name="orion-lite-import",
+            weights="unknown" if parts is None else parts.weights,
+            precision="unknown",
+        ),
+        data=BENCH2DRIVE,
+        code=CodeIdentity(
+            teachonce=importlib.metadata.version("teachonce"),
+            libraries={name: importlib.metadata.version(name) for name in ("numpy", "zarr")},
+        ),
+        assets=tuple(
+            AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))
+            for name, content in sorted(assets.items())
+        ),
+    )
+
+
+def _info(clip: DumpedClip) -> ClipInfo:
+    return ClipInfo(
+        name=clip.name,
+        frames=len(clip.files),
+        split=clip.split,
+        scenario=clip.parts.scenario,
+        town=clip.parts.town,
+        route=str(clip.parts.route),
+        weather=str(clip.parts.weather),
+    )
+
+
+def _check_length(clip: DumpedClip, frames: int) -> None:
+    if frames != len(clip.files):
+        raise ClipError(
+            f"it has {len(clip.files)} frames, but the dataset holds it with {frames}",
+            expected="a dump that has not changed since",
+            repair=f"delete ledger/{clip.name}.json to import it again",
+        )
+
+
+def _import_clip(
+    clip: DumpedClip, stored: ClipWriter, conversion: FrameConversion, pool: ThreadPoolExecutor
+) -> float:
+    """Write one clip; return the largest error of its frames. After a fault the rest is still looked at."""
+    begun = time.perf_counter()
+    faults: dict[int, str] = {}
+    largest = 0.0
+
+    def load(number: int) -> Frame | ClipError:
+        try:
+            return conversion.load(number, clip.files[number])
+        except ClipError as error:
+            return error
+
+    try:
+        for begin in range(0, len(clip.files), BLOCK_FRAMES):
+            numbers = range(begin, min(begin + BLOCK_FRAMES, len(clip.files)))
+            frames: dict[int, Frame] = {}
+            for number, loaded in zip(numbers, pool.map(load, numbers), strict=True):
+                if isinstance(loaded, ClipError):
+                    faults[number] = loaded.happened
+                else:
+                    frames[number] = loaded
+            if not frames:
+                continue
+            values, errors = conversion.finish(list(frames.values()))
+            for number, error in zip(frames, errors.tolist(), strict=True):
+                if error <= TOLERANCE:
+                    largest = max(largest, error)
+                else:
+                    faults[number] = f"its tokens are {error:.1e} from any queries, more than {TOLERANCE:g}"
+            if not faults:
+                stored.append(values)
+        if faults:
+            raise _faulty(len(clip.files), faults)
+        stored.commit(wall_s=time.perf_counter() - begun)
+    finally:
+        stored.abort()  # whatever was not committed
+    return largest
+
+
+def _faulty(frames: int, faults: dict[int, str]) -> ClipError:
+    named = [f"frame {number}: {what}" for number, what in sorted(faults.items())[:FAULTS_SHOWN]]
+    more = [f"and {len(faults) - FAULTS_SHOWN} more"] * (len(faults) > FAULTS_SHOWN)
+    return ClipError(
+        f"{len(faults)} of {frames} frames cannot be used: " + "; ".join(named + more),
+        expected="every frame of a clip, whole, and made by one teacher",
+        repair="collect these frames again, then import again",
+    )

@@ -1,0 +1,165 @@
+"""Vision tokens back to the narrow queries that they were projected from.
+
+All but one of ORION's tokens are one linear map of narrower queries, so least squares finds these again, and
+what is left over tells whether the map was the right one (spec: Orion-Lite, sections 7.1 and 8.10).
+
+Dimension letters: n frames, N tokens, Q = N - 1 queries, D width of a token, E width of a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.torch import save
+
+from cache_schema.errors import CheckpointError
+from cache_schema.vocabulary.orion_tokens import PROJECTION_OF
+from pipeline.teachers.orion.checkpoints.reader import Fingerprint, read_weights
+from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pipeline.teachers.orion.network.config import OrionConfig
+
+HEADS = {
+    "pts_bbox_head.output_projection.weight": "scene.weight",
+    "pts_bbox_head.output_projection.bias": "scene.bias",
+    "map_head.output_projection.weight": "map.weight",
+    "map_head.output_projection.bias": "map.bias",
+}
+"""A teacher's projections by their names in the asset ``teacher_heads``."""
+TOLERANCE = 3e-4
+"""Largest relative error of an honest frame: tokens rounded to float16 are 2.1e-4 from their queries' map."""
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherParts:
+    """What an import takes over from the teacher itself."""
+
+    heads: dict[str, np.ndarray]
+    """Asset ``teacher_heads``, float32."""
+    assets: dict[str, bytes]
+    """Files to go into the dataset."""
+    weights: str
+    """Digest of the whole checkpoint, or that it is not known."""
+
+
+def read_teacher(path: Path, config: OrionConfig) -> TeacherParts:
+    """Read the projections, and from a whole checkpoint the planner and the digest as well.
+
+    Args:
+        path: ``teacher_heads.safetensors`` as a dataset has it, ``Orion.pth``, or a folder made of it by
+            ``convert``.
+        config: Sizes of the teacher.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit these sizes.
+    """
+    if path.suffix == ".safetensors":
+        heads = _read_heads(path, config)
+        return TeacherParts(heads, {"teacher_heads.safetensors": path.read_bytes()}, "unknown")
+    fingerprint = Fingerprint()
+    found: dict[str, Tensor] = {}
+    planner: dict[str, Tensor] = {}
+    for name, weight in read_weights(path, config):
+        fingerprint.add(name, weight)
+        if name in HEADS:
+            found[HEADS[name]] = weight.clone()
+        elif name.startswith(PLANNER_PREFIX):
+            planner[name.removeprefix(PLANNER_PREFIX)] = weight.clone()
+    return TeacherParts(
+        heads={name: weight.numpy() for name, weight in found.items()},
+        assets={"teacher_heads.safetensors": save(found), "teacher_planner.safetensors": save(planner)},
+        weights=str(fingerprint),
+    )
+
+
+class QueryRecovery:
+    """Splits tokens into queries and the ego token.
+
+    Args:
+        heads: Asset ``teacher_heads``.
+        segments: What the queries are made of, in order: (name, length) pairs.
+
+    Raises:
+        CheckpointError: A projection loses directions, so that queries cannot be told from their tokens.
+    """
+
+    def __init__(self, heads: Mapping[str, np.ndarray], segments: tuple[tuple[str, int], ...]) -> None:
+        self.places: list[tuple[str, slice]] = []
+        """Projection, and the tokens that it made."""
+        begin = 0
+        for segment, length in segments:
+            if segment == "map":
+                self.ego = begin
+                begin += 1
+            self.places.append((PROJECTION_OF[segment], slice(begin, begin + length)))
+            begin += length
+        self.tokens = begin
+        self.weights = {head: heads[f"{head}.weight"] for head in set(PROJECTION_OF.values())}  # (D, E)
+        self.biases = {head: heads[f"{head}.bias"] for head in set(PROJECTION_OF.values())}  # (D)
+        self.inverses = {}
+        for head, weight in self.weights.items():
+            exact = weight.astype(np.float64)
+            if np.linalg.matrix_rank(exact) < weight.shape[1]:
+                raise CheckpointError(
+                    f"the projection {head!r} has not the full rank {weight.shape[1]}",
+                    expected="a projection that keeps queries apart",
+                    repair="give the heads of the teacher that made the dump",
+                )
+            self.inverses[head] = np.linalg.pinv(exact).astype(np.float32).T  # (D, E)
+
+    def __call__(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Recover queries.
+
+        Args:
+            tokens: (n, N, D).
+
+        Returns:
+            Queries (n, Q, E) float32, ego tokens (n, D) as they are, and the relative error (n) of the tokens
+            made of these queries again, by the worse of the two projections.
+        """
+        parts = []
+        wrong, whole = ({head: np.zeros(len(tokens)) for head in self.weights} for _ in range(2))
+        for head, place in self.places:
+            projected = tokens[:, place].astype(np.float32) - self.biases[head]  # (n, q, D)
+            queries = projected @ self.inverses[head]  # (n, q, E)
+            left_over = projected - queries @ self.weights[head].T
+            wrong[head] += np.square(left_over).sum(axis=(1, 2))
+            whole[head] += np.square(tokens[:, place], dtype=np.float32).sum(axis=(1, 2))
+            parts.append(queries)
+        # Tokens of nothing but zeros are exact if nothing is left over.
+        ratios = [wrong[head] / np.where(whole[head] > 0, whole[head], 1) for head in self.weights]
+        return np.concatenate(parts, axis=1), tokens[:, self.ego], np.sqrt(np.max(ratios, axis=0))
+
+
+def _read_heads(path: Path, config: OrionConfig) -> dict[str, np.ndarray]:
+    expected = {
+        name: (config.language.width, config.width) if name.endswith("weight") else (config.language.width,)
+        for name in HEADS.values()
+    }
+    try:
+        heads = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}",
+            expected="the asset teacher_heads.safetensors of a dataset, Orion.pth, or a converted folder",
+            repair="correct the path, or fetch the file again",
+        ) from error
+    shapes = {name: weight.shape for name, weight in heads.items()}
+    if shapes != expected or any(weight.dtype != np.float32 for weight in heads.values()):
+        raise CheckpointError(
+            f"{path} holds {', '.join(f'{name} {list(shape)}' for name, shape in sorted(shapes.items()))}",
+            expected=", ".join(f"{name} {list(shape)}" for name, shape in sorted(expected.items()))
+            + ", float32",
+            repair="give the heads of the teacher that made the dump",
+        )
+    return heads

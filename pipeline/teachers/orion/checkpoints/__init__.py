@@ -1,0 +1,1 @@
+"""ORION's weights: the released checkpoint, converted folders, fused checkpoints."""

@@ -1,0 +1,77 @@
+"""A checkpoint as sharded safetensors: adapters merged, copies and unused tensors left out, quick to open."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+
+from cache_schema.errors import RequestError
+from pipeline.teachers.orion.checkpoints.reader import CONFIG, INDEX, as_json, read_weights
+from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.teachers.orion.network.config import OrionConfig
+
+SHARD_BYTES = 5 * 10**9
+"""Largest file of a converted checkpoint."""
+
+
+def convert(checkpoint: Path, out: Path, *, config: OrionConfig, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write the tensors a teacher needs to a folder that ``read_weights`` opens.
+
+    The folder appears under its name when it is whole; a run that is stopped leaves ``OUT.partial``, which
+    the next run clears.
+
+    Args:
+        checkpoint: ``Orion.pth``.
+        out: Folder to make; must not exist.
+        config: Sizes of the model.
+        shard_bytes: Largest file.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the sizes.
+        RequestError: ``out`` exists.
+    """
+    if out.exists():
+        raise RequestError(
+            f"{out} exists already",
+            expected="a folder that is still to be made",
+            repair="choose another name, or remove it",
+        )
+    weights = read_weights(checkpoint, config)
+    shapes = teacher_shapes(config)
+    plan = split_torch_state_dict_into_shards(
+        {name: torch.empty(shapes[name], device="meta") for name in sorted(shapes)},
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
+    )
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    shard: dict[str, torch.Tensor] = {}
+    for name, tensor in weights:
+        shard[name] = tensor.contiguous()
+        file = plan.tensor_to_filename[name]
+        if len(shard) == len(plan.filename_to_tensors[file]):
+            save_file(shard, partial / file, metadata={"format": "pt"})
+            shard = {}
+    index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+    (partial / INDEX).write_text(json.dumps(index, indent=1))
+    (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))
+    for file in partial.iterdir():
+        _flush(file)
+    partial.rename(out)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,253 @@
+"""Read ORION's weights: the released ``Orion.pth``, or a folder that ``convert`` made of it.
+
+Either way come the same float32 tensors under our names, strictly checked, so that the digest of both is the
+same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cache_schema.errors import CheckpointError
+from pipeline.teachers.orion.checkpoints.names import adapter_names, checkpoint_name, copy_of, is_unused
+from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, teacher_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from _typeshed import DataclassInstance
+    from torch import Tensor
+
+    from pipeline.teachers.orion.checkpoints.tensors import Shapes
+    from pipeline.teachers.orion.network.config import OrionConfig
+
+INDEX = "model.safetensors.index.json"
+"""Which file of a converted folder holds which tensor."""
+
+CONFIG = "config.json"
+"""The sizes of a converted model."""
+
+LANE_TABLE = "map_head.instance_embedding_lane.weight"
+
+
+def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]]:
+    """Check a checkpoint against the sizes of a model, then give its tensors one by one, sorted by name.
+
+    Args:
+        path: A ``.pth`` file or a converted folder.
+        config: Sizes it must have.
+
+    Yields:
+        Name (as in ``Orion``'s state dict, the planner's behind ``planner.``) and float32 tensor, adapters
+        merged.
+
+    Raises:
+        CheckpointError: The file is missing or unreadable, or tensors are missing, unexpected, misshapen, or
+            stored twice with different values. One error names them all.
+    """
+    if path.is_dir():
+        return _read_folder(path, config)
+    if not path.exists():
+        raise CheckpointError(
+            f"the checkpoint {path} does not exist",
+            expected="Orion.pth, or a folder made from it by `teachonce convert`",
+            repair="download the released weights, or correct the path",
+        )
+    return merged(_load_pth(path), config, path)
+
+
+class Fingerprint:
+    """The digest of weights that come one by one; as text, ``sha256:...``."""
+
+    def __init__(self) -> None:
+        self._total = hashlib.sha256()
+
+    def __str__(self) -> str:
+        return f"sha256:{self._total.hexdigest()}"
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take in name, shape and bytes of a float32 tensor; their order matters."""
+        self._total.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        self._total.update(tensor.contiguous().view(torch.uint8).numpy())
+
+
+def digest(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """The fingerprint of all ``weights``."""
+    fingerprint = Fingerprint()
+    for name, tensor in weights:
+        fingerprint.add(name, tensor)
+    return str(fingerprint)
+
+
+def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under the released names to tensors in use; see ``read_weights``."""
+    stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
+    shapes = teacher_shapes(config)
+    _check(stored, released_shapes(shapes, config), config, path)
+    return _merge(stored, shapes)
+
+
+def released_shapes(shapes: Shapes, config: OrionConfig) -> Shapes:
+    """Names and shapes that the released checkpoint must have for a teacher's tensors."""
+    released: Shapes = {}
+    for ours, shape in shapes.items():
+        name = _released_name(ours)
+        adapters = adapter_names(name)
+        if name == LANE_TABLE:
+            released[name] = (config.lanes.trained_lanes, *shape[1:])
+        elif adapters is None:
+            released[name] = shape
+        else:
+            outputs, inputs = shape
+            rank = config.language.lora_rank
+            released |= zip(adapters, ((outputs, inputs), (rank, inputs), (outputs, rank)), strict=True)
+    return released
+
+
+def _released_name(ours: str) -> str:
+    if ours.startswith(PLANNER_PREFIX):
+        return ours.removeprefix(PLANNER_PREFIX)
+    return checkpoint_name(ours)
+
+
+def _check(stored: Mapping[str, Tensor], expected: Shapes, config: OrionConfig, path: Path) -> None:
+    complaints = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in stored]
+    for name, tensor in stored.items():
+        original = copy_of(name, config.backbone)
+        if name in expected:
+            if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
+                found = f"{list(tensor.shape)} {tensor.dtype}"
+                complaints.append(f"misshapen: {name} is {found}, not {list(expected[name])} torch.float32")
+        elif original is not None and original in stored:
+            if not torch.equal(tensor, stored[original]):
+                complaints.append(f"differs from its other copy {original}: {name}")
+        elif not is_unused(name):
+            complaints.append(f"unexpected: {name} {list(tensor.shape)}")
+    _refuse(path, complaints)
+
+
+def _refuse(path: Path, complaints: list[str]) -> None:
+    if complaints:
+        raise CheckpointError(
+            f"the checkpoint {path} does not fit: {len(complaints)} of its tensors\n    "
+            + "\n    ".join(sorted(complaints)),
+            expected="exactly the tensors of the chosen teacher",
+            repair="choose the preset of these weights, or download them again",
+        )
+
+
+def _merge(stored: Mapping[str, Tensor], shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
+    for ours in sorted(shapes):
+        name = _released_name(ours)
+        adapters = adapter_names(name)
+        if adapters is None:
+            yield ours, stored[name][: shapes[ours][0]]
+        else:
+            yield ours, merge_adapter(*(stored[part] for part in adapters))
+
+
+def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """W + B A for W (out, in), A (rank, in), B (out, rank).
+
+    Rank by rank, because the rounding of a matrix product differs between processors, and with it the digest
+    would.
+    """
+    change = torch.zeros_like(frozen)
+    for column, row in zip(b.T, a, strict=True):
+        change += column[:, None] * row
+    return frozen + change
+
+
+def _load_pth(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"the checkpoint {path} holds other objects than tensors, numbers and strings",
+            expected="a file written by torch.save that can be opened without running code from it",
+            repair="use the released file, or save its state dict alone",
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is no whole file of torch.save ({type(error).__name__})",
+            expected="a zip file of tensors, as torch.save has written since version 1.6",
+            repair="download it again and compare its size",
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
+        raise CheckpointError(
+            f"the checkpoint {path} holds no state dict",
+            expected="a dict of tensors, or a dict with one under 'state_dict'",
+            repair="give the file that the teacher's authors released",
+        )
+    return content
+
+
+def _read_folder(folder: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]]:
+    try:
+        made_for = json.loads((folder / CONFIG).read_text())
+        files = json.loads((folder / INDEX).read_text())["weight_map"]
+        made_for, wanted = _flat(made_for), _flat(as_json(config))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"the checkpoint folder {folder} cannot be read: {error}",
+            expected=f"a folder made by `teachonce convert`, with {CONFIG} and {INDEX}",
+            repair="convert the checkpoint again",
+        ) from error
+    differing = sorted(key for key in {*made_for, *wanted} if made_for.get(key) != wanted.get(key))
+    if differing:
+        raise CheckpointError(
+            f"the checkpoint folder {folder} was converted for other sizes: "
+            + ", ".join(f"{key} {made_for.get(key)}" for key in differing),
+            expected=", ".join(f"{key} {wanted.get(key)}" for key in differing),
+            repair="choose the preset it was converted for, or convert the checkpoint again",
+        )
+    shapes = teacher_shapes(config)
+    _refuse(
+        folder,
+        [f"missing: {name}" for name in shapes.keys() - files.keys()]
+        + [f"unexpected: {name}" for name in files.keys() - shapes.keys()],
+    )
+    return _read_shards(folder, files, shapes)
+
+
+def _read_shards(folder: Path, files: Mapping[str, str], shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
+    opened = {}
+    for name in sorted(shapes):
+        file = folder / files[name]
+        try:
+            if file not in opened:
+                opened[file] = safe_open(file, "pt")
+            tensor = opened[file].get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{file} cannot be read: {error}",
+                expected=f"a whole safetensors file that holds {name}",
+                repair="convert the checkpoint again",
+            ) from error
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype != torch.float32:
+            _refuse(file, [f"misshapen: {name} is {list(tensor.shape)} {tensor.dtype}"])
+        yield name, tensor
+
+
+def as_json(config: DataclassInstance) -> dict[str, Any]:
+    """A frozen config as JSON has it."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _flat(sizes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sizes by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in sizes.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,1 @@
+"""ORION's modules, from images to the planning token."""

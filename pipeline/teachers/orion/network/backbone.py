@@ -1,0 +1,183 @@
+"""Image backbone EVA-02: a plain vision transformer without neck, class token or final norm.
+
+Source: spec ORION teacher 1.1.
+Dimension letters: N images, H W token rows and columns, h w rows and columns of windows, s pixels along a
+patch's side, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pipeline.teachers.orion.network.config import BackboneConfig
+
+PRETRAINED_GRID = 14
+"""Rows and columns of the stored position embedding."""
+
+ROPE_SPAN = 16
+"""Rotary positions of any axis run from 0 up to this, however many tokens it has."""
+
+EPS = 1e-6
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, each (H, W, 1, head width)."""
+
+
+def rotation_table(grid: int, window: int, head_width: int) -> Rotation:
+    """Rotary tables of an image of ``grid`` x ``grid`` tokens; positions begin anew in every window.
+
+    The first half of a head's channels turns with the row, the second with the column; adjacent channels are
+    a pair.
+    """
+    pairs = head_width // 4
+    # The device is named so that the tables are real numbers even in a model built on the meta device.
+    frequencies = 10000.0 ** (-torch.arange(pairs, device="cpu") / pairs)
+    positions = torch.arange(grid, device="cpu") % window / window * ROPE_SPAN
+    angles = torch.outer(positions, frequencies).repeat_interleave(2, dim=-1)
+    rows = angles[:, None].expand(-1, grid, -1)
+    columns = angles[None].expand(grid, -1, -1)
+    turns = torch.cat((rows, columns), dim=-1)[:, :, None]
+    return turns.cos(), turns.sin()
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair of adjacent channels (a, b) to (a cos - b sin, b cos + a sin)."""
+    cos, sin = rotation
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-b, a), dim=-1).flatten(-2) * sin
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions within square windows; keys have no bias.
+
+    A window that reaches beyond the image is filled up with zero tokens, which are looked at: the released
+    weights were trained so. Nothing is projected for them. Their keys are zero, what they see themselves is
+    dropped, and all values have the same bias: as the weights of an attention sum to one, it is added to what
+    they mix.
+    """
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """(N, H, W, D) to (N, H, W, D)."""
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1))
+            for t in (F.linear(x, self.q_proj.weight, self.q_bias), self.k_proj(x), self.v_proj(x))
+        )
+        q, k, v = (cut(t, self.window) for t in (rotate(q, rotation), rotate(k, rotation), v))
+        shape = q.shape  # (N, h, w, size, size, heads, head width)
+        q, k, v = (t.flatten(3, 4).flatten(0, 2).transpose(1, 2) for t in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(shape)
+        return self.proj(joined(mixed, *x.shape[1:3]).flatten(3) + self.v_bias)
+
+
+def cut(x: Tensor, size: int) -> Tensor:
+    """Cut (N, H, W, ...) into windows (N, h, w, size, size, ...), the last of them filled up with zeros."""
+    _, height, width, *rest = x.shape
+    padded = F.pad(x, (0, 0) * len(rest) + (0, -width % size, 0, -height % size))
+    return padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
+
+
+def joined(windows: Tensor, height: int, width: int) -> Tensor:
+    """Undo ``cut``: windows (N, h, w, size, size, ...) to (N, H, W, ...)."""
+    return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU with a layer norm on its hidden channels."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, hidden)
+        self.w2 = nn.Linear(width, hidden)
+        self.ffn_ln = nn.LayerNorm(hidden, eps=EPS)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: BackboneConfig, window: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=EPS)
+        self.attn = Attention(config.width, config.heads, window)
+        self.norm2 = nn.LayerNorm(config.width, eps=EPS)
+        self.mlp = GatedMLP(config.width, config.mlp_width)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """(N, H, W, D) to (N, H, W, D)."""
+        x = x + self.attn(self.norm1(x), rotation)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbedding(nn.Module):
+    """One token a patch."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, height, width) to (N, H, W, D)."""
+        size = self.patch_size
+        # A matrix product, because cuDNN convolutions round to TF32 by default.
+        patches = images.to(self.proj.weight.dtype)
+        patches = patches.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (N, 3, H, s, W, s)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Backbone(nn.Module):
+    """Image to tokens."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.patch_embed = PatchEmbedding(config.patch_size, config.width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + PRETRAINED_GRID**2, config.width))
+        # A window as large as the image is the whole image.
+        self.windows = [
+            config.grid if block in config.global_blocks else config.window for block in range(config.depth)
+        ]
+        self.blocks = nn.ModuleList(Block(config, window) for window in self.windows)
+        self.sizes = sorted(set(self.windows))
+        for size in self.sizes:
+            cos, sin = rotation_table(config.grid, size, config.width // config.heads)
+            self.register_buffer(f"cos_{size}", cos, persistent=False)
+            self.register_buffer(f"sin_{size}", sin, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, height, width) to tokens (N, H, W, D)."""
+        x = self.patch_embed(images) + self._positions()
+        rotations = {
+            size: (self.get_buffer(f"cos_{size}").to(x), self.get_buffer(f"sin_{size}").to(x))
+            for size in self.sizes
+        }
+        for block, size in zip(self.blocks, self.windows, strict=True):
+            x = block(x, rotations[size])
+        return x
+
+    def _positions(self) -> Tensor:
+        """The pretrained position embedding, resized to (1, H, W, D); its class token is dropped."""
+        square = self.pos_embed[:, 1:].unflatten(1, (PRETRAINED_GRID, PRETRAINED_GRID)).permute(0, 3, 1, 2)
+        resized = F.interpolate(square, (self.grid, self.grid), mode="bicubic")
+        return resized.permute(0, 2, 3, 1)

@@ -1,0 +1,92 @@
+"""ORION from images to planning token.
+
+Source: spec ORION teacher 0.
+Dimension letters: B slots, C cameras, N image tokens, E head width, D token width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.teachers.orion.network.backbone import Backbone
+from pipeline.teachers.orion.network.detection_head import DetectionHead
+from pipeline.teachers.orion.network.language_model import LanguageModel
+from pipeline.teachers.orion.network.map_head import MapHead
+from pipeline.teachers.orion.network.memory import OrionMemory
+from pipeline.teachers.orion.network.position import QueryPositions, RayPositions
+
+if TYPE_CHECKING:
+    from pipeline.teachers.orion.network.config import OrionConfig
+    from pipeline.teachers.orion.network.detection_head import Detection
+    from pipeline.teachers.orion.network.map_head import RoadMap
+
+
+@dataclass(frozen=True)
+class OrionOutput:
+    """What ORION says of one frame of B slots."""
+
+    detection: Detection
+    road_map: RoadMap
+    planning_token: Tensor
+    """(B, D)."""
+
+
+class Orion(nn.Module):
+    """The whole extraction path; the planner is not part of it."""
+
+    def __init__(self, config: OrionConfig) -> None:
+        super().__init__()
+        self.img_backbone = Backbone(config.backbone)
+        self.ray_positions = RayPositions(config)
+        self.query_positions = QueryPositions(config)
+        self.pts_bbox_head = DetectionHead(config)
+        self.map_head = MapHead(config)
+        self.language_model = LanguageModel(config.language, config.vision_tokens)
+
+    def forward(
+        self,
+        images: Tensor,
+        lidar2img: Tensor,
+        pose: Tensor,
+        pose_inv: Tensor,
+        timestamp: Tensor,
+        signals: Tensor,
+        same_clip: Tensor,
+        memory: OrionMemory,
+    ) -> tuple[OrionOutput, OrionMemory]:
+        """Look at one frame of every slot.
+
+        Args:
+            images: (B, C, 3, height, width) float32, normalised.
+            lidar2img: (B, C, 4, 4) float32.
+            pose: (B, 4, 4) float32, LiDAR to world.
+            pose_inv: (B, 4, 4) float32, world to LiDAR.
+            timestamp: (B) float64, seconds.
+            signals: (B, 19) float64: command index, then the CAN bus.
+            same_clip: (B) bool, the memory is of the same clip.
+            memory: Of the frames before.
+
+        Returns:
+            What it says, and the new memory.
+        """
+        ego = memory.ego_motion(pose, pose_inv, timestamp, same_clip)
+        tokens = self.img_backbone(images.flatten(0, 1)).float().flatten(1, 2)
+        tokens = tokens.unflatten(0, images.shape[:2]).flatten(1, 2)  # (B, N, backbone width)
+        rays = self.ray_positions(lidar2img)
+        detection, objects, history, past_signals = self.pts_bbox_head(
+            tokens, rays, signals, ego, memory, self.query_positions
+        )
+        road_map, lanes = self.map_head(tokens, rays, ego, memory.lanes, self.query_positions)
+        planning_token = self.language_model(self.vision_tokens(detection, road_map)).float()
+        said = OrionOutput(detection, road_map, planning_token)
+        return said, OrionMemory(objects, lanes, history, past_signals, timestamp)
+
+    def vision_tokens(self, detection: Detection, road_map: RoadMap) -> Tensor:
+        """(B, scene + history + 1 + map, D): the tokens that stand for the images in the prompt."""
+        scene = self.pts_bbox_head.output_projection(torch.cat((detection.scene, detection.history), dim=1))
+        road = self.map_head.output_projection(road_map.queries)
+        return torch.cat((scene, detection.ego_token[:, None], road), dim=1)

@@ -1,0 +1,1 @@
+"""Samples of latent datasets as batches of tensors."""

@@ -1,0 +1,1 @@
+"""Open-loop evaluation: plans against what really happened."""

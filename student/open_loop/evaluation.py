@@ -1,0 +1,189 @@
+"""What an evaluation found: the content of ``evaluation.json``, and how it is shown.
+
+``evaluation.safetensors`` beside it holds every frame (N frames, T steps, D for each driver, P pictures,
+W worst frames), for whoever wants to look closer:
+
+    <driver>, truth                (N, T, 2)  positions, metres
+    mask                           (N, T)     steps that have a truth
+    clip, frame_index              (N)        index into ``clips``; number of the raw frame
+    l2.<driver>                    (N, 8)     ``student.open_loop.metrics.COLUMNS``
+    collision.<driver>.<variant>   (N, T)     steps that collide; ``student.open_loop.collisions.VARIANTS``
+    token.cosine, token.relative   (N)        the student's planning token against the teacher's
+    picture, worst                 (P), (W)   rows of ``pictures`` and ``worst``
+    <feature>, worst.<feature>     (P, ...), (W, ...)  what pictures show of those rows
+
+L2 and collisions mean something where a whole row of ``mask`` is true.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from rich import box
+from rich.console import Group as Renderables
+from rich.table import Table
+
+from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES
+from student.open_loop.collisions import VARIANTS
+from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
+from student.runs.config import Mask
+
+COLLISION_COLUMNS = tuple(f"{variant}_{column}" for variant in VARIANTS for column in RATE_COLUMNS)
+"""Shares of steps that collide: the variant, up to which horizon."""
+GROUP_COLUMNS = ("up_to_mean", "at_mean", "box_parity_mean", "box_corrected_mean")
+"""What is told of each group."""
+
+INTERVAL = f"{CONFIDENCE:.0%}"
+
+Driver = str
+Interval = tuple[float, float]
+"""95 % by the bootstrap over clips."""
+By = Literal["command", "scenario", "town", "weather"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Record):
+    """A mean over frames."""
+
+    value: float
+    interval: Interval | None
+    """None where all frames are of one clip."""
+
+
+class TokenLikeness(_Record):
+    """The student's planning token against the teacher's, over all frames."""
+
+    absolute: Estimate
+    """Mean absolute difference of an element: the L1 mimic loss."""
+    relative: Estimate
+    """Norm of the difference over the norm of the teacher's token."""
+    cosine: Estimate
+
+
+class Group(_Record):
+    """The frames that have something in common, in the complete mask."""
+
+    by: By
+    name: str
+    clips: int
+    frames: int
+    means: dict[Driver, dict[str, Estimate]]
+    """``GROUP_COLUMNS`` of every driver."""
+
+
+class Evaluation(_Record):
+    """Open-loop errors of every driver, in both readings of the mask."""
+
+    split: str
+    epoch: int
+    """Epochs that the student had been trained."""
+    clips: tuple[str, ...]
+    frames: dict[Mask, int]
+    """Frames that count: those whose every step has a truth."""
+    l2_m: dict[Driver, dict[Mask, dict[str, float | None]]]
+    """Metres for each of ``COLUMNS``; None where no frame counts."""
+    collision: dict[Driver, dict[Mask, dict[str, float | None]]]
+    """Share of steps for each of ``COLLISION_COLUMNS``; empty where the dataset does not hold true agents."""
+    interval: dict[Driver, dict[Mask, dict[str, Interval | None]]]
+    """Of both; None where all frames are of one clip."""
+    token: TokenLikeness
+    groups: tuple[Group, ...]
+    crowded_frames: int | None
+    """Frames with more agents than the truth has places for; None where it is not told."""
+    missing: tuple[str, ...]
+    """What could not be measured, and what to do about it."""
+    pictures: tuple[str, ...]
+    """Clip and frame of each picture that the run's report shows."""
+    worst: tuple[str, ...]
+    """Clip and frame of the student's largest errors, at most one a second of a clip."""
+
+    def __rich__(self) -> Renderables:
+        """Show it as tables that fit 80 columns."""
+        tables = [self._l2_table()]
+        if self.collision:
+            tables.append(self._collision_table())
+        tables += [self._group_table(by) for by in ("command", "scenario", "town", "weather")]
+        token = self.token
+        lines = [
+            f"planning token: cosine {told(token.cosine)}, relative error {told(token.relative)}, "
+            f"mean absolute difference {told(token.absolute)}",
+            f"intervals: {CONFIDENCE:.0%}, {RESAMPLES} bootstrap resamples of whole clips",
+        ]
+        if self.crowded_frames:
+            lines.append(f"{self.crowded_frames} frames have more agents than the truth has places for")
+        titled = (part for title, table in tables for part in (title, table, ""))
+        return Renderables(*titled, *lines, *self.missing)
+
+    def _l2_table(self) -> tuple[str, Table]:
+        counted = ", ".join(f"{count} in the {mask} mask" for mask, count in self.frames.items())
+        table = _table("driver", "mask", "L2")
+        _add_horizons(table)
+        for driver, masks in self.l2_m.items():
+            for mask, row in masks.items():
+                for definition, columns in (("up to", COLUMNS[:4]), ("at", COLUMNS[4:])):
+                    values = [shown(row[name]) for name in columns]
+                    spread = shown_interval(self.interval[driver][mask][columns[-1]], 2)
+                    table.add_row(_words(driver), mask, definition, *values, spread)
+            table.add_section()
+        return f"Open-loop L2 in metres, split {self.split}; frames: {counted}", table
+
+    def _collision_table(self) -> tuple[str, Table]:
+        table = _table("driver", "variant")
+        _add_horizons(table)
+        for driver, masks in self.collision.items():
+            row, intervals = masks["complete"], self.interval[driver]["complete"]
+            for variant in VARIANTS:
+                columns = [f"{variant}_{column}" for column in RATE_COLUMNS]
+                values = [shown(row[name], 2, 100) for name in columns]
+                spread = shown_interval(intervals[columns[-1]], 2, 100)
+                table.add_row(_words(driver), _words(variant), *values, spread)
+            table.add_section()
+        return "Steps that collide, in percent, complete mask (parity: as published)", table
+
+    def _group_table(self, by: By) -> tuple[str, Table]:
+        table = _table(by)
+        for heading in ("clips", "frames", "student", INTERVAL, "teacher"):
+            table.add_column(heading, no_wrap=True, justify="right")
+        for group in self.groups:
+            if group.by == by:
+                student, teacher = (group.means[driver]["up_to_mean"] for driver in ("student", "teacher"))
+                counts = str(group.clips), str(group.frames)
+                spread = shown_interval(student.interval, 2)
+                table.add_row(group.name, *counts, shown(student.value), spread, shown(teacher.value))
+        return f"By {by}: mean L2 up to 1, 2 and 3 s in metres, complete mask", table
+
+
+def shown(value: float | None, digits: int = 3, factor: float = 1.0) -> str:
+    """Return a number with its decimals, or a dash where nothing was measured."""
+    return "-" if value is None else f"{factor * value:.{digits}f}"
+
+
+def shown_interval(interval: Interval | None, digits: int = 3, factor: float = 1.0) -> str:
+    """Return both ends, or a dash where there are none."""
+    return "-" if interval is None else "..".join(shown(end, digits, factor) for end in interval)
+
+
+def told(estimate: Estimate) -> str:
+    """Return a mean and its interval."""
+    spread = "" if estimate.interval is None else f" ({shown_interval(estimate.interval)})"
+    return shown(estimate.value) + spread
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _add_horizons(table: Table) -> None:
+    for heading in ("1 s", "2 s", "3 s", "mean", INTERVAL):
+        table.add_column(heading, no_wrap=True, justify="right")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

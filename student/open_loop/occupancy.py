@@ -1,0 +1,137 @@
+"""Agents drawn on the grid of the published collision rates (spec Bench2Drive 5.1).
+
+The published numbers were drawn with OpenCV's ``fillPoly``. The same cells come out here, those of polygons
+that the border cuts included: it clips each edge to the grid in whole cells before it draws it.
+
+Dimension letters: N frame, A agent, T step (of 0.5 s), R row, C column. The grid looks down on the ego: row 0
+is 50 m ahead, column 0 is 50 m to the left, LiDAR frame (x right, y forward).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cache_schema.format.features import TRAJECTORY_STEPS
+
+CELLS = 200
+CELL_M = 0.5
+EXTENT_M = 50.0
+
+
+class Agents(NamedTuple):
+    """Agents of N frames, or of one where N is left out: the features ``truth_agent_*`` of a dataset."""
+
+    boxes: np.ndarray
+    """(N, A, 5) x, y of the middle, length, width, heading; metres and radians."""
+    classes: np.ndarray
+    """(N, A) class number, -1 where there is no agent."""
+    offsets: np.ndarray
+    """(N, A, T, 3) x, y and heading of each step from the step before, as the published metrics read it."""
+    mask: np.ndarray
+    """(N, A, T) bool, where the agent is known."""
+
+    def at(self, index: np.ndarray | slice | int) -> Agents:
+        """The agents of some of the frames."""
+        return Agents(*(values[index] for values in self))
+
+    def poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middles (N, A, T, 2) and headings (N, A, T) at every step, as the published metrics move them."""
+        boxes, offsets = self.boxes.astype(np.float64), self.offsets.astype(np.float64)
+        moved = offsets.cumsum(axis=-2)
+        return boxes[..., None, :2] + moved[..., :2], boxes[..., None, 4] + moved[..., 2]
+
+
+def corner_cells(agents: Agents) -> np.ndarray:
+    """Corners of every agent at every step as whole (column, row) cells, (N, A, T, 4, 2), inside or not."""
+    middle, yaw = agents.poses()
+    length, width = (agents.boxes[..., None, None, side].astype(np.float64) for side in (2, 3))
+    ahead = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1) * length / 2  # (N, A, T, 2)
+    aside = np.stack([-np.sin(yaw), np.cos(yaw)], axis=-1) * width / 2
+    corners = np.stack([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside], axis=-2)
+    corners = (corners + middle[..., None, :]) * (1, -1)  # (N, A, T, 4, 2)
+    return np.round((corners + EXTENT_M) / CELL_M).astype(int)
+
+
+def rasterise(agents: Agents, classes: tuple[int, ...]) -> np.ndarray:
+    """Draw the future of one frame's agents of some classes; return (T, R, C) bool, the cells they occupy."""
+    return draw(corner_cells(agents), agents.mask & np.isin(agents.classes, classes)[:, None])
+
+
+def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Draw polygons, each on the grid of its step.
+
+    Args:
+        corners: (A, T, 4, 2) whole (column, row) cells.
+        drawn: (A, T) bool, which to draw.
+
+    Returns:
+        (T, R, C) bool.
+    """
+    grids = np.zeros((TRAJECTORY_STEPS, CELLS, CELLS), dtype=bool)
+    for agent, step in np.argwhere(drawn):
+        fill(grids[step], corners[agent, step])
+    return grids
+
+
+def fill(grid: np.ndarray, corners: np.ndarray) -> None:
+    """Occupy a polygon's inside and border.
+
+    Args:
+        grid: (R, C) bool, changed in place.
+        corners: (4, 2) whole (column, row) cells.
+    """
+    rows = np.arange(max(corners[:, 1].min(), 0), min(corners[:, 1].max(), CELLS))
+    meets = np.full((len(corners), len(rows)), np.inf)  # columns at which each edge meets each row
+    for edge, (begin, end) in enumerate(zip(corners, np.roll(corners, -1, axis=0), strict=True)):
+        ends = _clip(*begin.tolist(), *end.tolist())
+        if ends is not None:
+            _draw_line(grid, *ends)
+        if begin[1] == end[1]:
+            continue
+        x0, y0, x1, y1 = ends if ends is not None and ends[1] != ends[3] else (*begin, *end)
+        within = (rows >= min(begin[1], end[1])) & (rows < max(begin[1], end[1]))
+        meets[edge, within] = x0 + (rows[within] - y0) * (x1 - x0) / (y1 - y0)
+    meets.sort(axis=0)
+    columns = np.arange(CELLS)
+    for left, right in zip(meets[::2], meets[1::2], strict=True):
+        grid[rows] |= (columns >= left[:, None]) & (columns <= right[:, None]) & np.isfinite(right)[:, None]
+
+
+def _draw_line(grid: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
+    """Occupy a line of cells from its left end; half-way cells fall towards that end."""
+    if x0 > x1:
+        x0, y0, x1, y1 = x1, y1, x0, y0
+    wide, high = x1 - x0, abs(y1 - y0)
+    long, short = max(wide, high), min(wide, high)
+    along = np.arange(long + 1)
+    across = (2 * short * along + long - 1) // (2 * long) if long else along
+    right, down = (along, across) if wide >= high else (across, along)
+    grid[y0 + np.sign(y1 - y0) * down, x0 + right] = True
+
+
+def _clip(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int] | None:
+    """Cut a line to the grid, its ends moved to whole cells; None where it is outside."""
+    last = CELLS - 1
+
+    def moved(at: int, border: int, slope: tuple[int, int]) -> int:
+        return int((border - at) * slope[0] / slope[1])
+
+    if max(y0, y1) < 0 or min(y0, y1) > last or max(x0, x1) < 0 or min(x0, x1) > last:
+        return None
+    if not 0 <= y0 <= last:
+        border = 0 if y0 < 0 else last
+        x0, y0 = x0 + moved(y0, border, (x1 - x0, y1 - y0)), border
+    if not 0 <= y1 <= last:
+        border = 0 if y1 < 0 else last
+        x1, y1 = x1 + moved(y1, border, (x1 - x0, y1 - y0)), border
+    if max(x0, x1) < 0 or min(x0, x1) > last:
+        return None
+    if not 0 <= x0 <= last:
+        border = 0 if x0 < 0 else last
+        x0, y0 = border, y0 + moved(x0, border, (y1 - y0, x1 - x0))
+    if not 0 <= x1 <= last:
+        border = 0 if x1 < 0 else last
+        x1, y1 = border, y1 + moved(x1, border, (y1 - y0, x1 - x0))
+    return x0, y0, x1, y1

@@ -1,0 +1,1 @@
+"""Orion-Lite: a small decoder that imitates ORION's planning token."""

@@ -1,0 +1,188 @@
+"""Students that Orion-Lite's authors published, or that others exported, as runs of ours.
+
+Source: spec Orion-Lite 2.4 and 5.1.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.errors import CheckpointError, RequestError
+from student.orion_lite.build import asset, build_student
+from student.orion_lite.planner import PARTS
+from student.runs import checkpoint
+from student.runs.checkpoint import Checkpoint
+from student.runs.config import TrainConfig
+from student.runs.provenance import TrainedOn, record_start
+from student.runs.weights import load_strictly
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+PREFIX = "student_model."
+"""Before the student's tensors in a fused checkpoint."""
+HEADS = 16
+"""Attention heads of the released student; no file tells them."""
+
+
+def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: int = HEADS) -> Checkpoint:
+    """Make a run of a published student, which can be evaluated, exported and trained on.
+
+    The run's recipe is the released one at the student's sizes.
+
+    Args:
+        file: What ``read_published`` reads. Without a planner, it gets the teacher's.
+        dataset_path: A latent dataset by the student's teacher. That it is this teacher's is the caller's
+            word: published files do not tell.
+        run: Folder of the run; it must hold no checkpoint.
+        heads: Attention heads of the student's layers.
+
+    Returns:
+        The run's checkpoint, at epoch 0.
+
+    Raises:
+        CheckpointError: The file is damaged or is no student, or does not fit the dataset's planner.
+        RequestError: The run's folder holds a checkpoint, or the dataset lacks the teacher's planner.
+    """
+    if checkpoint.latest(run) is not None:
+        raise RequestError(
+            f"{run} holds a run already",
+            expected="a folder that is still to be made",
+            repair="give another run folder",
+        )
+    tensors = read_published(file)
+    config = _recipe(tensors, file, heads=heads)
+    dataset = LatentDataset.open(dataset_path)
+    student = build_student(dataset, config)
+    if not any(name.startswith(PARTS) for name in tensors):
+        tensors |= asset(dataset, "teacher_planner")
+    load_strictly(student, tensors)
+    imported = Checkpoint(epoch=0, step=0, config=config, trained_on=TrainedOn.of(dataset))
+    checkpoint.save(run, imported, student, torch.optim.AdamW(student.parameters()))
+    record_start(
+        run,
+        imported.trained_on,
+        config,
+        step=0,
+        device=torch.device("cpu"),
+        processes=1,
+        resident="none",
+    )
+    return imported
+
+
+def read_published(file: Path) -> dict[str, Tensor]:
+    """Read a student's tensors, under their released names and in float32.
+
+    Nothing in the file is executed: other objects than tensors, numbers and text are passed over.
+
+    Args:
+        file: A fused checkpoint, a training checkpoint, a state dict by ``torch.save``, or safetensors as
+            ``export`` writes them; with the planner (161 tensors at released sizes) or without (117).
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds no student.
+    """
+    if not file.is_file():
+        raise CheckpointError(
+            f"there is no file {file}",
+            expected="a checkpoint by Orion-Lite, or an exported student",
+            repair="download it, or correct the path",
+        )
+    content = _safetensors(file) if file.suffix == ".safetensors" else _torch_file(file)
+    tensors = {name.removeprefix("module."): value for name, value in content.items()}
+    if any(name.startswith(PREFIX) for name in tensors):
+        tensors = {
+            name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)
+        }
+    if "planning_query" not in tensors:
+        raise CheckpointError(
+            f"{file} holds no student: none of its {len(tensors)} tensors is a planning_query",
+            expected="a fused or a training checkpoint by Orion-Lite, or an exported student",
+            repair="give the student's file; a teacher's is read by `teachonce extract`",
+        )
+    return {name: value.float() for name, value in tensors.items()}
+
+
+def _recipe(tensors: Mapping[str, Tensor], file: Path, *, heads: int) -> TrainConfig:
+    """The released recipe at the sizes of the tensors."""
+    query, inner = tensors["planning_query"], tensors.get("transformer_decoder.layers.0.linear1.weight")
+    if inner is None or inner.dim() != 2 or query.dim() != 3:
+        raise CheckpointError(
+            f"{file} does not tell the sizes of its student",
+            expected="planning_query (1, 1, width) and linear1.weight (inner, width) of its first layer",
+            repair="download it again, or give the file of a student of this architecture",
+        )
+    layers = {name.split(".")[2] for name in tensors if name.startswith("transformer_decoder.layers.")}
+    try:
+        return TrainConfig(
+            hidden=query.shape[-1],
+            layers=len(layers),
+            heads=heads,
+            feedforward=len(inner),
+        )
+    except ValidationError as error:
+        raise RequestError(
+            f"{heads} attention heads do not fit the student in {file}: {error.errors()[0]['msg']}",
+            expected="a number of heads that divides the width of its decoder",
+            repair="say how many heads it was trained with",
+        ) from error
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+class _PassedOver:
+    """Stands in for an object that is no tensor, number or text, and does nothing."""
+
+    def __new__(cls, *_: Any) -> _PassedOver:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _torch_file(file: Path) -> Mapping[str, Tensor]:
+    """The tensors by name of what ``torch.save`` wrote."""
+    try:
+        # Training arguments and a trainer's notes come with their own classes, of which we want nothing.
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        stand_ins: list[Any] = [(_PassedOver, name) for name in foreign]
+        with torch.serialization.safe_globals(stand_ins):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:  # its words advise to run what is in the file
+        raise _damaged(file, ValueError("it holds code, or objects made by code")) from error
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(file, error) from error
+    for key in ("state_dict", "model_state_dict"):
+        content = content.get(key, content) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        raise _damaged(file, TypeError("no dict of tensors"))
+    return {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+
+
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    told = str(error).partition("\n")[0]
+    return CheckpointError(
+        f"{file} cannot be read as a student: {type(error).__name__}: {told}",
+        expected="safetensors, or a whole file by torch.save with a student's tensors",
+        repair="download it again and compare its size",
+    )

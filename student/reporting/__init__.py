@@ -1,0 +1,1 @@
+"""Runs and frames, shown to people."""

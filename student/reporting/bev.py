@@ -1,0 +1,117 @@
+"""Bird's-eye pictures out of small parts that add themselves to an axis.
+
+LiDAR frame: x right, y forward, metres.
+
+Dimension letters: L lane, A agent, T step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.patches import Rectangle
+
+from student.reporting.svg import GRID, INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EGO_SIZE_M = (1.85, 4.084)
+SCORE = 0.5
+"""Agents and lanes at or above this probability are drawn."""
+
+
+class Stroke(NamedTuple):
+    """How a trajectory is drawn: apart in colour, width and marker, so that none hides another."""
+
+    colour: str
+    width: float
+    marker: str
+    opacity: float
+
+
+STROKES = {
+    "truth": Stroke("#2a9d5c", 5.0, "", 0.45),
+    "teacher": Stroke(INK, 1.6, "s", 0.8),
+    "student": Stroke("#2f80ed", 1.6, "o", 1.0),
+}
+
+
+def add_ground(ax: Axes, *, half_width_m: float, behind_m: float, ahead_m: float) -> None:
+    """Set the window, equal scales and a quiet grid."""
+    ax.set(xlim=(-half_width_m, half_width_m), ylim=(-behind_m, ahead_m), aspect="equal")
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, labelsize=7, colors=INK)
+    for spine in ax.spines.values():
+        spine.set_color(GRID)
+
+
+def add_boxes(ax: Axes, boxes: np.ndarray, classes: np.ndarray) -> None:
+    """Draw the true agents (A, 5) x, y, length, width, heading in radians, whose class (A) is not -1."""
+    outlines = []
+    for *middle, length, width, heading in boxes[classes >= 0]:
+        ahead = np.array([np.cos(heading), np.sin(heading)]) * length / 2
+        aside = np.array([-np.sin(heading), np.cos(heading)]) * width / 2
+        corners = np.array([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside])
+        outlines.append(corners + np.array(middle))
+    ax.add_collection(
+        PolyCollection(
+            list(_in_view(ax, np.reshape(outlines, (-1, 4, 2)))),
+            facecolors="#2a9d5c33",
+            edgecolors="#2a9d5c",
+            linewidths=0.8,
+            zorder=1,
+            label="agents, truth",
+        )
+    )
+
+
+def add_lanes(ax: Axes, points: np.ndarray, logits: np.ndarray) -> None:
+    """Draw the lanes (L, 11, 2) that have a class with a logit (L, 6) of probability ``SCORE`` or more."""
+    lanes = points[logits.max(axis=1) >= np.log(SCORE / (1 - SCORE))]
+    drawn = LineCollection(
+        list(_in_view(ax, lanes)), colors="#8c959f", linewidths=0.8, zorder=1, label="lanes"
+    )
+    ax.add_collection(drawn)
+
+
+def add_agents(ax: Axes, xy: np.ndarray, class_scores: np.ndarray, offsets: np.ndarray) -> None:
+    """Draw the agents (A, 2) whose best class score (A, 9) is enough, with their futures (A, T, 2)."""
+    seen = class_scores.max(axis=1) >= SCORE
+    paths = np.concatenate([xy[:, None], xy[:, None] + offsets.cumsum(axis=1)], axis=1)[seen]
+    paths = _in_view(ax, paths)  # (A, T + 1, 2)
+    ax.add_collection(LineCollection(list(paths), colors="#9b6dd7", linewidths=0.9, zorder=2))
+    ax.plot(*paths[:, 0].T, "D", color="#9b6dd7", markersize=3.5, zorder=2, label="agents, teacher")
+
+
+def add_ego(ax: Axes) -> None:
+    """Draw the ego vehicle at the origin."""
+    width, length = EGO_SIZE_M
+    ax.add_patch(Rectangle((-width / 2, -length / 2), width, length, color=INK, alpha=0.55, zorder=3))
+
+
+def add_trajectory(ax: Axes, positions: np.ndarray, label: str) -> None:
+    """Draw positions (T, 2) from the ego on, with the label's stroke."""
+    stroke = STROKES[label]
+    path = np.concatenate([np.zeros((1, 2)), positions])
+    ax.plot(
+        *path.T,
+        color=stroke.colour,
+        alpha=stroke.opacity,
+        linewidth=stroke.width,
+        marker=stroke.marker,
+        markersize=3.2,
+        solid_capstyle="round",
+        label=label,
+        zorder=4,
+    )
+
+
+def _in_view(ax: Axes, shapes: np.ndarray) -> np.ndarray:
+    """Those of some shapes (L, P, 2) whose bounding box meets the window."""
+    low, high = shapes.min(axis=1), shapes.max(axis=1)  # (L, 2)
+    window = np.array([ax.get_xlim(), ax.get_ylim()])  # (2, 2)
+    return shapes[np.all((high >= window[:, 0]) & (low <= window[:, 1]), axis=1)]

@@ -1,0 +1,158 @@
+"""One self-contained page about one run or several, and the same numbers as JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from cache_schema.errors import RequestError
+from cache_schema.storage.atomic_io import write_durably
+from student.open_loop.bootstrap import CONFIDENCE
+from student.open_loop.evaluation import By, Evaluation, shown
+from student.reporting import figures, tables
+from student.reporting.html import details, figure, page, section
+from student.reporting.run_summary import Findings, Run, read_runs
+from student.reporting.svg import svg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+Describe = Callable[[Run, Evaluation], Iterable[str]]
+
+
+class Report(BaseModel):
+    """The content of ``report.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    runs: tuple[Findings, ...]
+
+
+def report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write a page that needs nothing outside it, and its numbers under the same name as ``.json``.
+
+    Errors, likeness of tokens and pictures are shown of runs that ``evaluate`` has measured.
+
+    Args:
+        runs: Folders of training runs.
+        out: The page; by default ``report.html`` in the run's folder, or in the folder that holds all runs.
+
+    Returns:
+        The page.
+
+    Raises:
+        RequestError: A run has nothing to tell, several runs share no folder and ``out`` is not given, or
+            the page cannot be written; one that was there before stays.
+        CheckpointError: What training or evaluation wrote cannot be read.
+    """
+    target = out or _beside(runs)
+    read = read_runs(runs, _names(runs))
+    numbers = Report(runs=tuple(run.findings for run in read))
+    content = page(_title(read), _sections(read))
+    try:
+        write_durably(target, content.encode())
+        write_durably(target.with_suffix(".json"), numbers.model_dump_json(indent=1).encode())
+    except OSError as error:
+        raise RequestError(
+            f"the report cannot be written to {target}: {error}",
+            expected=f"a folder with room for {len(content) / 1e6:.1f} MB, and the right to write",
+            repair="free space, or name another file with --out",
+        ) from error
+    return target
+
+
+def _beside(runs: Sequence[Path]) -> Path:
+    if len(runs) == 1:
+        return runs[0] / "report.html"
+    folders = {run.resolve().parent for run in runs}
+    if len(folders) != 1:
+        raise RequestError(
+            f"{len(runs)} runs lie in {len(folders)} folders" if runs else "no run was given",
+            expected="at least one run, and all of them side by side, or a file for the page",
+            repair="name the page with --out, such as --out report.html",
+        )
+    return folders.pop() / "report.html"
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Call every run by its folder, or by its whole path where two folders have one name."""
+    short = [run.resolve().name for run in runs]
+    return short if len(set(short)) == len(short) else [str(run) for run in runs]
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return runs[0].findings.name if len(runs) == 1 else f"{len(runs)} runs"
+
+
+def _sections(runs: Sequence[Run]) -> Iterator[str]:
+    told = [run.findings for run in runs]
+    yield section("Runs", tables.overview(told))
+    if any(run.epochs for run in told):
+        yield section("Losses", [figure(svg(figures.loss_curves(told)), _of_losses(told))])
+    yield section("Open-loop errors", _each(runs, lambda _, found: tables.errors(found)))
+    yield section("Where the errors are", _groups(runs))
+    if any(run.cosines for run in told):
+        yield section("Planning tokens", [figure(svg(figures.cosines(told)), _of_tokens(told))])
+    yield section("Frames from above", _each(runs, _frames))
+    yield section("What made them", tables.provenance(told))
+
+
+def _each(runs: Sequence[Run], describe: Describe) -> Iterator[str]:
+    """What ``describe`` says of every run that is evaluated, under its name where there are several."""
+    for run in runs:
+        if run.findings.evaluation is not None:
+            inside = "".join(describe(run, run.findings.evaluation))
+            yield section(run.findings.name, [inside], depth=3) if len(runs) > 1 else inside
+
+
+def _of_losses(runs: Sequence[Findings]) -> str:
+    means = "Mean of every term over an epoch's frames"
+    if len(runs) == 1:
+        return f"{means}, while training and on held-out clips (val)."
+    return f"{means}: solid while training, dotted on held-out clips."
+
+
+def _of_tokens(runs: Sequence[Findings]) -> str:
+    said = [
+        f"{run.name}: relative error {shown(run.evaluation.token.relative.value)}, "
+        f"mean absolute difference {shown(run.evaluation.token.absolute.value)}"
+        for run in runs
+        if run.evaluation is not None
+    ]
+    return "; ".join(said) + "."
+
+
+def _groups(runs: Sequence[Run]) -> Iterator[str]:
+    for by in get_args(By):
+        drawn = figures.errors_by(by, [run.findings for run in runs])
+        if drawn is not None:
+            caption = (
+                f"By {by}, the student's largest error on top; in brackets the frames; {CONFIDENCE:.0%} "
+                "intervals where there is more than one clip."
+            )
+            yield figure(svg(drawn), caption)
+            yield details(
+                f"By {by}, in numbers", _each(runs, lambda _, found, by=by: tables.group(by, found))
+            )
+
+
+def _frames(run: Run, found: Evaluation) -> Iterator[str]:
+    chosen = (
+        ("picture", "", found.pictures, "Frames spread evenly over the split."),
+        ("worst", "worst.", found.worst, "The student's largest errors."),
+    )
+    for rows, prefix, names, caption in chosen:
+        if not names:
+            continue
+        titles = ["\nframe ".join(name.rsplit(" ", 1)) for name in names]
+        if rows == "worst":
+            titles = [
+                f"{title}, L2 {l2:.2f} m" for title, l2 in zip(titles, run.findings.worst_l2_m, strict=True)
+            ]
+        drawn = figures.from_above(run.tensors, rows, prefix, titles)
+        yield figure(
+            svg(drawn), f"{caption} Metres, x right, y forward; lanes and agents as the teacher sees them."
+        )

@@ -1,0 +1,1 @@
+"""What a run is: its configuration, and what its folder holds."""

@@ -1,0 +1,276 @@
+"""What a run leaves behind to go on from, and to evaluate: a folder a checkpoint, committed whole.
+
+``RUN/checkpoints/step-00003669/`` holds ``weights.safetensors``, ``optimizer.safetensors``,
+``average.safetensors`` where weights are averaged, ``checkpoint.json``, and ``SHA256SUMS`` over them, as
+``sha256sum -c`` reads it. It is written under another name, flushed and renamed. Two are kept: if the newer
+is damaged, a run goes on from the older, and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cache_schema.errors import CheckpointError, IdentityError
+from cache_schema.storage.atomic_io import rename_durably, sha256_of, sync_tree
+from student.runs.config import TrainConfig
+from student.runs.provenance import TrainedOn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from cache_schema.dataset.reader import LatentDataset
+
+KEPT = 2
+"""Checkpoints of a run, so that one is good whatever happens to the other."""
+PARTIAL = ".partial"
+"""Folder of the checkpoint that is being written."""
+SUMS = "SHA256SUMS"
+WHOLE = {"checkpoint.json", "weights.safetensors", "optimizer.safetensors"}
+"""Files that no checkpoint lacks."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a weight."""
+
+
+class Checkpoint(BaseModel):
+    """How far a run has come, and with what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    """Epochs done."""
+    step: int
+    """Optimiser steps done. Frames, dropout and noise of the next follow from it and the seed."""
+    config: TrainConfig
+    trained_on: TrainedOn
+    frames: int = 0
+    """Frames seen of the epoch that is under way."""
+    sums: dict[str, float] = {}
+    """Sums of the loss's terms over them."""
+    scaler: dict[str, int | float] | None = None
+    """State of the gradient's scale in fp16."""
+
+    def check_resumes(self, config: TrainConfig, trained_on: TrainedOn) -> None:
+        """Check that a run may go on from here.
+
+        Raises:
+            CheckpointError: The configuration differs in more than it may.
+            IdentityError: The dataset differs.
+        """
+        mine, now = self.config.model_dump(mode="json"), config.model_dump(mode="json")
+        free = self.config.may_change()
+        changed = [
+            f"{name}: {mine[name]!r} there, {now[name]!r} now"
+            for name in mine
+            if mine[name] != now[name] and name not in free
+        ]
+        if changed:
+            raise CheckpointError(
+                "the run in this folder has another configuration: " + "; ".join(changed),
+                expected=f"the run's own configuration; only {', '.join(sorted(free))} may change",
+                repair="give another run folder, or the preset that the run began with",
+            )
+        if self.trained_on != trained_on:
+            raise IdentityError(
+                f"the run in this folder was trained on another dataset: {self.trained_on} there, "
+                f"{trained_on} now",
+                expected="the same teacher and the same clips, byte for byte",
+                repair="give another run folder, or the dataset that the run began with",
+            )
+
+    def check_reads(self, dataset: LatentDataset) -> None:
+        """Check that the student understands what this dataset's teacher says.
+
+        Raises:
+            IdentityError: It was trained by another teacher.
+        """
+        if self.trained_on.teacher != dataset.manifest.teacher:
+            there, here = self.trained_on.teacher, dataset.manifest.teacher
+            raise IdentityError(
+                f"the student learned from {there.name} ({there.weights}), "
+                f"and {dataset.place} is by {here.name} ({here.weights})",
+                expected="a dataset by the student's own teacher, whose tokens it reads",
+                repair="choose a dataset or a run that belong together",
+            )
+
+
+class Restored(NamedTuple):
+    """A checkpoint as a run goes on from it."""
+
+    checkpoint: Checkpoint
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    """Of the optimiser: ``exp_avg.NAME`` and so on for each weight."""
+    average: dict[str, Tensor] | None
+    """The moving average of the weights, where there is one."""
+
+
+def save(
+    run: Path,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Commit a checkpoint, and remove those that are no longer needed.
+
+    Args:
+        run: Folder of the run.
+        checkpoint: How far it is.
+        model: Its network.
+        optimizer: AdamW.
+        average: The moving average of the weights.
+
+    Raises:
+        CheckpointError: The disk refuses; the checkpoints before it are untouched.
+    """
+    folder = run / "checkpoints"
+    partial, target = folder / PARTIAL, folder / f"step-{checkpoint.step:08d}"
+    files: dict[str, Mapping[str, Tensor]] = {
+        "weights.safetensors": model.state_dict(),
+        "optimizer.safetensors": _moments(model, optimizer),
+    }
+    if average is not None:
+        files["average.safetensors"] = average
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, tensors in files.items():
+            save_file({key: value.contiguous() for key, value in tensors.items()}, partial / name)
+        (partial / "checkpoint.json").write_text(checkpoint.model_dump_json(indent=1))
+        sums = _digests(partial, ("checkpoint.json", *files))
+        (partial / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        sync_tree(partial)
+        # One of the same step, or of a later one, is damaged: the run went on from before it.
+        for stale in _committed(run):
+            if stale.name >= target.name:
+                shutil.rmtree(stale)
+        rename_durably(partial, target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {checkpoint.step} cannot be written to {folder}: {error}",
+            expected="room for one checkpoint more than are kept, and the right to write",
+            repair="free space, then run the same command again: it goes on from the checkpoint before",
+        ) from error
+    for old in _committed(run)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def latest(run: Path) -> Path | None:
+    """Return the folder of a run's newest checkpoint, good or not, if it has one."""
+    return max(_committed(run), default=None)
+
+
+def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """Read a run's newest good checkpoint and the weights to drive with: their average, where there is one.
+
+    Raises:
+        CheckpointError: There is none, or all are damaged.
+    """
+    folder, checkpoint = _newest_good(run)
+    average = folder / "average.safetensors"
+    return checkpoint, load_file(average if average.exists() else folder / "weights.safetensors")
+
+
+def restore(run: Path) -> Restored | None:
+    """Read what a run goes on from: its newest good checkpoint; None where it has never had one.
+
+    Raises:
+        CheckpointError: All checkpoints are damaged.
+    """
+    if latest(run) is None:
+        return None
+    folder, checkpoint = _newest_good(run)
+    average = folder / "average.safetensors"
+    return Restored(
+        checkpoint,
+        weights=load_file(folder / "weights.safetensors"),
+        moments=load_file(folder / "optimizer.safetensors"),
+        average=load_file(average) if average.exists() else None,
+    )
+
+
+def restore_optimizer(
+    moments: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put moments, as they were saved, into AdamW."""
+    number_of = {
+        id(weight): number
+        for number, weight in enumerate(w for group in optimizer.param_groups for w in group["params"])
+    }
+    state = {}
+    for name, weight in model.named_parameters():
+        own = {key: moments[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in moments}
+        if own:
+            state[number_of[id(weight)]] = own
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{key}.{name}": value
+        for name, weight in model.named_parameters()
+        for key, value in optimizer.state.get(weight, {}).items()
+    }
+
+
+def _newest_good(run: Path) -> tuple[Path, Checkpoint]:
+    """Find the newest checkpoint that is as it was written, and say so if there are newer ones."""
+    damage: list[str] = []
+    for folder in reversed(_committed(run)):
+        what = _damage(folder)
+        if what is None:
+            if damage:
+                warnings.warn(f"{'; '.join(damage)}: going back to {folder.name}", stacklevel=3)
+            return folder, Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
+        damage.append(what)
+    if damage:
+        raise CheckpointError(
+            f"no checkpoint of {run} can be read: {'; '.join(damage)}",
+            expected=f"the files of each checkpoint as its {SUMS} lists them",
+            repair="restore one from a copy, or remove the folder checkpoints to train from the start",
+        )
+    raise CheckpointError(
+        f"{run} holds no checkpoint",
+        expected="the folder of a run that has finished an epoch",
+        repair="train first, or correct the path",
+    )
+
+
+def _damage(folder: Path) -> str | None:
+    """Say which file is not as it was written; None if all are."""
+    try:
+        lines = [line.partition("  ") for line in (folder / SUMS).read_text().splitlines()]
+        listed = {name: digest for digest, _, name in lines}
+        found = _digests(folder, tuple(listed))
+    except (OSError, ValueError) as error:
+        return f"{folder} is damaged: {error}"
+    wrong = [name for name in listed if listed[name] != found[name]]
+    if wrong or WHOLE - listed.keys():
+        return f"{folder / (wrong or [SUMS])[0]} is damaged"
+    try:
+        Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
+    except ValidationError:
+        return f"{folder / 'checkpoint.json'} was written by another version of this program"
+    return None
+
+
+def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Sha256 of files, at the same time: they are gigabytes."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: sha256_of(folder / name), names), strict=True))
+
+
+def _committed(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*"))

@@ -1,0 +1,143 @@
+"""What exactly made a run: ``run.json`` in its folder.
+
+It names the dataset by a digest over all of it, the recipe with its seed, and for every time the run was
+started the code, the machine, the libraries and how it was asked to work.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cache_schema.format.manifest import TeacherIdentity
+from cache_schema.storage.atomic_io import write_durably
+from student.runs.config import TrainConfig
+
+if TYPE_CHECKING:
+    from cache_schema.dataset.reader import LatentDataset
+
+NAME = "run.json"
+LIBRARIES = ("torch", "accelerate", "numpy", "safetensors", "tensorstore", "zarr")
+"""Libraries that decide numbers, or carry them."""
+
+
+class TrainedOn(BaseModel):
+    """The dataset behind a run: its teacher, and what every clip holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: TeacherIdentity
+    clips: int
+    digest: str
+    """sha256 over the manifest's identity and the digests of all clips: equal digests, equal datasets."""
+
+    @classmethod
+    def of(cls, dataset: LatentDataset) -> Self:
+        """Fingerprint a dataset as it is now."""
+        digests = {name: dataset.entry(name).digest for name in dataset.clips}
+        content = json.dumps({"manifest": dataset.manifest.identity(), "clips": digests}, sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return cls(teacher=dataset.manifest.teacher, clips=len(digests), digest=digest)
+
+    def __str__(self) -> str:
+        return f"{self.clips} clips ({self.digest[:12]}) by {self.teacher.name} ({self.teacher.weights})"
+
+
+class Start(BaseModel):
+    """One time that a run was started."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    """Steps that were done before."""
+    at: str
+    """UTC."""
+    teachonce: str
+    """Version of this package."""
+    commit: str | None
+    """Git commit of the code, with ``+changes`` where files differ from it; None outside a checkout."""
+    machine: str
+    device: str
+    processes: int
+    resident: str
+    python: str
+    libraries: dict[str, str]
+
+
+class Provenance(BaseModel):
+    """Everything that made a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trained_on: TrainedOn
+    config: TrainConfig
+    starts: tuple[Start, ...]
+
+
+def record_start(
+    run: Path,
+    trained_on: TrainedOn,
+    config: TrainConfig,
+    *,
+    step: int,
+    device: torch.device,
+    processes: int,
+    resident: str,
+) -> None:
+    """Add to ``run.json`` that the run goes on from ``step`` here and now."""
+    start = Start(
+        step=step,
+        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        teachonce=importlib.metadata.version("teachonce"),
+        commit=_commit(),
+        machine=f"{platform.platform()}, {platform.machine()}",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        processes=processes,
+        resident=resident,
+        python=platform.python_version(),
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+    )
+    earlier = _starts(run / NAME) if step else ()
+    record = Provenance(trained_on=trained_on, config=config, starts=(*earlier, start))
+    write_durably(run / NAME, record.model_dump_json(indent=1).encode())
+
+
+def _starts(path: Path) -> tuple[Start, ...]:
+    try:
+        return Provenance.model_validate_json(path.read_bytes()).starts
+    except (OSError, ValidationError):
+        # Only history is lost: what the run depends on is in its checkpoint, and is compared there.
+        return ()
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *command], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # Installed into some other project's checkout, this file is not one of its own.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"

@@ -1,0 +1,54 @@
+"""The processes of a run, and the numbers they compute in: one, or as many as ``torchrun`` started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import ProjectConfiguration
+
+from cache_schema.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from student.runs.config import TrainConfig
+
+
+def join_processes(config: TrainConfig, *, device: str, trackers: Sequence[str], logs: Path) -> Accelerator:
+    """Meet the other processes of the run, if there are any.
+
+    Args:
+        config: Says the precision, and whether to compile.
+        device: "cpu", "cuda" or "cuda:N"; with several processes each takes a GPU of its own.
+        trackers: Experiment trackers.
+        logs: Folder for those trackers that write files.
+
+    Raises:
+        RequestError: fp16 without a GPU.
+    """
+    wanted = torch.device(device)
+    if config.precision == "fp16" and wanted.type == "cpu":
+        raise RequestError(
+            "fp16 was asked for on a CPU",
+            expected="a GPU, whose float16 is fast",
+            repair="use --precision bf16 or fp32, or a machine with a GPU",
+        )
+    # accelerate keeps one state a process, and the next run may want another precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    if wanted.index is not None:
+        torch.cuda.set_device(wanted)
+    # The planner and the optimiser's matrices may use the fast units, too, where the decoder does.
+    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+    return Accelerator(
+        cpu=wanted.type == "cpu",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        dynamo_backend="inductor" if config.compile else "no",
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(logging_dir=str(logs)),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )

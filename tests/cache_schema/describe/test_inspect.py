@@ -1,0 +1,97 @@
+"""What a dataset says of itself before an array is opened."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.describe.inspect import Summary, inspect
+from cache_schema.format.features import FeatureSpec
+from cache_schema.format.ledger import ClipInfo
+from cache_schema.format.manifest import AssetSpec
+from cache_schema.sharing.reencode import recode
+from cache_schema.storage.atomic_io import sha256_bytes
+from tests.cache_schema.conftest import CLIPS
+
+
+def test_how_much_there_is(dataset):
+    summary = inspect(dataset)
+    assert (summary.clips, summary.frames) == (2, 12)
+    assert summary.clips_by_split == {"train": 1, "val": 1}
+    assert summary.frames_by_split == {"train": 5, "val": 7}
+    assert summary.clips_by_town == {"Town03": 1, "Town05": 1}
+    assert summary.clips_by_scenario == {"unknown": 2}
+    assert summary.clip_table is None
+    one_frame = 17 * 256 * 2 + 8 * 4 + 1 + 3
+    assert summary.logical_bytes == 12 * one_frame
+    on_disk = sum(file.stat().st_size for file in (dataset / "clips").glob("*/**/*") if file.is_file())
+    assert summary.stored_bytes == on_disk
+    assert summary.ratio == summary.logical_bytes / on_disk
+
+
+def test_no_array_is_opened(dataset):
+    before = inspect(dataset)
+    for clip in (dataset / "clips").glob("*/"):
+        shutil.rmtree(clip)
+    assert inspect(dataset) == before
+
+
+def test_an_encoding_halves_what_is_stored(dataset, tmp_path):
+    recode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
+    queries = inspect(tmp_path / "out.zarr").features[0]
+    assert (queries.name, queries.encoding) == ("queries", "int8-per-channel")
+    assert queries.logical_bytes == 12 * 17 * 256 * 2
+    values_and_scales = 12 * (17 * 256 + 256 * 4)
+    assert values_and_scales < queries.stored_bytes < values_and_scales + 2 * 6000
+
+
+def test_every_clip_on_demand(dataset):
+    table = inspect(dataset, clips=True).clip_table
+    assert [(row.name, row.split, row.town, row.frames, row.wall_s) for row in table] == [
+        (info.name, info.split, info.town, info.frames, 1.5) for info in CLIPS
+    ]
+    assert sum(row.stored_bytes for row in table) == inspect(dataset).stored_bytes
+
+
+def test_for_programs(dataset):
+    told = json.loads(inspect(dataset, clips=True).model_dump_json())
+    assert told["features"][0]["ratio"] == pytest.approx(1, abs=0.1)
+    assert len(told["clip_table"]) == 2
+
+
+def test_vision_tokens_against_full_width(tmp_path, manifest):
+    """At the released sizes 15.6 times fewer bytes, less what Zarr needs for itself."""
+    segments = (("scene", 256), ("history", 16), ("map", 256))
+    queries = FeatureSpec(
+        name="scene_queries",
+        shape=(528, 256),
+        axes=("query", "channel"),
+        dtype="float16",
+        role="input",
+        segments=segments,
+    )
+    ego = FeatureSpec(name="ego_token", shape=(4096,), axes=("channel",), dtype="float16", role="input")
+    heads = save({})
+    asset = AssetSpec(name="teacher_heads.safetensors", sha256=sha256_bytes(heads), nbytes=len(heads))
+    changed = manifest.model_copy(update={"features": (queries, ego), "assets": (asset,)})
+    path = tmp_path / "x.zarr"
+    with DatasetWriter(path, changed, {asset.name: heads}) as writer:
+        clip = writer.clip(ClipInfo(name="clip", frames=20, split="val"))
+        for spec in (queries, ego):
+            clip.append({spec.name: np.zeros((20, *spec.shape))})
+        clip.commit(wall_s=0)
+    tokens = inspect(path).vision_tokens
+    assert tokens.logical_bytes == 20 * 4_333_568
+    assert 20 * 278_528 < tokens.stored_bytes < 20 * 278_528 + 5000
+    assert tokens.ratio == pytest.approx(15.559, rel=1e-3)
+
+
+def test_an_empty_dataset(tmp_path, manifest, assets):
+    with DatasetWriter(tmp_path / "x.zarr", manifest, assets):
+        pass
+    summary = inspect(tmp_path / "x.zarr")
+    assert (summary.clips, summary.ratio) == (0, None)
+    assert isinstance(summary, Summary)

@@ -1,0 +1,48 @@
+import pytest
+from pydantic import ValidationError
+
+from cache_schema.format.features import TRUTH, FeatureSpec
+
+
+def spec(**changes) -> FeatureSpec:
+    return FeatureSpec(
+        **({"name": "x", "shape": (2, 3), "axes": ("a", "b"), "dtype": "float16", "role": "input"} | changes)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axes": ("a",)},
+        {"shape": (0, 3)},
+        {"dtype": "float8"},
+        {"name": "../escape"},
+        {"segments": (("scene", 1), ("map", 2))},
+        {"colour": "blue"},
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused(changes):
+    with pytest.raises(ValidationError):
+        spec(**changes)
+
+
+def test_bytes_of_a_frame():
+    assert spec().nbytes == 12
+    assert spec(shape=(), axes=(), dtype="float64").nbytes == 8
+
+
+def test_truth_is_what_a_driving_dataset_needs():
+    assert {s.name: (s.shape, s.dtype) for s in TRUTH} == {
+        "ego_trajectory": ((6, 2), "float32"),
+        "ego_trajectory_mask": ((6,), "bool"),
+        "command": ((), "int8"),
+        "timestamp": ((), "float64"),
+        "frame_index": ((), "int32"),
+        "ego_pose": ((4, 4), "float64"),
+        "can_bus": ((18,), "float64"),
+        "truth_agent_boxes": ((64, 5), "float32"),
+        "truth_agent_classes": ((64,), "int8"),
+        "truth_agent_offsets": ((64, 6, 3), "float32"),
+        "truth_agent_offsets_mask": ((64, 6), "bool"),
+        "truth_agent_count": ((), "int16"),
+    }

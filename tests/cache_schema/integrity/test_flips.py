@@ -1,0 +1,78 @@
+"""One flipped bit anywhere is found, and no reader returns what it changed."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.errors import DatasetError
+from cache_schema.integrity.verify import verify
+from tests.cache_schema.tampering import SMALL, flip_a_bit, write_small
+
+FLIPS = 500
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("flips") / "small.zarr"
+    write_small(path, 3, {"heads.safetensors": save({"w": np.arange(6, dtype=np.float32)})})
+    return path
+
+
+def concerned(root: Path, file: Path) -> tuple[str | None, str | None]:
+    """Clip and feature that a file belongs to."""
+    parts = file.relative_to(root).parts
+    if parts[0] == "ledger":
+        return file.stem, None
+    if parts[0] != "clips" or len(parts) == 2:
+        return None, None
+    return parts[1], parts[2].removesuffix(".scale") if len(parts) == 4 else None
+
+
+def test_every_flipped_bit_is_found_and_never_read(small: Path):
+    whole = LatentDataset.open(small)
+    values = {(clip, spec.name): whole.read(clip, spec.name) for clip in whole.clips for spec in SMALL}
+    files = [file for file in sorted(small.rglob("*")) if file.is_file() and file.name[0] != "."]
+    # The root, the group of clips, an asset; for each of three clips an entry, a group, six arrays.
+    assert len(files) == 3 + 3 * (2 + 6 * 2)
+    choice = random.Random(0)
+    refused = 0
+    for number in range(FLIPS):
+        file = files[number] if number < len(files) else choice.choice(files)
+        position = choice.randrange(8 * file.stat().st_size)
+        clip, feature = concerned(small, file)
+        flip_a_bit(file, position)
+        found = found_in(small)
+        assert (clip, feature) in found, (file, position)
+        assert {at for at, _ in found} == {clip}, (file, position)
+        try:
+            reader = LatentDataset.open(small)
+            for (of, name), there in values.items():
+                if (of, name) == (clip, feature or name):
+                    np.testing.assert_array_equal(reader.read(of, name), there, err_msg=f"{file} {position}")
+        except DatasetError:
+            refused += 1
+        flip_a_bit(file, position)
+    assert verify(small).problems == ()
+    # What is left is in attributes that repeat the manifest, and in assets, which the next test reads.
+    assert refused > FLIPS / 2
+
+
+def found_in(path: Path) -> set[tuple[str | None, str | None]]:
+    """Clips and features that verification names; neither where the dataset cannot even be opened."""
+    try:
+        return {(problem.clip, problem.feature) for problem in verify(path, threads=1).problems}
+    except DatasetError as error:
+        return {(None, None)} if str(path) in error.happened else set()
+
+
+def test_a_flip_in_a_readers_asset_is_refused(small: Path):
+    file = small / "assets" / "heads.safetensors"
+    for position in range(0, 8 * file.stat().st_size, 97):
+        flip_a_bit(file, position)
+        with pytest.raises(DatasetError, match="heads"):
+            LatentDataset.open(small).asset("heads")
+        flip_a_bit(file, position)

@@ -1,0 +1,195 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.errors import DatasetError
+from cache_schema.format.ledger import Ledger
+from cache_schema.integrity.repair import repair
+from cache_schema.integrity.verify import verify
+from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.tampering import flip_a_bit
+from tests.paths import ROOT
+
+FIRST, SECOND = (clip.name for clip in CLIPS)
+
+
+def flip_a_value(path: Path) -> None:
+    flip_a_bit(path / "clips" / FIRST / "queries" / "c.0.0.0", 1000)
+
+
+def delete_a_shard(path: Path) -> None:
+    (path / "clips" / FIRST / "queries" / "c.0.0.0").unlink()
+
+
+def damage_the_entry(path: Path) -> None:
+    flip_a_bit(path / "ledger" / f"{FIRST}.json", 500)
+
+
+def lose_the_folder(path: Path) -> None:
+    (path / "clips" / FIRST).rename(path.parent / "lost")
+
+
+def leave_a_link(path: Path) -> None:
+    lose_the_folder(path)
+    (path / "clips" / FIRST).symlink_to(path.parent / "lost")
+
+
+def add_a_file(path: Path) -> None:
+    (path / "clips" / FIRST / "token" / "c.9").write_bytes(b"?")
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_a_value, delete_a_shard, damage_the_entry, lose_the_folder, leave_a_link, add_a_file]
+)
+def test_exactly_the_bad_clip_is_set_aside_and_can_be_made_again(dataset, manifest, assets, damage):
+    digests = {clip.name: Ledger(dataset / "ledger").read(clip.name).digest for clip in CLIPS}
+    damage(dataset)
+    entry = (dataset / "ledger" / f"{FIRST}.json").read_bytes()
+    report = repair(dataset)
+    assert (report.quarantined, report.cleared, report.left) == ((FIRST,), (), ())
+    assert {problem.clip for problem in report.verification.problems} == {FIRST}
+    assert (dataset / ".quarantine" / FIRST / "entry.json").read_bytes() == entry
+    assert LatentDataset.open(dataset).clips == (SECOND,)
+    assert verify(dataset).problems == ()
+    with DatasetWriter(dataset, manifest, assets) as writer:
+        assert writer.committed() == (SECOND,)
+        clip = writer.clip(CLIPS[0])
+        clip.append(values_of(FIRST, CLIPS[0].frames))
+        clip.commit(wall_s=0)
+    assert {clip.name: Ledger(dataset / "ledger").read(clip.name).digest for clip in CLIPS} == digests
+    assert verify(dataset).problems == ()
+
+
+def test_what_was_set_aside_stays(dataset: Path):
+    whole = (dataset / "clips" / FIRST / "token" / "c.0.0").read_bytes()
+    flip_a_value(dataset)
+    repair(dataset)
+    assert (dataset / ".quarantine" / FIRST / "clip" / "token" / "c.0.0").read_bytes() == whole
+
+
+def test_a_clip_that_is_bad_again_does_not_displace_the_first(dataset, manifest, assets):
+    for names in ({FIRST}, {FIRST, f"{FIRST}.2"}):
+        flip_a_value(dataset)
+        repair(dataset)
+        assert {place.name for place in (dataset / ".quarantine").iterdir()} == names
+        with DatasetWriter(dataset, manifest, assets) as writer:
+            clip = writer.clip(CLIPS[0])
+            clip.append(values_of(FIRST, CLIPS[0].frames))
+            clip.commit(wall_s=0)
+
+
+def test_a_dry_run_changes_nothing(dataset: Path):
+    flip_a_value(dataset)
+    (dataset / "ledger" / f"{SECOND}.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    report = repair(dataset, dry_run=True)
+    assert (report.quarantined, report.cleared) == ((FIRST,), (SECOND,))
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
+
+
+def test_rubbish_is_cleared(dataset: Path):
+    (dataset / "ledger" / f"{FIRST}.json").unlink()
+    half = dataset / ".partial" / "laptop-1" / "Half_Town01_Route1_Weather0"
+    half.mkdir(parents=True)
+    (half.parent / SECOND).mkdir()  # which was to get more features
+    report = repair(dataset)
+    assert (report.quarantined, report.cleared, report.left) == ((), (FIRST, half.name), ())
+    assert not half.exists()
+    assert not (dataset / "clips" / FIRST).exists()
+    assert verify(dataset).problems == ()
+
+
+def test_a_whole_dataset_is_left_alone(dataset: Path):
+    before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    report = repair(dataset)
+    assert (report.quarantined, report.cleared, report.left) == ((), (), ())
+    after = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path in before} == before
+    assert not (dataset / ".quarantine").exists()
+
+
+def test_what_concerns_the_whole_dataset_is_told_and_left(dataset: Path):
+    flip_a_bit(dataset / "assets" / "heads.safetensors", 700)
+    report = repair(dataset)
+    assert report.quarantined == ()
+    assert [problem.what for problem in report.left] == [
+        "assets/heads.safetensors is not the file that the manifest names"
+    ]
+    assert len(LatentDataset.open(dataset).clips) == 2
+
+
+def test_a_manifest_that_cannot_be_read_stops_it(dataset: Path):
+    flip_a_value(dataset)
+    flip_a_bit(dataset / "zarr.json", 3000)
+    with pytest.raises(DatasetError, match=r"zarr\.json"):
+        repair(dataset)
+    assert (dataset / "clips" / FIRST).is_dir()
+
+
+def test_no_repair_while_somebody_writes(dataset, manifest, assets):
+    flip_a_value(dataset)
+    with (
+        DatasetWriter(dataset, manifest, assets),
+        pytest.raises(DatasetError, match="is being written by another run"),
+    ):
+        repair(dataset)
+
+
+@pytest.mark.parametrize("name", ["clips", "ledger", ".partial", ".quarantine", ".lock", ".commit"])
+def test_nothing_outside_is_touched_through_a_link(dataset: Path, tmp_path: Path, name: str):
+    """Clearing rubbish behind a link in a stranger's dataset would empty somebody's folder."""
+    mine = tmp_path / "mine"
+    (mine / "letters").mkdir(parents=True)
+    (mine / "letters" / "a.txt").write_text("mine")
+    target = mine / "letters" / "a.txt" if name in (".lock", ".commit") else mine
+    there = dataset / name
+    if there.is_dir():
+        there.rename(tmp_path / "before")
+    there.unlink(missing_ok=True)
+    there.symlink_to(target)
+    flip = dataset / "clips" / FIRST / "queries" / "c.0.0.0"
+    if flip.exists():
+        flip_a_bit(flip, 1000)
+    with pytest.raises(DatasetError):
+        repair(dataset)
+    assert [path.name for path in mine.rglob("*")] == ["letters", "a.txt"]
+    assert (mine / "letters" / "a.txt").read_text() == "mine"
+
+
+def test_a_killed_repair_is_run_again(dataset, manifest, assets):
+    """Killed at any moment: no clip is there in halves, and the second repair finishes the first."""
+    code = (
+        "import sys, pathlib; from cache_schema.integrity.repair import repair; "
+        "print('go', flush=True); repair(pathlib.Path(sys.argv[1]))"
+    )
+    for delay in (0.0, 0.015, 0.04):
+        for clip in CLIPS:
+            if (dataset / "ledger" / f"{clip.name}.json").exists():
+                flip_a_bit(dataset / "clips" / clip.name / "queries" / "c.0.0.0", 1000)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(dataset)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(delay)
+            process.kill()
+        repair(dataset)
+        assert verify(dataset).problems == ()
+        assert LatentDataset.open(dataset).clips == ()
+        with DatasetWriter(dataset, manifest, assets) as writer:
+            for info in CLIPS:
+                clip = writer.clip(info)
+                clip.append(values_of(info.name, info.frames))
+                clip.commit(wall_s=0)
+    for info in CLIPS:
+        stored = LatentDataset.open(dataset).read(info.name, "queries")
+        np.testing.assert_array_equal(stored, values_of(info.name, info.frames)["queries"])

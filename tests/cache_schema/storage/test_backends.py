@@ -1,0 +1,175 @@
+import functools
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import obstore
+import pytest
+from obstore.store import S3Store
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.errors import DatasetError, PlaceError, RequestError
+from cache_schema.sharing.push import push
+from cache_schema.storage.backend import LocalPlace, place_of
+from cache_schema.storage.object_store import BucketPlace, WebPlace
+from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.servers import Bucket, serving
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address under which Python's own web server hands it out."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    handler = functools.partial(Quiet, directory=folder)
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as url:
+        yield folder, url
+
+
+def test_a_place_is_read_alike_wherever_it_is(bucket: Bucket, web: tuple[Path, str], tmp_path: Path):
+    folder, url = web
+    contents = {"a": b"one", "clips/x/c.0": b"", "clips/x/c.1": bytes(range(256)) * 9000, "clips/y": b"y"}
+    local, remote = place_of(folder), place_of(bucket.url)
+    for place in (local, remote):
+        place.send([contents])
+    for place in (local, place_of(folder.as_uri()), remote, place_of(url)):
+        for name, content in contents.items():
+            assert place.read(name, len(content)) == content
+            assert b"".join(place.stream(name)) == content
+            assert place.size(name) == len(content)
+        assert place.size("clips/none") is None
+        with pytest.raises(FileNotFoundError):
+            place.read("clips/none", 9)
+        with pytest.raises(DatasetError, match="bytes"):
+            place.read("clips/x/c.1", 2000)
+    for place in (local, remote):
+        assert place.names("clips/x") == ["c.0", "c.1"]
+        assert place.names("clips") == ["y"]
+        assert place.names("nowhere") == []
+        assert {name: listed.nbytes for name, listed in place.files().items()} == {
+            name: len(content) for name, content in contents.items()
+        }
+        assert place.files("clips/x").keys() == {"clips/x/c.0", "clips/x/c.1"}
+
+
+def test_kinds_of_places(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert isinstance(place_of("some/folder"), LocalPlace)
+    assert place_of("file:///some/a%20folder").local == Path("/some/a folder")
+    assert isinstance(place_of("s3://bucket/prefix"), BucketPlace)
+    assert isinstance(place_of("https://host/path/"), WebPlace)
+    assert place_of("s3://bucket/prefix/").local is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/x.zarr",
+        "https://somebody:secret@host/x.zarr",
+        "https://host/x.zarr?token=secret",
+        "s3:///prefix",
+        "ftp://host/x.zarr",
+        "file://host/x.zarr",
+        "hf://models/org/name",
+        "hf://datasets/org/name/folder",
+    ],
+)
+def test_urls_that_are_refused(url: str):
+    with pytest.raises(RequestError):
+        place_of(url)
+
+
+def test_what_a_bucket_refuses_is_told(bucket: Bucket):
+    with pytest.raises(DatasetError, match="there is no latent dataset at s3://no-such-bucket"):
+        LatentDataset.open("s3://no-such-bucket/x.zarr")
+    with pytest.raises(PlaceError) as told:
+        place_of("s3://no-such-bucket/x.zarr").files()
+    assert "NoSuchBucket" in told.value.happened
+    bucket.denied.add("zarr.json")
+    with pytest.raises(PlaceError) as told:
+        LatentDataset.open(bucket.url)
+    assert bucket.url in told.value.happened
+    assert "403" in told.value.happened
+    assert "\n" not in told.value.happened
+    assert "AWS_ACCESS_KEY_ID" in told.value.repair
+
+
+def test_a_public_bucket_needs_no_keys(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    options = {"allow_http": True, "default_headers": {"x-amz-acl": "public-read"}}
+    obstore.put(
+        S3Store.from_url(bucket.url, endpoint=bucket.endpoint, client_options=options), "a", b"for all"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert place_of(bucket.url).read("a", 99) == b"for all"
+
+
+def test_a_link_is_not_followed(tmp_path: Path):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "link").symlink_to(tmp_path / "secret")
+    place = place_of(tmp_path / "place")
+    for read in (
+        lambda: place.read("link", 99),
+        lambda: list(place.stream("link")),
+        lambda: place.size("link"),
+    ):
+        with pytest.raises(DatasetError, match="symbolic link"):
+            read()
+
+
+def test_one_frame_of_a_bucket_costs_one_frame(carded: Path, bucket: Bucket):
+    push(carded, bucket.url)
+    opened = LatentDataset.open(bucket.url)
+    bucket.seen.clear()
+    clip, frames = CLIPS[1].name, CLIPS[1].frames
+    np.testing.assert_array_equal(opened.read(clip, "queries", 2), values_of(clip, frames)["queries"][2])
+    chunks = bucket.asked("GET", "queries/c.")
+    # One chunk with its checksum, and the index of the shard: 16 bytes a chunk and a checksum.
+    assert sum(seen.nbytes for seen in chunks) == 17 * 256 * 2 + 4 + 16 * frames + 4
+    assert not bucket.asked("GET", CLIPS[0].name)
+    assert {
+        seen.path.rpartition("/")[2] for seen in bucket.asked("GET", clip) if "queries" not in seen.path
+    } == {f"{clip}.json"}
+
+
+def test_a_bucket_reads_as_the_folder_does(carded: Path, bucket: Bucket):
+    push(carded, bucket.url)
+    there, here = LatentDataset.open(bucket.url), LatentDataset.open(carded)
+    assert there.clips == here.clips
+    assert there.manifest == here.manifest
+    for clip in here.clips:
+        for spec in here.manifest.features:
+            np.testing.assert_array_equal(there.read(clip, spec.name), here.read(clip, spec.name))
+            rows = np.array([3, 0])
+            np.testing.assert_array_equal(there.read(clip, spec.name, rows), here.read(clip, spec.name, rows))
+    np.testing.assert_array_equal(there.asset("heads")["scene.weight"], here.asset("heads")["scene.weight"])
+    with pytest.raises(RequestError, match="not on this machine"):
+        there.path  # noqa: B018
+
+
+def test_a_web_server_names_clips_by_the_index(carded: Path, web: tuple[Path, str]):
+    folder, url = web
+    push(carded, (folder / "tiny.zarr").as_uri())
+    opened = LatentDataset.open(f"{url}/tiny.zarr")
+    assert opened.clips == tuple(clip.name for clip in CLIPS)
+    clip = CLIPS[0].name
+    np.testing.assert_array_equal(opened.read(clip, "token"), values_of(clip, 5)["token"])
+    with pytest.raises(PlaceError, match="Range"):
+        opened.read(clip, "queries", 1)  # this server knows no byte ranges
+    (folder / "tiny.zarr" / "index.json").write_text('{"clips": ["../../etc/passwd"]}')
+    with pytest.raises(DatasetError, match=r"index\.json"):
+        LatentDataset.open(f"{url}/tiny.zarr").clips  # noqa: B018
+    (folder / "tiny.zarr" / "index.json").unlink()
+    with pytest.raises(PlaceError, match="which clips") as told:
+        LatentDataset.open(f"{url}/tiny.zarr").clips  # noqa: B018
+    assert "push" in told.value.repair
+    with pytest.raises(PlaceError, match="cannot"):
+        push(carded, f"{url}/tiny.zarr")

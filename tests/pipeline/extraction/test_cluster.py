@@ -1,0 +1,186 @@
+"""Real worker processes, really killed. After every fault the digests are those of an undisturbed run."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from cache_schema.format.ledger import Ledger
+from cache_schema.integrity.verify import verify
+from pipeline.extraction.cluster import TeacherPlugin, local_cluster
+from pipeline.extraction.log import beside, summarise
+from pipeline.extraction.run import extract
+from pipeline.source import select_clips
+from pipeline.teachers.orion.presets import ORION_TINY
+from tests.paths import ROOT
+
+EXTRACT = [
+    sys.executable,
+    "-m",
+    "cli",
+    "extract",
+    "--slots",
+    "2",
+    "--teacher",
+    "tests.pipeline.extraction.troubled:TROUBLED",
+]
+
+
+def digests(path: Path) -> dict[str, str]:
+    ledger = Ledger(path / "ledger")
+    return {clip: ledger.read(clip).digest for clip in ledger.clips()}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return ORION_TINY.load(None, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips_root: Path, teacher, tmp_path_factory) -> dict[str, str]:
+    """Digests of a run in one process, two slots."""
+    path = tmp_path_factory.mktemp("undisturbed") / "latents.zarr"
+    extract(select_clips(clips_root), teacher, path, slots=2)
+    return digests(path)
+
+
+def start(path: Path, root: Path, *, workers: int, **trouble: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*EXTRACT, str(path), "--data", str(root), "--workers", str(workers)],
+        cwd=ROOT,
+        env=os.environ | {"TROUBLE": json.dumps(trouble)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def mended(path: Path, root: Path, teacher) -> dict[str, str]:
+    """Digests after a second run, which finds nothing but whole clips."""
+    assert extract(select_clips(root), teacher, path, slots=2).failed == ()
+    assert verify(path).problems == ()
+    return digests(path)
+
+
+def partial_clips(path: Path) -> set[str]:
+    return {folder.name for folder in (path / ".partial").glob("*/*")}
+
+
+def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "three.zarr"
+    code, out, err = finish(start(path, clips_root, workers=3))
+    assert code == 0, err
+    assert "3 clips and 19 frames" in out
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+    told = summarise(beside(path))
+    assert (told.clips, told.frames, told.retries) == (3, 19, 0)
+    assert told.busy_s == pytest.approx(told.images_s + told.teacher_s + told.disk_s)
+
+
+def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "died.zarr"
+    victim = sorted(undisturbed)[0]
+    trouble = {"dies_once": victim, "marker": str(tmp_path / "died")}
+    code, _, err = finish(start(path, clips_root, workers=2, **trouble))
+    assert code == 0, err
+    assert (tmp_path / "died").exists()
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+    assert summarise(beside(path)).retries >= 1
+
+
+def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(
+    undisturbed, clips_root, teacher, tmp_path
+):
+    path = tmp_path / "poison.zarr"
+    victim = sorted(undisturbed)[1]
+    code, _, err = finish(start(path, clips_root, workers=2, poison=victim))
+    assert code == 2, err
+    assert f"left out {victim}: every worker that looks at it dies" in err
+    assert digests(path) == {clip: digest for clip, digest in undisturbed.items() if clip != victim}
+    assert verify(path).problems == ()
+    assert list(summarise(beside(path)).failures) == [victim]
+    # Once the cause is gone, another run makes what is missing.
+    assert mended(path, clips_root, teacher) == undisturbed
+    assert summarise(beside(path)).failures == {}
+
+
+def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
+    path = tmp_path / "turns.zarr"
+    process = start(path, clips_root, workers=2, doze_s=0.4)
+    wait_for(lambda: partial_clips(path), process)
+    workers = {
+        child.pid
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    }
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert digests(path) == undisturbed
+    assert verify(path).problems == ()
+
+
+def test_the_main_process_killed(undisturbed, clips_root, teacher, tmp_path):
+    path = tmp_path / "main.zarr"
+    process = start(path, clips_root, workers=2, doze_s=0.2)
+    wait_for(lambda: partial_clips(path), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    # At once, though the orphaned workers may not have noticed yet.
+    assert mended(path, clips_root, teacher) == undisturbed
+
+
+def test_ctrl_c_twice(undisturbed, clips_root, teacher, tmp_path):
+    path = tmp_path / "twice.zarr"
+    process = start(path, clips_root, workers=2, doze_s=0.2)
+    wait_for(lambda: partial_clips(path), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code in (130, -signal.SIGINT), err
+    assert mended(path, clips_root, teacher) == undisturbed
+
+
+def test_the_lease_of_a_dead_host_binds_nobody(undisturbed, clips_root, teacher, tmp_path):
+    path = tmp_path / "stale.zarr"
+    extract(select_clips(clips_root, "val"), teacher, path, slots=2)
+    (path / ".lock").write_text("process 4711 on a-host-that-is-gone")
+    left_behind = path / ".partial" / "a-host-that-is-gone-4711" / sorted(undisturbed)[0]
+    shutil.copytree(path / "clips" / sorted(digests(path))[0], left_behind)
+    assert mended(path, clips_root, teacher) == undisturbed
+
+
+def test_a_worker_without_a_gpu_computes_with_one_thread_whatever_its_environment_says(tmp_path, monkeypatch):
+    """So that its sums are rounded as everybody's."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    load = functools.partial(ORION_TINY.load, None, device="cpu")
+    with local_cluster(1) as client:
+        client.register_plugin(TeacherPlugin(load, tmp_path / "latents.zarr", slots=1))
+        assert client.submit(torch.get_num_threads).result() == 1

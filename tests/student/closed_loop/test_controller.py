@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from student.closed_loop.controller import WaypointController
+
+
+def straight(step_m):
+    return np.stack([np.zeros(6), step_m * np.arange(1.0, 7.0)], axis=1)
+
+
+@pytest.mark.parametrize(("speed", "throttle", "brake"), [(4.0, 0.75, 0.0), (6.0, 0.0, 1.0)])
+def test_straight_ahead(speed, throttle, brake):
+    control = WaypointController().step(straight(2.5), speed)
+    assert (control.steer, control.throttle, control.brake) == (0.0, throttle, brake)
+    assert control.desired_speed == pytest.approx(5.0)
+    assert control.aim == pytest.approx((0.0, 3.75))
+
+
+def test_a_bend_to_the_right():
+    waypoints = np.arange(1.0, 7.0)[:, None] * [0.4, 2.0]
+    control = WaypointController().step(waypoints, 3.0)
+    assert control.steer == pytest.approx(0.190070, abs=1e-6)
+    assert control.throttle == 0.75
+    assert control.desired_speed == pytest.approx(4.079216, abs=1e-6)
+    assert control.angle == pytest.approx(0.125666, abs=1e-6)
+    assert control.aim == pytest.approx((0.6, 3.0))
+
+
+def test_a_plan_to_stand_brakes_and_does_not_steer():
+    control = WaypointController().step(np.zeros((6, 2)), 2.0)
+    assert (control.steer, control.throttle, control.brake) == (0.0, 0.0, 1.0)
+
+
+def test_the_second_tick_remembers_the_first():
+    controller = WaypointController()
+    waypoints = np.arange(1.0, 7.0)[:, None] * [0.4, 2.0]
+    controller.step(waypoints, 3.0)
+    # Same angle again: proportional 1.1 a, integral 0.5 * 2 a / 40, no change.
+    assert controller.step(waypoints, 3.0).steer == pytest.approx(0.125666 * (1.1 + 0.5 * 2 / 40), abs=1e-6)

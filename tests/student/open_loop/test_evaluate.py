@@ -1,0 +1,225 @@
+"""Evaluation of one short run."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.errors import CheckpointError, IdentityError
+from student.open_loop.evaluate import TRUE_AGENTS, evaluate, measure, plans_of, read_truth
+from student.open_loop.evaluation import COLLISION_COLUMNS, Evaluation
+from student.orion_lite.build import asset
+from student.orion_lite.model import OrionLite
+from student.orion_lite.planner import Planner, waypoints
+from student.runs.config import TrainConfig
+from student.training.train import train
+
+
+@pytest.fixture(scope="module")
+def run(dataset_path, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    config = TrainConfig(hidden=16, layers=1, heads=2, feedforward=16, epochs=2, batch_size=16)
+    train(dataset_path, run, config)
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluation(run, dataset_path):
+    return evaluate(run, dataset_path)
+
+
+@pytest.fixture(scope="module")
+def tensors(evaluation, run):
+    return load_file(run / "evaluation.safetensors")
+
+
+def test_trivial_drivers_have_the_error_that_the_data_imply(evaluation, dataset_path):
+    # The expert of this dataset goes straight on at the speed that can_bus tells.
+    speed = LatentDataset.open(dataset_path).read("clip-c", "can_bus")[:, 7]
+    for mask, counted in (("complete", speed[:14]), ("orion", speed[10:14])):
+        moving, standing = (evaluation.l2_m[name][mask] for name in ("constant_velocity", "stand_still"))
+        assert evaluation.frames[mask] == len(counted)
+        assert max(moving.values()) < 1e-5
+        assert standing["up_to_1s"] == pytest.approx(0.75 * counted.mean(), rel=1e-5)
+        assert standing["at_3s"] == pytest.approx(3.0 * counted.mean(), rel=1e-5)
+        assert standing["at_mean"] == pytest.approx(2.0 * counted.mean(), rel=1e-5)
+
+
+def test_collisions_are_those_that_the_data_imply(evaluation, dataset_path):
+    # A car stands over the ego: who stands still collides, and is excused as long as the expert does, whose
+    # footprint leaves the car after 4.042 m.
+    speed = LatentDataset.open(dataset_path).read("clip-c", "can_bus")[:14, 7]
+    gone = speed[:, None] * 0.5 * np.arange(1, 7) > 4.042
+    standing, moving = (
+        evaluation.collision[name]["complete"] for name in ("stand_still", "constant_velocity")
+    )
+    for seconds in (1, 2, 3):
+        expected = gone[:, : 2 * seconds].mean()
+        assert expected > 0 or seconds == 1
+        assert standing[f"box_corrected_{seconds}s"] == pytest.approx(expected)
+        assert standing[f"point_corrected_{seconds}s"] == pytest.approx(expected)
+        # To half a metre, at 4.5 m of way at the latest.
+        late = (speed[:, None] * 0.5 * np.arange(1, 7) > 4.6)[:, : 2 * seconds].mean()
+        assert late <= standing[f"box_parity_{seconds}s"] <= (gone[:, : 2 * seconds].mean() + 0.2)
+    assert set(standing) == set(COLLISION_COLUMNS)
+    assert {moving[name] for name in COLLISION_COLUMNS} == {0.0}
+
+
+def test_the_teacher_is_its_planner_on_its_stored_tokens(evaluation, dataset_path):
+    dataset = LatentDataset.open(dataset_path)
+    token = torch.from_numpy(dataset.read("clip-c", "planning_token")).float()
+    with torch.no_grad():
+        plan = Planner.from_tensors(asset(dataset, "teacher_planner")).plan(token)
+    path = waypoints(plan.offsets, torch.full((24,), 3)).numpy()
+    truth = dataset.read("clip-c", "ego_trajectory").cumsum(axis=1)
+    error = np.linalg.norm(path - truth, axis=-1)[:14]
+    assert evaluation.l2_m["teacher"]["complete"]["at_2s"] == pytest.approx(error[:, 3].mean(), rel=1e-5)
+    assert evaluation.l2_m["student"]["complete"] != evaluation.l2_m["teacher"]["complete"]
+
+
+def test_the_planning_token_is_compared_with_the_teachers(evaluation, tensors, dataset_path, run):
+    assert evaluation.token.cosine.value == pytest.approx(tensors["token.cosine"].mean(), rel=1e-5)
+    assert evaluation.token.relative.value == pytest.approx(tensors["token.relative"].mean(), rel=1e-5)
+    assert -1 <= evaluation.token.cosine.value < 0.999
+    assert evaluation.token.absolute.value > 0
+
+
+def test_frames_tell_the_same_as_the_table(evaluation, tensors):
+    counted = tensors["mask"].all(axis=1)
+    table = evaluation.l2_m["student"]["complete"]
+    distance = np.linalg.norm(tensors["student"] - tensors["truth"], axis=-1)
+    assert table["at_3s"] == pytest.approx(distance[counted, 5].mean(), rel=1e-5)
+    np.testing.assert_allclose(tensors["l2.student"][:, 6], distance[:, 5], rtol=1e-5)
+    hits = tensors["collision.stand_still.box_corrected"]
+    assert evaluation.collision["stand_still"]["complete"]["box_corrected_3s"] == pytest.approx(
+        hits[counted].mean()
+    )
+    assert evaluation.clips == ("clip-c",)
+    assert tensors["clip"].tolist() == [0] * 24
+    worst = [int(name.split()[1]) for name in evaluation.worst]
+    assert tensors["worst"].tolist() == worst
+    assert tensors["l2.student"][worst[0], 3] == tensors["l2.student"][counted, 3].max()
+    assert np.diff(sorted(worst)).min(initial=10) >= 10
+    assert tensors["worst.truth_agent_boxes"].shape == (len(worst), 64, 5)
+
+
+def test_it_is_written_beside_the_run_and_repeats(evaluation, run, dataset_path):
+    written = (run / "evaluation.json").read_bytes()
+    assert Evaluation.model_validate_json(written) == evaluation
+    assert json.loads(written)["l2_m"].keys() == {"student", "teacher", "constant_velocity", "stand_still"}
+    assert evaluate(run, dataset_path) == evaluation
+    assert (run / "evaluation.json").read_bytes() == written
+
+
+def test_one_clip_has_no_interval_and_two_have_one(evaluation, run, dataset_path):
+    assert set(evaluation.interval["student"]["complete"].values()) == {None}
+    both = evaluate(run, dataset_path, "train")
+    for driver, masks in both.interval.items():
+        for name, (low, high) in masks["complete"].items():
+            value = {**both.l2_m[driver]["complete"], **both.collision[driver]["complete"]}[name]
+            assert low - 1e-9 <= value <= high + 1e-9
+    low, high = both.interval["student"]["complete"]["up_to_mean"]
+    assert low < high
+
+
+def test_groups_add_up(run, dataset_path):
+    found = evaluate(run, dataset_path, "all")
+    for by in ("command", "scenario", "town", "weather"):
+        groups = [group for group in found.groups if group.by == by]
+        assert sum(group.frames for group in groups) == found.frames["complete"]
+        mean = sum(group.frames * group.means["student"]["up_to_mean"].value for group in groups)
+        expected = found.l2_m["student"]["complete"]["up_to_mean"]
+        assert mean / found.frames["complete"] == pytest.approx(expected)
+    assert {group.name for group in found.groups if group.by == "town"} == {"Town03", "Town05"}
+    assert {group.name for group in found.groups if group.by == "weather"} == {"unknown"}
+    (command,) = (group for group in found.groups if group.by == "command")
+    assert (command.name, command.clips) == ("follow", 3)
+
+
+def shown(evaluation):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(evaluation)
+    return console.export_text()
+
+
+def test_the_tables_show_every_number_on_a_narrow_terminal(evaluation):
+    table = shown(evaluation)
+    assert max(map(len, table.splitlines())) <= 80
+    for masks in evaluation.l2_m.values():
+        for row in masks.values():
+            assert all(f" {value:.3f} " in table for value in row.values())
+    for masks in evaluation.collision.values():
+        assert all(f" {100 * value:.2f} " in table for value in masks["complete"].values())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+
+
+def test_a_dataset_without_true_agents_or_motion(run, write, tmp_path, evaluation):
+    bare = write(tmp_path / "bare.zarr", without={*TRUE_AGENTS, "truth_agent_count", "can_bus"})
+    found = evaluate(run, bare)
+    assert found.l2_m["student"] == evaluation.l2_m["student"]
+    assert found.l2_m.keys() == {"student", "teacher", "stand_still"}
+    assert (found.collision, found.crowded_frames) == ({}, None)
+    assert len(found.missing) == 2
+    table = " ".join(shown(found).split())
+    assert f"teachonce add-truth {bare} --data ROOT" in table.replace(f"{bare.parent} ", f"{bare.parent}")
+
+
+def test_frames_with_more_agents_than_places_are_told(evaluation, dataset_path, monkeypatch):
+    assert evaluation.crowded_frames == 0
+    dataset = LatentDataset.open(dataset_path)
+    monkeypatch.setattr("student.open_loop.evaluate.AGENTS", 0)  # one agent is too many
+    assert read_truth(dataset, ("clip-c",)).crowded_frames == 24
+    assert "24 frames have more agents" in shown(evaluation.model_copy(update={"crowded_frames": 24}))
+
+
+@pytest.fixture
+def blind(write, tmp_path):
+    """The same dataset without a future: the expert stands still, and nobody is around."""
+    return write(tmp_path / "blind.zarr", future=False)
+
+
+def test_a_plan_that_cannot_see_the_future_is_the_same_without_it(run, dataset_path, blind):
+    known = LatentDataset.open(dataset_path)
+    assert (LatentDataset.open(blind).read("clip-c", "ego_trajectory") == 0).all()
+    assert (known.read("clip-c", "ego_trajectory") != 0).any()
+    evaluation, tensors = judged(run, blind, known)
+    expected, _ = judged(run, dataset_path, known)
+    assert evaluation == expected
+    assert np.isfinite(tensors["student"]).all()
+
+
+def test_a_planted_leak_is_found(run, dataset_path, blind, monkeypatch):
+    """A student that reaches for the truth on the disk drives otherwise where it is gone."""
+    known = LatentDataset.open(dataset_path)
+    honest = OrionLite.forward
+    at_hand = {"path": dataset_path}
+
+    def leaky(self, scene_queries, ego_token, **more):
+        future = LatentDataset.open(at_hand["path"]).read("clip-c", "ego_trajectory")[: len(ego_token)]
+        trajectory = torch.from_numpy(future)
+        return honest(self, scene_queries, ego_token, trajectory=trajectory, latent="future")
+
+    monkeypatch.setattr(OrionLite, "forward", leaky)
+    expected, _ = judged(run, dataset_path, known)
+    at_hand["path"] = blind
+    evaluation, _ = judged(run, blind, known)
+    assert evaluation.l2_m["student"] != expected.l2_m["student"]
+
+
+def judged(run, dataset_path, truth_of):
+    """Plans made from one dataset, measured with the truth of another."""
+    plans, frames, epoch = plans_of(run, LatentDataset.open(dataset_path), "val", device="cpu")
+    return measure(plans, read_truth(truth_of, frames.clips), truth_of, frames, epoch=epoch, split="val")
+
+
+def test_a_dataset_of_another_teacher_is_refused(run, write, tmp_path):
+    other = write(tmp_path / "other.zarr", weights="sha256:beef")
+    with pytest.raises(IdentityError, match="sha256:beef"):
+        evaluate(run, other)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        evaluate(tmp_path, other)

@@ -1,0 +1,74 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from cache_schema.errors import RequestError
+from student.reporting.sweep import Sweep, sweep
+from student.runs.log import read_log
+from student.training.train import train
+
+
+@pytest.fixture
+def recipes(config, tmp_path, monkeypatch):
+    """Make a module of recipes that can be named."""
+    (tmp_path / "sweep_recipes.py").write_text(
+        "from student.runs.config import TrainConfig\n"
+        f"BOTH = TrainConfig.model_validate_json('{config.model_dump_json()}')\n"
+        "MIMIC = BOTH.model_copy(update={'objectives': {'mimic': {}}})\n"
+        "WILD = BOTH.model_copy(update={'objectives': {'mimic': {'weight': float('inf')}}})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return ["sweep_recipes:BOTH", "sweep_recipes:WILD", "sweep_recipes:MIMIC"]
+
+
+def test_recipes_go_one_after_another_into_one_table(dataset_path, recipes, tmp_path):
+    table = sweep(dataset_path, tmp_path / "runs", recipes, changes={"epochs": 1}, trackers=())
+    assert [done.preset for done in table.outcomes] == ["sweep_recipes:BOTH", "sweep_recipes:MIMIC"]
+    assert list(table.diverged) == ["sweep_recipes:WILD"]
+    assert "mimic is not finite" in table.diverged["sweep_recipes:WILD"]
+    for done in table.outcomes:
+        run = tmp_path / "runs" / done.run
+        assert done.epochs == 1
+        assert done.val == read_log(run)[-1]["val"]
+        written = json.loads((run / "evaluation.json").read_text())
+        assert done.l2_m == written["l2_m"]["student"]["complete"]
+    assert set(table.others) == {"teacher", "constant_velocity", "stand_still"}
+    assert Sweep.model_validate_json((tmp_path / "runs/sweep.json").read_text()) == table
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(table)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert f"{table.outcomes[0].l2_m['up_to_3s']:.3f}" in shown.getvalue()
+
+
+def test_run_again_it_only_evaluates_what_is_trained(dataset_path, recipes, config, tmp_path):
+    train(dataset_path, tmp_path / "runs/sweep_recipes-BOTH", config, trackers=())
+    before = (tmp_path / "runs/sweep_recipes-BOTH/log.jsonl").read_bytes()
+    table = sweep(dataset_path, tmp_path / "runs", recipes[:1], trackers=())
+    assert table.outcomes[0].epochs == 2
+    assert (tmp_path / "runs/sweep_recipes-BOTH/log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("presets", "changes", "said"),
+    [
+        ([], {}, "nothing to compare"),
+        (["demo", "dmeo"], {}, "did you mean 'demo'"),
+        (["demo"], {"epochs": 0}, "greater than 0"),
+        (["demo"], {"epoch": 1}, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_anything_is_trained(
+    presets, changes, said, dataset_path, tmp_path
+):
+    with pytest.raises(RequestError, match=said):
+        sweep(dataset_path, tmp_path / "runs", presets, changes=changes)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dataset_without_held_out_clips_is_refused(write, tmp_path):
+    path = write(tmp_path / "train.zarr", clips={"only": ("train", 8)})
+    with pytest.raises(RequestError, match="no held-out clips"):
+        sweep(path, tmp_path / "runs", ["demo"])

@@ -1,0 +1,212 @@
+"""Runs that are killed end as if nobody had disturbed them, to the last bit."""
+
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cache_schema.errors import CheckpointError
+from student.runs import checkpoint
+from student.runs.config import TrainConfig
+from student.runs.log import read_log
+from student.training.train import train
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+import torch
+import torch._dynamo  # which AdamW would import in every child
+
+import student.runs.checkpoint, student.training.trainer
+from student.runs.config import TrainConfig
+from student.training.train import train
+
+torch.set_num_threads(1)
+data, run, config, *moments = sys.argv[1:]
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(moment):
+    if moment.isdigit():  # so many steps after it was started
+        left, advance = int(moment), student.training.trainer.StepProgress.advance
+
+        def counted(progress, status):
+            nonlocal left
+            left -= 1
+            advance(progress, status) if left else kill()
+
+        student.training.trainer.StepProgress.advance = counted
+    elif moment == "writing":  # a checkpoint, which has no name yet
+        student.runs.checkpoint.sync_tree = kill
+    elif moment == "renamed":  # it has its name, and those before it are still there
+        rename = student.runs.checkpoint.rename_durably
+        student.runs.checkpoint.rename_durably = lambda *paths: (rename(*paths), kill())
+    elif moment == "logged":  # an epoch, which has no checkpoint yet
+        write = student.training.trainer.RunLog.write
+        student.training.trainer.RunLog.write = lambda log, line: (
+            write(log, line), line["kind"] == "epoch" and kill()
+        )
+
+
+# Children of a process that is warm, and has not read with tensorstore, which survives no fork.
+for moment in [*moments, ""]:
+    child = os.fork()
+    if not child:
+        arm(moment)
+        train(Path(data), Path(run), TrainConfig.model_validate_json(config), trackers=())
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+SMALL = TrainConfig(
+    hidden=16,
+    layers=1,
+    heads=2,
+    feedforward=16,
+    epochs=2,
+    batch_size=8,
+    learning_rate=1e-3,
+    mask="complete",
+    log_every=2,
+)
+
+EVERYTHING = SMALL.model_copy(
+    update={
+        "epochs": 4,
+        "batch_size": 4,
+        "checkpoint_every": 3,
+        "ema_decay": 0.9,
+        "schedule": "cosine",
+        "warmup_steps": 5,
+        "term_warmup_steps": {"latent": 10},
+        "decay": "matrices",
+    }
+)
+"""All that has a state, dropout included; 32 steps."""
+
+
+def assert_same_end(whole, parts):
+    ends = [checkpoint.latest(run) for run in (whole, parts)]
+    assert ends[0].name == ends[1].name
+    files = sorted(file.name for file in ends[0].glob("*.safetensors"))
+    for name in files:
+        mine, other = (load_file(end / name) for end in ends)
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[key], other[key]) for key in mine), name
+    assert files == sorted(file.name for file in ends[1].glob("*.safetensors"))
+    assert read_log(whole) == read_log(parts)
+
+
+def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(dataset_path, tmp_path):
+    moments = ["writing", "renamed", "logged", *(str(number) for number in range(1, 8))]
+    random.Random(5).shuffle(moments)
+    train(dataset_path, tmp_path / "whole", EVERYTHING, trackers=())
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            dataset_path,
+            tmp_path / "parts",
+            EVERYTHING.model_dump_json(),
+            *moments,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["-9"] * 10 + ["0"], done.stderr
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("shuffle", ["frames", "runs"])
+def test_a_run_that_was_stopped_goes_on_from_the_middle_of_an_epoch(
+    shuffle, dataset_path, tmp_path, monkeypatch
+):
+    recipe = EVERYTHING.model_copy(update={"shuffle": shuffle})
+    train(dataset_path, tmp_path / "whole", recipe, trackers=())
+    saved = checkpoint.save
+
+    def stopped(run, reached, *rest):
+        saved(run, reached, *rest)
+        if reached.step == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset_path, tmp_path / "parts", recipe, trackers=())
+    monkeypatch.undo()
+    stopped_at = checkpoint.restore(tmp_path / "parts").checkpoint
+    assert (stopped_at.epoch, stopped_at.step, stopped_at.frames) == (1, 12, 16)
+    train(dataset_path, tmp_path / "parts", recipe, trackers=())
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.fixture(scope="module")
+def shorter(dataset_path, tmp_path_factory):
+    """Return the folder of a run of two epochs of four steps."""
+    run = tmp_path_factory.mktemp("shorter") / "run"
+    train(dataset_path, run, SMALL, trackers=())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("checkpoint.json", "flip"),
+        ("weights.safetensors", "flip"),
+        ("weights.safetensors", "cut"),
+        ("optimizer.safetensors", "gone"),
+        ("SHA256SUMS", "flip"),
+        ("SHA256SUMS", "cut"),
+        ("SHA256SUMS", "gone"),
+    ],
+)
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(name, damage, shorter, tmp_path):
+    run = shutil.copytree(shorter, tmp_path / "run")
+    _damage(run / "checkpoints/step-00000008" / name, damage)
+    with pytest.warns(UserWarning, match=r"step-00000008.* is damaged.*: going back to step-00000004"):
+        reached, weights = checkpoint.read_checkpoint(run)
+    assert reached.step == 4
+    before = load_file(shorter / "checkpoints/step-00000004/weights.safetensors")
+    assert all(torch.equal(weights[key], before[key]) for key in before)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(
+    dataset_path, shorter, tmp_path
+):
+    parts, whole = (shutil.copytree(shorter, tmp_path / name) for name in ("parts", "whole"))
+    _damage(parts / "checkpoints/step-00000008/weights.safetensors", "flip")
+    longer = SMALL.model_copy(update={"epochs": 3})
+    with pytest.warns(UserWarning, match="going back to step-00000004"):
+        train(dataset_path, parts, longer, trackers=())
+    train(dataset_path, whole, longer, trackers=())
+    for run in (parts, whole):
+        folders = [folder.name for folder in (run / "checkpoints").iterdir()]
+        assert sorted(folders) == ["step-00000008", "step-00000012"]
+    assert_same_end(whole, parts)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(dataset_path, shorter, tmp_path):
+    run = shutil.copytree(shorter, tmp_path / "run")
+    for folder in (run / "checkpoints").iterdir():
+        _damage(folder / "weights.safetensors", "cut")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .*-00000008/weights.*-00000004/weights"):
+        train(dataset_path, run, SMALL, trackers=())
+
+
+def _damage(file, how):
+    content = bytearray(file.read_bytes())
+    file.unlink()
+    content[len(content) // 2] ^= 1
+    if how != "gone":
+        file.write_bytes(content[: len(content) // 2] if how == "cut" else content)
