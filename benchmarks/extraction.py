@@ -38,7 +38,7 @@ from benchmarks.arithmetic import pays
 from benchmarks.incumbent import Stages, reference_loop
 from benchmarks.record import hardware, write
 from benchmarks.subjects import MidWidth, Pretender
-from cache_schema.format.features import TRUTH
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.reader import load_images
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.extraction.allocator import keep_freed_memory
@@ -170,7 +170,7 @@ def machinery(selection: Selection, folder: Path) -> Machinery:
             for done in [pool.submit(load_images, *frame, null.images) for frame in frames]:
                 done.result()
 
-    content = os.urandom(sum(spec.nbytes for spec in (*null.features, *TRUTH)) * len(frames))
+    content = os.urandom(sum(spec.nbytes for spec in (*null.features, *GROUND_TRUTH)) * len(frames))
 
     def save() -> None:
         with (folder / "raw").open("wb") as file:

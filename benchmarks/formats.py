@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.format.features import TRUTH, FeatureSpec
+from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.storage.atomic_io import sha256_bytes
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 from cache_schema.vocabulary.orion_tokens import HEADS, vision_tokens
 from pipeline.teachers.orion.presets import ORION_7B
 from student.loading.loader import Loader
@@ -36,7 +37,7 @@ REFERENCE_BYTES = 4_518_808
 """Of a frame's content, uncompressed, at full width."""
 BATCH = 64
 SAME_TRUTH = ("ego_trajectory", "ego_trajectory_mask", "command")
-FEATURES = (*ORION_7B.features, *(spec for spec in TRUTH if spec.name in SAME_TRUTH))
+FEATURES = (*ORION_7B.features, *(spec for spec in GROUND_TRUTH if spec.name in SAME_TRUTH))
 
 
 def content(frames: int, heads: Arrays, seed: int) -> tuple[Arrays, Arrays]:
@@ -51,9 +52,13 @@ def content(frames: int, heads: Arrays, seed: int) -> tuple[Arrays, Arrays]:
     scales[:8] *= rng.uniform(20, 80, 8)
     ours = {spec.name: noise(*spec.shape) for spec in ORION_7B.features}
     ours["scene_queries"] = ((ours["scene_queries"] + noise(1, queries.shape[1])) * scales).astype(np.float16)
+    derivation = vision_tokens(queries, FEATURES[1])
+    assert derivation is not None
     tokens = np.stack(
         [
-            vision_tokens(q[None], e[None], heads, queries)[0].astype(np.float16)
+            derivation.compute({queries.name: q[None], FEATURES[1].name: e[None]}, heads)[0].astype(
+                np.float16
+            )
             for q, e in zip(ours["scene_queries"], ours["ego_token"], strict=True)
         ]
     )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cache_schema.format.features import COMMANDS
+from cache_schema.vocabulary.driving import COMMANDS
 from pipeline.bench2drive.reader import load_images, read_annotations
 from pipeline.extraction.prefetch import Sight, frame_batch
 

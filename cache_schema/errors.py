@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class TeachonceError(Exception):
     """Something the user can mend.
@@ -56,3 +58,17 @@ class IdentityError(DatasetError):
 
 class FeatureError(DatasetError):
     """Values or shapes that a feature must not hold: not finite, overflowing, not as promised."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A clip that a run left out, and what to do about it."""
+
+    clip: str
+    reason: str
+    repair: str
+
+    @classmethod
+    def because(cls, clip: str, error: TeachonceError) -> LeftOut:
+        """What an error means for a clip."""
+        return cls(clip, error.happened, error.repair)

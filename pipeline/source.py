@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from cache_schema.errors import ClipError, RequestError
+from cache_schema.errors import ClipError, LeftOut, RequestError
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import DataIdentity
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, clips_folder, find_clips
@@ -16,7 +16,6 @@ from pipeline.bench2drive.splits import split_of, validation_clips
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cache_schema.errors import TeachonceError
     from cache_schema.format.ledger import Split
     from pipeline.bench2drive.clips import RawClip
     from pipeline.bench2drive.splits import Split as Choice
@@ -25,20 +24,6 @@ BENCH2DRIVE = DataIdentity(name="Bench2Drive", licence="CC BY-NC-ND 4.0", frame_
 
 DATA_FILE = "data.json"
 """A data root that is not Bench2Drive itself says here what it is: the JSON of a DataIdentity."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that was left out."""
-
-    clip: str
-    reason: str
-    repair: str
-
-    @classmethod
-    def of(cls, clip: str, error: TeachonceError) -> Failure:
-        """What an error means for a clip."""
-        return cls(clip, error.happened, error.repair)
 
 
 @dataclass(frozen=True)
@@ -64,10 +49,7 @@ class SelectedClip:
             name=self.name,
             frames=self.frames,
             split=self.split,
-            scenario=parts.scenario,
-            town=parts.town,
-            route=str(parts.route),
-            weather=str(parts.weather),
+            tags=parts.tags,
         )
 
 
@@ -77,7 +59,7 @@ class Selection:
 
     clips: tuple[SelectedClip, ...]
     """Clips that can be opened, sorted by name."""
-    failures: tuple[Failure, ...]
+    failures: tuple[LeftOut, ...]
     """Folders that look like clips but cannot be opened."""
     data: DataIdentity
 
@@ -95,7 +77,7 @@ def select_clips(root: Path, split: Choice = "all") -> Selection:
         RequestError: There is none of this split.
     """
     discovery = find_clips(root)
-    failures = [Failure.of(name, error) for name, error in discovery.rejected.items()]
+    failures = [LeftOut.because(name, error) for name, error in discovery.rejected.items()]
     validation = validation_clips(root)
     clips = []
     for rank, raw in enumerate(discovery.clips):
@@ -105,7 +87,7 @@ def select_clips(root: Path, split: Choice = "all") -> Selection:
         try:
             clips.append(SelectedClip(raw, side, rank, frames=len(raw.frames)))
         except ClipError as error:
-            failures.append(Failure.of(raw.name, error))
+            failures.append(LeftOut.because(raw.name, error))
     if not clips and not failures:
         raise RequestError(
             f"none of the {len(discovery.clips)} clips in {root} is of the split {split!r}",

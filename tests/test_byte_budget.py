@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cache_schema.format.encodings import decode, encode, stored_arrays
-from cache_schema.format.features import TRUTH, FeatureSpec
+from cache_schema.format.features import FeatureSpec
 from cache_schema.format.layout import file_sizes
-from cache_schema.vocabulary.orion_tokens import vision_tokens
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.teachers.orion.presets import ORION_7B
+from tests.tokens import vision_tokens
 
 INCUMBENT = {
     # Values of float16 a frame.
@@ -46,7 +47,7 @@ def bytes_a_frame(features: tuple[FeatureSpec, ...]) -> float:
 
 def test_a_frame_takes_a_twelfth_of_the_incumbents_and_a_twentieth_with_int8():
     assert 2 * sum(INCUMBENT.values()) == INCUMBENT_BYTES
-    truth = tuple(spec for spec in TRUTH if spec.name in SAME_CONTENT)
+    truth = tuple(spec for spec in GROUND_TRUTH if spec.name in SAME_CONTENT)
     lossless = (*ORION_7B.features, *truth)
     # Values alone: 2 bytes of each array but the truth's 48 + 6 + 1.
     values = 2 * (528 * 256 + 2 * 4096 + 300 * (22 + 6) + 900 * (2 + 9 + 12)) + 55

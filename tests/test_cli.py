@@ -128,7 +128,7 @@ def test_a_dataset_is_parted_joined_and_stored_otherwise(latents: Path, tmp_path
     assert "19 frames of the 3 clips" in joined.stdout
     small = run("recode", latents, tmp_path / "small.zarr", "--feature", "scene_queries=int8-per-channel")
     assert small.exit_code == 0, small.output
-    assert "of the vision tokens 0.9999" in small.stdout
+    assert "of the derived vision_tokens 0.9999" in small.stdout
     assert "as int8-per-channel" in run("inspect", tmp_path / "small.zarr").stdout
     assert clip_of(latents) in run("inspect", latents, "--clips").stdout
 

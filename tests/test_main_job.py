@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.vocabulary.orion_tokens import vision_tokens
 from pipeline.extraction.run import extract
 from pipeline.source import select_clips
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
@@ -19,6 +18,7 @@ from student.orion_lite.planner import PlannerConfig
 from student.reporting.report import report
 from student.runs.config import preset
 from student.training.train import train
+from tests.tokens import vision_tokens
 
 
 class WithoutPlanner:

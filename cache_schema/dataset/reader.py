@@ -15,19 +15,12 @@ from cache_schema.errors import DatasetError, RequestError
 from cache_schema.format.array_metadata import check_document
 from cache_schema.format.encodings import decode, stored_arrays
 from cache_schema.format.layout import file_sizes
-from cache_schema.format.ledger import CLIP_NAME, ClipInfo, LedgerEntry, parse_entry
+from cache_schema.format.ledger import ClipInfo, LedgerEntry, parse_entry
 from cache_schema.format.manifest import Manifest, parse_root
 from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.storage.backend import Place, place_of
-from cache_schema.storage.safe_io import JSON_BYTES
-from cache_schema.vocabulary.orion_tokens import (
-    HEADS,
-    SOURCES,
-    VISION_TOKENS,
-    check_heads,
-    vision_tokens,
-    vision_tokens_spec,
-)
+from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES
+from cache_schema.vocabulary.orion_tokens import implied_derivations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +28,7 @@ if TYPE_CHECKING:
 
     from dask.array import Array as DaskArray
 
+    from cache_schema.format.derivations import Derivation
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
 
@@ -82,6 +76,7 @@ class LatentDataset:
         self._where = where
         self._entry = functools.lru_cache(OPEN_ENTRIES)(self._read_entry)
         self._array = functools.lru_cache(OPEN_ARRAYS)(self._open_array)
+        self._maps = functools.cache(self.derivation_maps)
 
     @classmethod
     def open(cls, where: str | Path) -> LatentDataset:
@@ -142,9 +137,9 @@ class LatentDataset:
             )
 
     def feature(self, name: str) -> FeatureSpec:
-        """Return the promise of one feature; that of ``vision_tokens`` also where they are derived."""
-        if name == VISION_TOKENS and self._derived is not None:
-            return self._derived
+        """Return what is promised of one feature, stored or derived."""
+        if name in self.derivations:
+            return self.derivations[name].spec
         self.require([name])
         spec = self.manifest.feature(name)
         assert spec is not None
@@ -189,7 +184,7 @@ class LatentDataset:
 
         Args:
             clip: Name of a committed clip.
-            feature: Name of a feature. ``vision_tokens`` are derived where they are not stored.
+            feature: Name of a feature, stored or derived.
             frames: Which frames; all of them by default.
 
         Returns:
@@ -202,11 +197,11 @@ class LatentDataset:
         if isinstance(frames, int | np.integer):
             frame = int(self._numbers(clip, np.array([frames]))[0])
             return self.read(clip, feature, slice(frame, frame + 1))[0]
-        spec = self.feature(feature)
-        if spec is not self._derived:
-            return decode(spec, self.stored(clip, feature, frames))
-        queries, ego_token = (self.read(clip, name, frames) for name in SOURCES)
-        return vision_tokens(queries, ego_token, self._heads, self.feature(SOURCES[0]))
+        derivation = self.derivations.get(feature)
+        if derivation is None:
+            return decode(self.feature(feature), self.stored(clip, feature, frames))
+        inputs = {name: self.read(clip, name, frames) for name in derivation.inputs}
+        return derivation.compute(inputs, self._maps(feature))
 
     def dask(self, feature: str, clips: Iterable[str] | None = None) -> DaskArray:
         """All frames of ``clips`` (all clips by default) as one lazy array (frames, *shape)."""
@@ -244,14 +239,20 @@ class LatentDataset:
             ) from error
 
     @functools.cached_property
-    def _derived(self) -> FeatureSpec | None:
-        return None if self.manifest.feature(VISION_TOKENS) else vision_tokens_spec(self.manifest)
+    def derivations(self) -> dict[str, Derivation]:
+        """Features that are computed when they are read, by name."""
+        return {
+            derivation.name: derivation
+            for derivation in implied_derivations(self.manifest)
+            if self.manifest.feature(derivation.name) is None
+        }
 
-    @functools.cached_property
-    def _heads(self) -> dict[str, np.ndarray]:
-        heads = self.asset(HEADS)
-        check_heads(heads, *(self.feature(name) for name in SOURCES))
-        return heads
+    def derivation_maps(self, name: str) -> dict[str, np.ndarray]:
+        """Tensors of the linear maps that a derived feature's rows pass through, checked."""
+        derivation = self.derivations[name]
+        maps = self.asset(derivation.asset)
+        derivation.check_asset(maps, {spec.name: spec for spec in self.manifest.features})
+        return maps
 
     def _read_entry(self, clip: str) -> LedgerEntry:
         try:

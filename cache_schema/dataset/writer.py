@@ -11,11 +11,11 @@ import zarr
 from cache_schema.dataset.clip_writer import PARTIAL, ClipWriter, disk_errors
 from cache_schema.dataset.reader import read_manifest
 from cache_schema.errors import DatasetError, IdentityError
-from cache_schema.format.features import TRUTH
 from cache_schema.format.ledger import ClipInfo, Ledger
 from cache_schema.format.manifest import parse_root, root_document
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.locks import committing, hold
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -180,7 +180,7 @@ def differences(there: Manifest, mine: Manifest) -> list[tuple[str, object, obje
     return found
 
 
-_ADDABLE = frozenset(f"features.{spec.name}" for spec in TRUTH)
+_ADDABLE = frozenset(f"features.{spec.name}" for spec in GROUND_TRUTH)
 
 
 def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:

@@ -19,13 +19,15 @@ from cache_schema.describe.card_reading import how_to_read
 from cache_schema.describe.inspect import inspect
 from cache_schema.describe.statistics import PERCENTILES, statistics
 from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from cache_schema.describe.inspect import Summary
+    from cache_schema.progress import Progress
 
 CARD = "README.md"
 
@@ -80,7 +82,7 @@ def card(
     *,
     authors: str | None = None,
     cite: str | None = None,
-    on_feature: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Progress = SILENT,
 ) -> Path:
     """Write the card of a dataset; statistics are computed of all its values.
 
@@ -89,7 +91,7 @@ def card(
         licence: Licence under which the derived data is shared: a name that the Hub knows, or any other text.
         authors: Who made the dataset.
         cite: How to cite it, such as a reference to a paper.
-        on_feature: Called after every feature with how many are counted, and how many there are.
+        progress: Counts features.
 
     Returns:
         The card.
@@ -120,7 +122,7 @@ def card(
         "## Features\n\n" + _features(summary),
         "## Teacher and data\n\n" + _identity(summary),
         "## How much there is\n\n" + _counts(summary),
-        "## Statistics\n\n" + _statistics(dataset, on_feature),
+        "## Statistics\n\n" + _statistics(dataset, progress),
         "## How to read it\n\n" + how_to_read(summary, name),
         "## How to cite it\n\n" + _citation(dataset, summary, authors, cite),
         "## Licences\n\n" + _licences(summary, licence.strip()),
@@ -171,12 +173,12 @@ def _about(summary: Summary) -> str:
     )
     if step > 1:
         text += f" Of every clip it holds one frame in {step}; the teacher saw them all."
-    if summary.vision_tokens is not None and summary.vision_tokens.ratio is not None:
-        text += (
-            " The vision tokens that the language model saw are derived from `scene_queries` and `ego_token` "
-            f"by a linear map in `assets/`: {summary.vision_tokens.ratio:.1f} times fewer bytes than at full "
-            "width."
-        )
+    for name, nbytes in summary.derived.items():
+        if nbytes.ratio is not None:
+            text += (
+                f" `{name}` can be read like a feature: it is a linear map, in `assets/`, of what is stored, "
+                f"which takes {nbytes.ratio:.1f} times fewer bytes."
+            )
     return text
 
 
@@ -233,10 +235,10 @@ def _identity(summary: Summary) -> str:
 def _counts(summary: Summary) -> str:
     assert summary.clip_table is not None
     tables = []
-    for field in ("split", "town", "scenario", "weather"):
+    for field in ("split", *summary.clips_by_tag):
         clips, frames = Counter[str](), Counter[str]()
         for clip in summary.clip_table:
-            value = getattr(clip, field) or "unknown"
+            value = clip.split if field == "split" else clip.tags.get(field, "unknown")
             clips[value] += 1
             frames[value] += clip.frames
         rows = [(_plain(value), f"{clips[value]:,}", f"{frames[value]:,}") for value in sorted(clips)]
@@ -244,14 +246,15 @@ def _counts(summary: Summary) -> str:
     return "\n\n".join(tables)
 
 
-def _statistics(dataset: LatentDataset, on_feature: Callable[[int, int], None]) -> str:
+def _statistics(dataset: LatentDataset, progress: Progress) -> str:
     rows = []
     features = dataset.manifest.features
-    for done, spec in enumerate(features, start=1):
+    progress.expect(len(features))
+    for spec in features:
         found = statistics(dataset, spec.name)
         numbers = (found.mean, found.std, found.minimum, *found.percentiles, found.maximum)
         rows.append((f"`{spec.name}`", *(f"{number:.4g}" for number in numbers), f"`{found.bars}`"))
-        on_feature(done, len(features))
+        progress.advance()
     head = ("feature", "mean", "std", "min", *(f"{share} %" for share in PERCENTILES), "max", "histogram")
     return (
         _table(head, rows)

@@ -3,7 +3,7 @@
 Judged by the channel: the error of a whole frame hides that small channels may be lost beside massive ones,
 and so does the cosine.
 
-Dimension letters: n frames of a block, Q queries, C channels (the last axis), D width of a vision token.
+Dimension letters: n frames of a block, R rows, C channels (the last axis), D width of a derived row.
 """
 
 from __future__ import annotations
@@ -16,13 +16,6 @@ import numpy as np
 
 from cache_schema.dataset.copy_clips import frame_blocks
 from cache_schema.describe.inspect import feature_of
-from cache_schema.vocabulary.orion_tokens import (
-    HEADS,
-    PROJECTION_OF,
-    SOURCES,
-    check_heads,
-    vision_tokens_spec,
-)
 
 if TYPE_CHECKING:
     from cache_schema.dataset.reader import LatentDataset
@@ -46,14 +39,14 @@ class EncodingLoss:
     """The same of the worst channel."""
     cosine: float
     """Mean cosine between the vectors of all channels before and after."""
-    token_cosine: float | None
-    """The same of the vision tokens that they are projected to; None where there is no projection."""
+    derived_cosine: dict[str, float]
+    """The same of the features that are derived of it through a projection, by name."""
 
 
 def measure(before: LatentDataset, after: LatentDataset, feature: str) -> EncodingLoss:
     """Compare a feature, over all clips of ``before``, with what ``after`` gives for it."""
     spec, now = before.feature(feature), after.feature(feature)
-    error = _Error(spec, _token_metric(before, spec))
+    error = _Error(spec, _grams(before, feature))
     for clip in before.clips:
         for frames in frame_blocks(before.clip(clip).frames, spec):
             error.add(before.read(clip, feature, frames), after.read(clip, feature, frames))
@@ -75,32 +68,32 @@ def _nbytes(dataset: LatentDataset, clips: tuple[str, ...], feature: str) -> int
     )
 
 
-def _token_metric(dataset: LatentDataset, spec: FeatureSpec) -> dict[tuple[int, int], np.ndarray] | None:
-    """For each segment's (begin, end): G with (W a + b)·(W a' + b) = [a, 1] G [a', 1], (C + 1, C + 1).
+def _grams(dataset: LatentDataset, feature: str) -> dict[str, list[tuple[slice, np.ndarray]]]:
+    """For each feature derived of this one: rows, and G with (Wa + b)·(Wa' + b) = [a, 1] G [a', 1].
 
-    So cosines of tokens cost what they would at the width of queries.
+    G is (C + 1, C + 1), so that cosines of wide rows cost what they would at the width of what is stored.
     """
-    if spec.name != SOURCES[0] or vision_tokens_spec(dataset.manifest) is None:
-        return None
-    heads = dataset.asset(HEADS)
-    check_heads(heads, *(dataset.feature(source) for source in SOURCES))
-    metric, begin = {}, 0
-    for segment, length in spec.segments:
-        head = PROJECTION_OF[segment]
-        affine = np.column_stack((heads[f"{head}.weight"], heads[f"{head}.bias"]))  # (D, C + 1)
-        metric[begin, begin + length] = affine.T.astype(np.float64) @ affine
-        begin += length
-    return metric
+    grams: dict[str, list[tuple[slice, np.ndarray]]] = {}
+    for name, derivation in dataset.derivations.items():
+        maps = dataset.derivation_maps(name) if feature in derivation.inputs else {}
+        for segment in derivation.segments:
+            if segment.input == feature and segment.projection is not None:
+                weight, bias = (maps[f"{segment.projection}.{part}"] for part in ("weight", "bias"))
+                affine = np.column_stack((weight, bias))  # (D, C + 1)
+                rows = slice(segment.begin, segment.begin + segment.length)
+                grams.setdefault(name, []).append((rows, affine.T.astype(np.float64) @ affine))
+    return grams
 
 
 class _Error:
     """Sums over some frames of a feature, in float64."""
 
-    def __init__(self, spec: FeatureSpec, metric: dict[tuple[int, int], np.ndarray] | None) -> None:
+    def __init__(self, spec: FeatureSpec, grams: dict[str, list[tuple[slice, np.ndarray]]]) -> None:
         channels = spec.shape[-1] if spec.shape else 1
-        self.metric = metric
-        self.vectors = self.tokens = 0
-        self.cosines = self.token_cosines = 0.0
+        self.grams = grams
+        self.vectors = 0
+        self.cosines = 0.0
+        self.derived_cosines, self.derived_vectors = dict.fromkeys(grams, 0.0), dict.fromkeys(grams, 0)
         self.sums, self.squares, self.squared_errors = np.zeros((3, channels))
 
     def add(self, before: np.ndarray, after: np.ndarray) -> None:
@@ -112,12 +105,13 @@ class _Error:
         self.squared_errors += ((b - a) ** 2).sum(axis=0)
         self.cosines += float(_cosine((a * b).sum(1), (a * a).sum(1), (b * b).sum(1)).sum())
         self.vectors += len(a)
-        for (begin, end), gram in (self.metric or {}).items():
-            x, y = (_with_one(values[:, begin:end]) for values in (before, after))  # (n * Q, C + 1)
-            lifted = x @ gram
-            products, lengths = (lifted * y).sum(1), (lifted * x).sum(1)
-            self.token_cosines += float(_cosine(products, lengths, ((y @ gram) * y).sum(1)).sum())
-            self.tokens += len(x)
+        for name, segments in self.grams.items():
+            for rows, gram in segments:
+                x, y = (_with_one(values[:, rows]) for values in (before, after))  # (n * R, C + 1)
+                lifted = x @ gram
+                products, lengths = (lifted * y).sum(1), (lifted * x).sum(1)
+                self.derived_cosines[name] += float(_cosine(products, lengths, ((y @ gram) * y).sum(1)).sum())
+                self.derived_vectors[name] += len(x)
 
     def result(self) -> dict[str, Any]:
         """Fields of ``EncodingLoss``."""
@@ -137,12 +131,14 @@ class _Error:
             "channel_error_median": float(np.median(by_channel)),
             "channel_error_max": float(by_channel.max()),
             "cosine": self.cosines / self.vectors,
-            "token_cosine": self.token_cosines / self.tokens if self.tokens else None,
+            "derived_cosine": {
+                name: self.derived_cosines[name] / self.derived_vectors[name] for name in self.grams
+            },
         }
 
 
 def _with_one(queries: np.ndarray) -> np.ndarray:
-    """(n, Q, C) to (n * Q, C + 1) float64, for a projection with a bias."""
+    """(n, R, C) to (n * R, C + 1) float64, for a projection with a bias."""
     flat = queries.reshape(-1, queries.shape[-1]).astype(np.float64)
     return np.column_stack((flat, np.ones(len(flat))))
 

@@ -7,11 +7,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, computed_field
+from rich.console import Group
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.format.ledger import Split
 from cache_schema.format.manifest import Manifest
-from cache_schema.vocabulary.orion_tokens import SOURCES, VISION_TOKENS, vision_tokens_spec
+from cache_schema.terminal import size, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 
 FLOAT16_BYTES = 2
+LISTED_TEXTS = 12
+"""Different texts of a tag that are still listed one by one."""
 
 
 class _Told(BaseModel):
@@ -59,9 +62,7 @@ class ClipSummary(_Told):
 
     name: str
     split: Split
-    town: str
-    scenario: str
-    weather: str
+    tags: dict[str, str]
     frames: int
     stored_bytes: int
     wall_s: float
@@ -78,15 +79,47 @@ class Summary(Bytes):
     asset_bytes: int
     clips_by_split: dict[str, int]
     frames_by_split: dict[str, int]
-    clips_by_town: dict[str, int]
-    clips_by_scenario: dict[str, int]
-    clips_by_weather: dict[str, int]
+    clips_by_tag: dict[str, dict[str, int]]
+    """For each tag of any clip, how many clips have which text; without text ``unknown``."""
     features: tuple[FeatureSummary, ...]
-    vision_tokens: Bytes | None
-    """What they are derived from, and what they would take at full width in float16; None where they are not
-    derived."""
+    derived: dict[str, Bytes]
+    """For each derived feature: what its inputs take, and what it would take itself in float16."""
     clip_table: tuple[ClipSummary, ...] | None
     """Every clip, sorted by name; None where it was not asked for."""
+
+    def __rich__(self) -> Group:
+        """Show it as lines and a table."""
+        teacher, data = self.manifest.teacher, self.manifest.data
+        splits = ", ".join(f"{count} {split}" for split, count in self.clips_by_split.items())
+        facts = {
+            "dataset": self.path,
+            "teacher": f"{teacher.name}, {teacher.precision}, weights {teacher.weights}",
+            "data": f"{data.name} at {data.frame_rate_hz:g} Hz, licence {data.licence}",
+            "clips": f"{self.clips} ({splits or 'none yet'}), {self.frames:,} frames",
+            **{tag: _counts(counts) for tag, counts in self.clips_by_tag.items()},
+            "stored": f"{size(self.stored_bytes)}, and {size(self.asset_bytes)} of assets",
+            "format": str(self.manifest.format_version),
+        }
+        for name, nbytes in self.derived.items():
+            if nbytes.ratio is not None:
+                facts[name] = (
+                    f"from {size(nbytes.stored_bytes)} where it would take {size(nbytes.logical_bytes)}: "
+                    f"{nbytes.ratio:.1f} times less"
+                )
+        width = max(map(len, facts))
+        features = table("feature", "role", "one frame", "unit", "stored", "ratio")
+        for spec in self.features:
+            encoded = "" if spec.encoding == "full" else f"\nas {spec.encoding}"
+            ratio = "" if spec.ratio is None else f"{spec.ratio:.2f}"
+            one_frame = f"{spec.dtype}{spec.shape}{encoded}"
+            features.add_row(spec.name, spec.role, one_frame, spec.unit, size(spec.stored_bytes), ratio)
+        rows = [
+            f"{clip.split:<5} {clip.frames:>6} {size(clip.stored_bytes):>8} {clip.wall_s:>6.1f} s  "
+            + clip.name
+            for clip in self.clip_table or ()
+        ]
+        head = [] if self.clip_table is None else ["split frames   stored  made in  clip"]
+        return Group(*(f"{name:<{width}} {text}" for name, text in facts.items()), features, *head, *rows)
 
 
 def inspect(where: str | Path, *, clips: bool = False) -> Summary:
@@ -113,6 +146,7 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
         if clips:
             table.append(_clip(entry))
     frames = frames_by_split.total()
+    tags = {tag for info in infos for tag in info.tags}
     features = tuple(
         FeatureSummary(
             name=spec.name,
@@ -128,7 +162,6 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
         )
         for spec in manifest.features
     )
-    derived = None if manifest.feature(VISION_TOKENS) else vision_tokens_spec(manifest)
     return Summary(
         path=str(where),
         manifest=manifest,
@@ -139,16 +172,15 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
         asset_bytes=sum(asset.nbytes for asset in manifest.assets),
         clips_by_split=_count(info.split for info in infos),
         frames_by_split=dict(sorted(frames_by_split.items())),
-        clips_by_town=_count(info.town for info in infos),
-        clips_by_scenario=_count(info.scenario for info in infos),
-        clips_by_weather=_count(info.weather for info in infos),
+        clips_by_tag={tag: _count(info.tags.get(tag, "") for info in infos) for tag in sorted(tags)},
         features=features,
-        vision_tokens=None
-        if derived is None
-        else Bytes(
-            stored_bytes=sum(stored[source] for source in SOURCES),
-            logical_bytes=frames * math.prod(derived.shape) * FLOAT16_BYTES,
-        ),
+        derived={
+            name: Bytes(
+                stored_bytes=sum(stored[source] for source in derivation.inputs),
+                logical_bytes=frames * math.prod(derivation.spec.shape) * FLOAT16_BYTES,
+            )
+            for name, derivation in dataset.derivations.items()
+        },
         clip_table=tuple(table) if clips else None,
     )
 
@@ -165,8 +197,18 @@ def _count(values: Iterable[str]) -> dict[str, int]:
 
 def _clip(entry: LedgerEntry) -> ClipSummary:
     return ClipSummary(
-        **entry.clip.model_dump(include={"name", "split", "town", "scenario", "weather", "frames"}),
+        name=entry.clip.name,
+        split=entry.clip.split,
+        tags=entry.clip.tags,
+        frames=entry.clip.frames,
         stored_bytes=entry.nbytes,
         wall_s=entry.wall_s,
         writer=entry.writer,
     )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """How often which text; only how many texts where that would be a long list."""
+    if len(counts) > LISTED_TEXTS:
+        return f"{len(counts)} different"
+    return ", ".join(f"{count} {text}" for text, count in counts.items())

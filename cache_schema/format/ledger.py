@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from cache_schema.errors import DatasetError
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of, write_durably
-from cache_schema.storage.safe_io import FRAMES, canonical_json, file_names, parse_json, read_file
+from cache_schema.storage.safe_io import (
+    CLIP_NAME,
+    FRAMES,
+    TAGS,
+    canonical_json,
+    file_names,
+    parse_json,
+    read_file,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from pydantic import SerializerFunctionWrapHandler
+
 Split = Literal["train", "val"]
-CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+FORMAT_1_TAGS = ("scenario", "town", "route", "weather")
+"""The tags that every clip has in format 1, as fields of their own, empty where unknown."""
+TagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 FilePath = Annotated[
     str,
     Field(pattern=r"^([a-z][a-z0-9_]{0,63}(\.[a-z]{1,16})?/(c(\.[0-9]{1,6}){1,9}|zarr\.json)|zarr\.json)$"),
@@ -34,13 +47,40 @@ class ClipInfo(_Record):
     name: str = Field(pattern=CLIP_NAME)
     """Name of the raw clip; also its folder, so it can never leave the dataset."""
     frames: int = Field(ge=1, le=FRAMES)
-    """Frames, all of them, in order from the first."""
+    """Frames, all of them, in order from the first; of other data, samples."""
     split: Split
     """Side of the train/validation split."""
-    scenario: str = ""
-    town: str = ""
-    route: str = ""
-    weather: str = ""
+    tags: dict[TagName, str] = Field(default_factory=dict, max_length=TAGS)
+    """What else is known of the clip, such as its town. A tag without text is no tag."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_format_1(cls, fields: Any) -> Any:
+        """Read the spelling of format 1, in which four tags are fields."""
+        if not isinstance(fields, dict) or "tags" in fields:
+            return fields
+        tags = {name: fields[name] for name in FORMAT_1_TAGS if name in fields}
+        return {**{key: value for key, value in fields.items() if key not in tags}, "tags": tags}
+
+    @model_validator(mode="after")
+    def _without_empty_tags(self) -> Self:
+        tags = dict(sorted((name, text) for name, text in self.tags.items() if text))
+        object.__setattr__(self, "tags", tags)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where the four tags of format 1 suffice, they are fields; so equal clips have equal digests."""
+        fields = serialize(self)
+        if fits_format_1(self.tags) and "tags" in fields:
+            tags = fields.pop("tags")
+            fields |= {name: tags.get(name, "") for name in FORMAT_1_TAGS}
+        return fields
+
+
+def fits_format_1(tags: Iterable[str]) -> bool:
+    """Whether a clip may have tags of these names in a dataset of format 1."""
+    return set(tags) <= {*FORMAT_1_TAGS}
 
 
 class FileRecord(_Record):

@@ -17,12 +17,14 @@ from cache_schema.dataset.writer import check_place, clear_rubbish
 from cache_schema.errors import DatasetError
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import Problem, Verification, verify
+from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import rename_durably, sync
 from cache_schema.storage.locks import hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
+
+    from cache_schema.progress import Progress
 
 QUARANTINE = ".quarantine"
 """Of bad clips: ``.quarantine/<clip>/`` holds the folder as ``clip`` and the entry as ``entry.json``."""
@@ -46,7 +48,7 @@ def repair(
     *,
     dry_run: bool = False,
     threads: int | None = None,
-    on_clip: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Repair:
     """Verify a dataset and set aside exactly the clips that are not as they were written.
 
@@ -54,7 +56,7 @@ def repair(
         path: The dataset's folder.
         dry_run: Change nothing.
         threads: Clips checked at the same time; one a core by default.
-        on_clip: Called with the name of every clip once it is checked.
+        progress: Counts clips that are checked.
 
     Raises:
         DatasetError: There is no readable manifest, another run is writing, or the disk refuses.
@@ -62,9 +64,9 @@ def repair(
     check_place(path)
     read_manifest(path)  # before a lock file is made: there may be no dataset
     if dry_run:
-        return _plan(path, verify(path, threads=threads, on_clip=on_clip))
+        return _plan(path, verify(path, threads=threads, progress=progress))
     with hold(path):
-        found = _plan(path, verify(path, threads=threads, on_clip=on_clip))
+        found = _plan(path, verify(path, threads=threads, progress=progress))
         with disk_errors(path):
             for clip in found.quarantined:
                 _set_aside(path, clip)

@@ -19,19 +19,21 @@ from cache_schema.dataset.reader import read_manifest
 from cache_schema.errors import DatasetError, TeachonceError
 from cache_schema.format.array_metadata import check_document, check_group, promised_files
 from cache_schema.format.encodings import SCALE
-from cache_schema.format.features import TRUTH
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.shard_scan import ChunkFile, examine
+from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of
 from cache_schema.storage.safe_io import JSON_BYTES, file_size, parse_json, read_file
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.ledger import ClipInfo, FileRecord, LedgerEntry
     from cache_schema.format.manifest import Manifest
+    from cache_schema.progress import Progress
 
 FILE, FOLDER, LINK, DEVICE = "a file", "a folder", "a symbolic link", "no plain file"
 ROOT = {
@@ -74,7 +76,7 @@ def verify(
     *,
     quick: bool = False,
     threads: int | None = None,
-    on_clip: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Verification:
     """Check a dataset against its own ledger and manifest.
 
@@ -83,7 +85,7 @@ def verify(
         quick: Leave the values alone: compare names, sizes and metadata, but read no chunk and no asset.
         threads: Clips checked at the same time; by default two a core, so that one hashes while another waits
             for the disk.
-        on_clip: Called with the name of every clip once it is checked.
+        progress: Counts clips.
 
     Returns:
         What was looked at, and every problem found; none means that the dataset is as it was written.
@@ -108,13 +110,13 @@ def verify(
             problems.append(Problem(clip, None, error.happened))
 
     def check(entry: LedgerEntry) -> list[Problem]:
-        found = [*_clip_problems(path, manifest, entry, quick=quick)]
-        on_clip(entry.clip.name)
-        return found
+        return [*_clip_problems(path, manifest, entry, quick=quick)]
 
     with ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
+        progress.expect(len(entries))
         for found in pool.map(check, entries):
             problems += found
+            progress.advance()
     return Verification(
         clips=len(entries),
         frames=sum(entry.clip.frames for entry in entries),
@@ -259,7 +261,7 @@ def _inside(folder: Path) -> Iterator[tuple[str, _Found]]:
         yield name, _Found(kind, status.st_size)
 
 
-_ADDABLE = frozenset(spec.name for spec in TRUTH)
+_ADDABLE = frozenset(spec.name for spec in GROUND_TRUTH)
 
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: FOLDER, stat.S_IFLNK: LINK}
 

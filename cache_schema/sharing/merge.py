@@ -8,21 +8,22 @@ from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, refu
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter, differences
 from cache_schema.errors import IdentityError, RequestError
+from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from cache_schema.progress import Progress
 
-def merge(
-    out: Path, inputs: Sequence[Path], *, on_clip: Callable[[int, int], None] = lambda _done, _all: None
-) -> Copied:
+
+def merge(out: Path, inputs: Sequence[Path], *, progress: Progress = SILENT) -> Copied:
     """Add all clips of some datasets to one, digest for digest. Run again, it goes on where it stopped.
 
     Args:
         out: Folder of the merged dataset; made if it does not exist.
         inputs: Folders of the datasets to take clips from. They stay as they are.
-        on_clip: Called after every clip with how many are copied, and how many are to be.
+        progress: Counts clips.
 
     Raises:
         RequestError: There are no inputs.
@@ -45,9 +46,10 @@ def merge(
     with DatasetWriter(out, datasets[0].manifest, asset_files(sources[0], out)) as writer:
         todo = sorted(holder_of.keys() - writer.committed())
         nbytes = 0
-        for done, clip in enumerate(todo, start=1):
+        progress.expect(len(todo))
+        for clip in todo:
             nbytes += copy_clip(holder_of[clip], clip, out).nbytes
-            on_clip(done, len(todo))
+            progress.advance()
     return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes)
 
 

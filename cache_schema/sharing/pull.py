@@ -20,21 +20,23 @@ from typing import TYPE_CHECKING
 from cache_schema.dataset.clip_writer import PARTIAL, commit_folder, disk_errors
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import establish, writing
-from cache_schema.errors import DatasetError, PlaceError, RequestError
+from cache_schema.errors import DatasetError, LeftOut, PlaceError, RequestError
 from cache_schema.format.array_metadata import promised_files
 from cache_schema.format.ledger import Ledger, digest_of
 from cache_schema.integrity.shard_scan import ChunkFile
+from cache_schema.progress import SILENT
 from cache_schema.sharing.subset import ALL, ClipFilter
 from cache_schema.storage.atomic_io import rename_durably, sync, sync_tree, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.storage.safe_io import JSON_BYTES, file_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from cache_schema.format.ledger import LedgerEntry
     from cache_schema.format.manifest import AssetSpec, Manifest
+    from cache_schema.progress import Progress
     from cache_schema.storage.backend import Place
 
 STREAMS = 8
@@ -43,15 +45,6 @@ PATIENCE = 3
 """Clips that a place may fail to hand out before the pull ends."""
 SMALL_ASSET_BYTES = 64 * 2**20
 """Assets up to this size come with any part of a dataset: ORION's projections, not its planner."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A clip that was not fetched."""
-
-    clip: str
-    reason: str
-    repair: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +67,7 @@ def pull(
     which: ClipFilter = ALL,
     *,
     features: Sequence[str] | None = None,
-    on_start: Callable[[int], None] = lambda _nbytes: None,
-    on_bytes: Callable[[int], None] = lambda _nbytes: None,
-    on_clip: Callable[[str], None] = lambda _clip: None,
+    progress: Progress = SILENT,
 ) -> Pulled:
     """Fetch the clips and features asked for that are not there yet.
 
@@ -88,9 +79,7 @@ def pull(
         path: Folder of the dataset to fetch to; made if it does not exist.
         which: Clips to fetch; all by default.
         features: Names of the features to keep; all by default.
-        on_start: Called once with how many bytes of clips there are to fetch.
-        on_bytes: Called with how many bytes of clips have arrived since.
-        on_clip: Called with the name of every clip once it is committed.
+        progress: Counts bytes.
 
     Raises:
         RequestError: There is no such feature, or no clip that fits.
@@ -119,8 +108,8 @@ def pull(
             _fetch_asset(source.place, asset, path)
         establish(path, manifest, {})
         _fetch_card(source.place, path)
-        on_start(sum(entry.nbytes for entry in wanted))
-        fetched = _fetch_clips(_Fetch(source.place, path, on_bytes), wanted, failed, on_clip)
+        progress.expect(sum(entry.nbytes for entry in wanted))
+        fetched = _fetch_clips(_Fetch(source.place, path, progress), wanted, failed)
     return Pulled(
         fetched=tuple(sorted(entry.clip.name for entry in fetched)),
         present=tuple(clip for clip in named if clip in present),
@@ -129,9 +118,7 @@ def pull(
     )
 
 
-def _fetch_clips(
-    fetch: _Fetch, wanted: Sequence[LedgerEntry], failed: list[LeftOut], on_clip: Callable[[str], None]
-) -> list[LedgerEntry]:
+def _fetch_clips(fetch: _Fetch, wanted: Sequence[LedgerEntry], failed: list[LeftOut]) -> list[LedgerEntry]:
     """Fetch clips side by side; add those that cannot be had to ``failed``."""
     fetched: list[LedgerEntry] = []
     unreachable = 0
@@ -141,7 +128,7 @@ def _fetch_clips(
             for done in as_completed(clip_of):
                 try:
                     fetched.append(done.result())
-                    on_clip(clip_of[done])
+                    fetch.progress.advance(0, clip_of[done])
                 except (_NotAsListedError, PlaceError) as error:
                     unreachable += isinstance(error, PlaceError)
                     if unreachable == PATIENCE:
@@ -161,11 +148,11 @@ class _NotAsListedError(DatasetError):
 class _Fetch:
     """Brings clips from a place to a dataset, in as many threads as call it."""
 
-    def __init__(self, source: Place, path: Path, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, source: Place, path: Path, progress: Progress) -> None:
         self.stopped = threading.Event()
         self._source = source
         self._path = path
-        self._on_bytes = on_bytes
+        self.progress = progress
 
     def clip(self, entry: LedgerEntry) -> LedgerEntry:
         """Fetch the files of an entry, and commit them."""
@@ -192,7 +179,7 @@ class _Fetch:
                     break
                 digest.update(piece)
                 file.write(piece)
-                self._on_bytes(len(piece))
+                self.progress.advance(len(piece))
         if arrived != nbytes or digest.hexdigest() != sha256:
             target.unlink()
             raise _not_as_listed(f"{self._source}/{name} is not the file that was pushed")
@@ -269,7 +256,7 @@ def _fetch_asset(source: Place, asset: AssetSpec, path: Path) -> None:
     temporary = path / "assets" / f".{asset.name}.{os.getpid()}.tmp"
     with disk_errors(path):
         temporary.parent.mkdir(exist_ok=True)
-        _Fetch(source, path, lambda _: None).file(name, temporary, asset.nbytes, asset.sha256)
+        _Fetch(source, path, SILENT).file(name, temporary, asset.nbytes, asset.sha256)
         sync(temporary)
         rename_durably(temporary, path / name)
 

@@ -23,15 +23,17 @@ from cache_schema.errors import DatasetError, IdentityError, PlaceError, Request
 from cache_schema.format.ledger import parse_entry
 from cache_schema.format.manifest import parse_root
 from cache_schema.integrity.verify import verify
+from cache_schema.progress import SILENT
 from cache_schema.storage.backend import CARD, INDEX, place_of
 from cache_schema.storage.object_store import PART_BYTES
 from cache_schema.storage.safe_io import JSON_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from cache_schema.format.ledger import LedgerEntry
+    from cache_schema.progress import Progress
     from cache_schema.storage.backend import Content, Listed, Place
 
 OURS = ("assets", "clips", "ledger", CARD, INDEX, ".gitattributes")
@@ -56,18 +58,14 @@ def push(
     path: Path,
     url: str,
     *,
-    on_start: Callable[[int], None] = lambda _nbytes: None,
-    on_bytes: Callable[[int], None] = lambda _nbytes: None,
-    on_clip: Callable[[str], None] = lambda _clip: None,
+    progress: Progress = SILENT,
 ) -> Pushed:
     """Send a dataset to a place. What is there already is not sent again, and clips of others stay.
 
     Args:
         path: The dataset's folder, with a card that states its licence.
         url: Where to send it, as `place_of` reads it.
-        on_start: Called once with how many bytes there are to send.
-        on_bytes: Called with how many bytes were sent since.
-        on_clip: Called with the name of every clip once it is there.
+        progress: Counts bytes.
 
     Raises:
         DatasetError: The dataset is damaged, or has no card with a licence.
@@ -101,18 +99,16 @@ def push(
         for name in ("clips/zarr.json", *(f"assets/{asset.name}" for asset in dataset.manifest.assets))
         if name not in there or there[name].nbytes != (path / name).stat().st_size
     }
-    on_start(_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()))
+    progress.expect(_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()))
     if first:
         target.send([first])
-        on_bytes(_nbytes(first.values()))
+        progress.advance(_nbytes(first.values()))
 
     def send(clips: Sequence[str]) -> None:
         files = {name: file for clip in clips for name, file in missing[clip].items()}
         ledger = {name: path / name for clip in clips if (name := f"ledger/{clip}.json") not in there}
         target.send([files, ledger])
-        on_bytes(_nbytes(files.values()))
-        for clip in clips:
-            on_clip(clip)
+        progress.advance(_nbytes(files.values()), ", ".join(clips))
 
     waiting = tuple(missing)
     step = target.clips_a_send

@@ -13,13 +13,15 @@ from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.describe.encoding_error import EncodingLoss, measure
 from cache_schema.errors import RequestError
 from cache_schema.format.features import FeatureSpec
+from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cache_schema.dataset.clip_writer import ClipWriter
     from cache_schema.format.manifest import Manifest
+    from cache_schema.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def recode(
     out: Path,
     encodings: Mapping[str, str],
     *,
-    on_clip: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Progress = SILENT,
 ) -> Recoded:
     """Write a dataset with some features in other encodings. Run again, it goes on where it stopped.
 
@@ -44,7 +46,7 @@ def recode(
         source: Folder of the dataset to recode. It stays as it is.
         out: Folder of the recoded one; made if it does not exist.
         encodings: Feature to its encoding. All other features are written as they are stored.
-        on_clip: Called after every clip with how many are recoded, and how many are to be.
+        progress: Counts clips.
 
     Returns:
         Bytes and errors, measured on what is stored now of all clips of the source.
@@ -58,9 +60,10 @@ def recode(
     manifest = recoded_manifest(dataset, encodings)
     with DatasetWriter(out, manifest, asset_files(dataset, out)) as writer:
         todo = [clip for clip in dataset.clips if clip not in set(writer.committed())]
-        for done, clip in enumerate(todo, start=1):
+        progress.expect(len(todo))
+        for clip in todo:
             _recode_clip(dataset, writer.clip(dataset.clip(clip)), encodings)
-            on_clip(done, len(todo))
+            progress.advance()
         recoded = LatentDataset.open(out)
         return Recoded(
             clips=len(dataset.clips),

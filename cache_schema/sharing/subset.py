@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
@@ -11,40 +11,33 @@ from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, fram
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
 from cache_schema.storage.safe_io import FRAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cache_schema.dataset.clip_writer import ClipWriter
     from cache_schema.format.ledger import ClipInfo, LedgerEntry
+    from cache_schema.progress import Progress
 
 
 @dataclass(frozen=True)
 class ClipFilter:
-    """Which clips: each field is a pattern with ``*`` and ``?`` to match; None lets all pass."""
+    """Which clips: patterns with ``*`` and ``?``; all have to match. None lets all pass."""
 
     split: str | None = None
-    town: str | None = None
-    scenario: str | None = None
-    weather: str | None = None
     clips: str | None = None
     """Pattern for the clip's name."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tag -> pattern; a clip without the tag has an empty text there."""
 
     def matches(self, clip: ClipInfo) -> bool:
         """Whether a clip passes."""
-        told = {
-            "split": clip.split,
-            "town": clip.town,
-            "scenario": clip.scenario,
-            "weather": clip.weather,
-            "clips": clip.name,
-        }
-        patterns = {name: getattr(self, name) for name in told}
-        return all(
-            fnmatchcase(told[name], pattern) for name, pattern in patterns.items() if pattern is not None
-        )
+        texts = [(clip.split, self.split), (clip.name, self.clips)]
+        texts += [(clip.tags.get(tag, ""), pattern) for tag, pattern in self.tags.items()]
+        return all(pattern is None or fnmatchcase(text, pattern) for text, pattern in texts)
 
 
 ALL = ClipFilter()
@@ -87,7 +80,7 @@ def subset(
     *,
     every: int = 1,
     part: Part | None = None,
-    on_clip: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Progress = SILENT,
 ) -> Copied:
     """Write a part of a dataset. Run again, it goes on where it stopped.
 
@@ -101,7 +94,7 @@ def subset(
         which: Clips to choose.
         every: Hold frames 0, n, 2n, ... of those that the source holds.
         part: Which of several parts of the chosen clips.
-        on_clip: Called after every clip with how many are written, and how many are to be.
+        progress: Counts clips.
 
     Raises:
         RequestError: No clip is chosen, or ``every`` is no number of frames.
@@ -124,14 +117,15 @@ def subset(
             refuse_conflicts([LatentDataset.open(out), dataset])
         todo = [clip for clip in chosen if clip not in present]
         nbytes = 0
-        for done, clip in enumerate(todo, start=1):
+        progress.expect(len(todo))
+        for clip in todo:
             if every == 1:
                 nbytes += copy_clip(dataset, clip, out).nbytes
             else:
                 info = dataset.clip(clip)
                 thinned = info.model_copy(update={"frames": math.ceil(info.frames / every)})
                 nbytes += _thin_out(dataset, writer.clip(thinned), every).nbytes
-            on_clip(done, len(todo))
+            progress.advance()
     return Copied(added=tuple(todo), present=tuple(sorted(present)), nbytes=nbytes)
 
 
@@ -140,13 +134,12 @@ def _choose(dataset: LatentDataset, which: ClipFilter, part: Part | None) -> lis
     chosen = [info.name for info in infos if which.matches(info)]
     chosen = chosen if part is None else part.of(chosen)
     if not chosen:
-        there = {
-            field: {getattr(info, field) or "unknown" for info in infos}
-            for field in ("split", "town", "scenario", "weather")
-        }
+        there = {"split": {info.split for info in infos}}
+        for tag in sorted({tag for info in infos for tag in info.tags}):
+            there[tag] = {info.tags.get(tag, "unknown") for info in infos}
         raise RequestError(
             f"no clip of {dataset.path} is chosen",
-            expected="; ".join(f"{field} {', '.join(sorted(values))}" for field, values in there.items()),
+            expected="; ".join(f"{name} {', '.join(sorted(values))}" for name, values in there.items()),
             repair="correct the patterns, or ask for fewer parts than there are clips",
         )
     return chosen

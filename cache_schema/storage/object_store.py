@@ -16,9 +16,8 @@ from obstore.exceptions import BaseError
 from obstore.store import GCSStore, HTTPStore, S3Store
 
 from cache_schema.errors import DatasetError, PlaceError
-from cache_schema.format.ledger import CLIP_NAME
 from cache_schema.storage.backend import INDEX, PIECE_BYTES, Listed, Place
-from cache_schema.storage.safe_io import JSON_BYTES, parse_json
+from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence

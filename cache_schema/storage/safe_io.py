@@ -30,10 +30,15 @@ AXES = 8
 """Axes of one frame's value."""
 FEATURES = 256
 """Features of a dataset."""
+TAGS = 64
+"""Tags of a clip."""
 ASSETS = 32
 """Assets of a dataset."""
 ASSET_BYTES = 4 * 2**30
 """One asset, which readers load whole. The planner of ORION takes 1.7 GB in float32."""
+
+CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+"""Name of a clip. No such name leaves the folder that it is in."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that move a terminal's cursor; line feed and tab do no harm."""

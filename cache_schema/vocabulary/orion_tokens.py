@@ -1,98 +1,71 @@
-"""The student's full-width input, derived from what is stored.
+"""ORION's tokens: what is stored of what its language model saw and said, and its planner's weights by name.
 
-All but one of ORION's vision tokens are one linear map 256 -> 4096 of what the dataset stores as
-``scene_queries``, so that the stored form is 15.6 times smaller and loses nothing but fp16 rounding.
+All but one of the vision tokens are one linear map 256 -> 4096 of what a dataset stores as ``scene_queries``,
+so that the stored form is 15.6 times smaller and loses nothing but fp16 rounding. The ego token is made at
+full width, and stands before the tokens of the map.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cache_schema.errors import DatasetError
-from cache_schema.format.features import FeatureSpec
+from cache_schema.format.derivations import Derivation, DerivedSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.manifest import Manifest
 
+SCENE_QUERIES = "scene_queries"
+"""(Q, E) narrow queries in the segments scene, history and map."""
+EGO_TOKEN = "ego_token"
+"""(D) the token made of command, CAN bus and ego motion."""
+PLANNING_TOKEN = "planning_token"
+"""(D) hidden state from which the planner plans."""
 VISION_TOKENS = "vision_tokens"
-"""Name of what is derived. A dataset may as well store a feature of this name."""
-SOURCES = ("scene_queries", "ego_token")
-"""Features that it is derived from."""
+"""(Q + 1, D) all tokens that stand for the images. A dataset may as well store them."""
 HEADS = "teacher_heads"
-"""Asset with the projections."""
+"""Asset with the projections ``scene`` and ``map``."""
+PLANNER = "teacher_planner"
+"""Asset with the planner's weights, under the released checkpoint's names."""
+PLANNER_PARTS = ("present_distribution", "future_distribution", "predict_model", "ego_fut_decoder")
+"""The planner's four networks, as checkpoints name them."""
 PROJECTION_OF = {"scene": "scene", "history": "scene", "map": "map"}
 """Segment of ``scene_queries`` -> its projection in the asset ``teacher_heads``."""
 
 
-def vision_tokens_spec(manifest: Manifest) -> FeatureSpec | None:
-    """Say what can be derived in a dataset: (Q + 1, D) float32, or None without all that it needs."""
-    queries, ego_token = (manifest.feature(name) for name in SOURCES)
-    if queries is None or ego_token is None or len(queries.shape) != 2 or len(ego_token.shape) != 1:
+def vision_tokens(queries: FeatureSpec, ego_token: FeatureSpec) -> Derivation | None:
+    """How vision tokens follow from stored queries and ego token; None where these are something else."""
+    names = [name for name, _ in queries.segments]
+    if len(queries.shape) != 2 or len(ego_token.shape) != 1:
         return None
-    segments = [name for name, _ in queries.segments]
-    assets = [asset.name for asset in manifest.assets]
-    if (
-        segments.count("map") != 1
-        or not {*segments} <= {*PROJECTION_OF}
-        or f"{HEADS}.safetensors" not in assets
-    ):
+    if names.count("map") != 1 or not {*names} <= {*PROJECTION_OF}:
         return None
-    before_map = segments.index("map")
-    return FeatureSpec(
+    segments, begin = [], 0
+    for name, length in queries.segments:
+        if name == "map":
+            segments.append(
+                DerivedSegment(name="ego", input=ego_token.name, begin=0, length=1, projection=None)
+            )
+        segments.append(
+            DerivedSegment(
+                name=name, input=queries.name, begin=begin, length=length, projection=PROJECTION_OF[name]
+            )
+        )
+        begin += length
+    return Derivation(
         name=VISION_TOKENS,
-        shape=(queries.shape[0] + 1, *ego_token.shape),
-        axes=("token", "channel"),
-        dtype="float32",
-        role="input",
-        segments=(*queries.segments[:before_map], ("ego", 1), *queries.segments[before_map:]),
+        width=ego_token.shape[0],
+        asset=HEADS,
+        segments=tuple(segments),
         description="Tokens that the language model saw, derived from scene_queries and ego_token.",
     )
 
 
-def check_heads(heads: Mapping[str, np.ndarray], queries: FeatureSpec, ego_token: FeatureSpec) -> None:
-    """Check that projections fit what they project.
-
-    Raises:
-        DatasetError: One is missing, or has another shape.
-    """
-    for head in sorted({PROJECTION_OF[name] for name, _ in queries.segments}):
-        shapes = {
-            f"{head}.weight": (*ego_token.shape, queries.shape[1]),
-            f"{head}.bias": ego_token.shape,
-        }
-        for name, shape in shapes.items():
-            if name not in heads or heads[name].shape != shape:
-                raise DatasetError(
-                    f"the asset {HEADS} has {name} of {heads[name].shape if name in heads else 'no shape'}",
-                    expected=f"shape {shape}, which projects {queries.name} to the width of {ego_token.name}",
-                    repair="fetch the asset again, or read the features that are stored",
-                )
-
-
-def vision_tokens(
-    queries: np.ndarray, ego_token: np.ndarray, heads: Mapping[str, np.ndarray], spec: FeatureSpec
-) -> np.ndarray:
-    """Project stored queries to the tokens that the language model saw.
-
-    Args:
-        queries: (B, Q, E) ``scene_queries``.
-        ego_token: (B, D) ``ego_token``, which is made at full width.
-        heads: Asset ``teacher_heads``: ``scene.weight`` (D, E), ``scene.bias`` (D), and the same for ``map``.
-        spec: Feature ``scene_queries``, whose segments name the parts.
-
-    Returns:
-        (B, Q + 1, D) float32 in the teacher's order: scene, history, ego, map.
-    """
-    parts, begin = [], 0
-    for segment, length in spec.segments:
-        if segment == "map":
-            parts.append(ego_token.astype(np.float32)[:, None])
-        head = PROJECTION_OF[segment]
-        part = queries[:, begin : begin + length].astype(np.float32)
-        parts.append(part @ heads[f"{head}.weight"].T + heads[f"{head}.bias"])
-        begin += length
-    return np.concatenate(parts, axis=1)
+def implied_derivations(manifest: Manifest) -> tuple[Derivation, ...]:
+    """What can be derived in a dataset whose manifest does not say so, as none of format 1 does."""
+    queries, ego_token = manifest.feature(SCENE_QUERIES), manifest.feature(EGO_TOKEN)
+    assets = [asset.name for asset in manifest.assets]
+    if queries is None or ego_token is None or f"{HEADS}.safetensors" not in assets:
+        return ()
+    derivation = vision_tokens(queries, ego_token)
+    return () if derivation is None else (derivation,)

@@ -12,16 +12,17 @@ import numpy as np
 from cache_schema.dataset.add_features import extend_clip, extend_manifest, holds
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import writing
-from cache_schema.errors import ClipError, FeatureError
-from cache_schema.format.features import TRUTH
+from cache_schema.errors import ClipError, FeatureError, LeftOut
+from cache_schema.progress import SILENT
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.clips import RawClip, find_clips
 from pipeline.bench2drive.reader import read_annotations
-from pipeline.extraction.progress import FrameProgress
-from pipeline.source import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from cache_schema.progress import Progress
 
 SAME_POSE_M = 1e-3
 """Poses of the raw clip and of the dataset that differ by more are of different recordings."""
@@ -37,7 +38,7 @@ class AddTruthReport:
     """Clips that this run extended."""
     present: tuple[str, ...]
     """Clips that had the features already."""
-    failed: tuple[Failure, ...]
+    failed: tuple[LeftOut, ...]
     """Clips that could not be extended. The dataset promises the features once there are none."""
 
 
@@ -52,7 +53,7 @@ class _Job(NamedTuple):
     features: tuple[str, ...]
 
 
-def add_truth(path: Path, root: Path, *, workers: int = 1) -> AddTruthReport:
+def add_truth(path: Path, root: Path, *, workers: int = 1, progress: Progress = SILENT) -> AddTruthReport:
     """Add the truth features that the dataset at ``path`` lacks to its clips, in place.
 
     Safe to stop at any instant and to run again: extended clips are skipped. A dataset of every n-th frame
@@ -62,6 +63,7 @@ def add_truth(path: Path, root: Path, *, workers: int = 1) -> AddTruthReport:
         path: The dataset's folder.
         root: Folder of the raw clips, or around ``v1/``.
         workers: Processes that read annotations side by side.
+        progress: Counts frames.
 
     Raises:
         ClipError: There are no raw clips at all.
@@ -70,34 +72,29 @@ def add_truth(path: Path, root: Path, *, workers: int = 1) -> AddTruthReport:
     """
     with writing(path):
         dataset = LatentDataset.open(path)
-        missing = tuple(spec for spec in TRUTH if dataset.manifest.feature(spec.name) is None)
+        missing = tuple(spec for spec in GROUND_TRUTH if dataset.manifest.feature(spec.name) is None)
         dataset.require(("frame_index",))
         names = tuple(spec.name for spec in missing)
         if not missing:
             return AddTruthReport((), (), dataset.clips, ())
         raw = {clip.name: clip for clip in find_clips(root).clips}
         present = tuple(clip for clip in dataset.clips if holds(dataset.entry(clip), missing))
-        failed: list[Failure] = []
+        failed: list[LeftOut] = []
         jobs: list[_Job] = []
         for clip in sorted(set(dataset.clips) - set(present)):
             if clip in raw:
                 jobs.append(_job(dataset, clip, raw[clip].path, names))
             else:
-                failed.append(Failure(clip, f"its raw clip is not in {root}", "unpack its archive there"))
+                failed.append(LeftOut(clip, f"its raw clip is not in {root}", "unpack its archive there"))
         extended: list[str] = []
-        with FrameProgress(sum(len(job.frame_index) for job in jobs), "add truth") as progress:
-            for job, values in _read_all(jobs, workers):
-                try:
-                    extend_clip(path, dataset.manifest, dataset.entry(job.clip), missing, values())
-                except (ClipError, FeatureError) as error:
-                    failed.append(Failure.of(job.clip, error))
-                    progress.drop(len(job.frame_index))
-                else:
-                    extended.append(job.clip)
-                    progress.reach(
-                        progress.frames + len(job.frame_index),
-                        f"{len(extended)} clips, {len(failed)} left out",
-                    )
+        progress.expect(sum(len(job.frame_index) for job in jobs))
+        for job, values in _read_all(jobs, workers):
+            try:
+                extend_clip(path, dataset.manifest, dataset.entry(job.clip), missing, values())
+                extended.append(job.clip)
+            except (ClipError, FeatureError) as error:
+                failed.append(LeftOut.because(job.clip, error))
+            progress.advance(len(job.frame_index), f"{len(extended)} clips, {len(failed)} left out")
         if not failed:
             extend_manifest(path, dataset.manifest, missing)
         return AddTruthReport(names, tuple(sorted(extended)), present, tuple(failed))

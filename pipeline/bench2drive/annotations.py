@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import ClipError
-from cache_schema.format.features import COMMANDS
+from cache_schema.vocabulary.driving import COMMANDS
 from pipeline.bench2drive.geometry import CAMERAS, cam2ego, lidar2ego, rigid_inverse, world2lidar
 from pipeline.bench2drive.record import Record
 

@@ -27,6 +27,16 @@ class ClipName:
     route: int
     weather: int
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """The same as tags of a latent dataset."""
+        return {
+            "scenario": self.scenario,
+            "town": self.town,
+            "route": str(self.route),
+            "weather": str(self.weather),
+        }
+
     @classmethod
     def parse(cls, name: str) -> ClipName:
         """Take a folder name apart.

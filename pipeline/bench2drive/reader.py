@@ -40,7 +40,7 @@ class ClipAnnotations:
     intrinsic: np.ndarray
     """(F, C, 3, 3) float64, of the raw 1600x900 images."""
     agents: dict[str, np.ndarray]
-    """Values (F, *shape) of every feature of ``cache_schema.format.features.TRUTH_AGENTS``."""
+    """Values (F, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH_AGENTS``."""
 
     @property
     def timestamp(self) -> np.ndarray:
@@ -54,7 +54,7 @@ class ClipAnnotations:
         return matrix.astype(np.float32)
 
     def truth(self) -> dict[str, np.ndarray]:
-        """Values of every feature of ``cache_schema.format.features.TRUTH``."""
+        """Values of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH``."""
         trajectory, mask = ego_trajectories(self.ego_pose)
         return {
             "ego_trajectory": trajectory,

@@ -21,6 +21,7 @@ from cache_schema.dataset.reader import read_manifest
 from cache_schema.dataset.writer import establish, writing
 from cache_schema.errors import IdentityError, RequestError
 from cache_schema.format.ledger import Ledger
+from cache_schema.progress import SILENT
 from pipeline.extraction.run import ExtractionReport, WorkerDiedError, describe, supervise
 from pipeline.extraction.worker import LockStep, Receipt
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.format.manifest import DataIdentity
+    from cache_schema.progress import Progress
     from pipeline.source import SelectedClip, Selection
     from pipeline.teachers.protocol import Teacher
 
@@ -203,7 +205,13 @@ class ClusterCrew:
 
 
 def extract_on_cluster(
-    selection: Selection, load: Callable[[], Teacher], path: Path, client: distributed.Client, *, slots: int
+    selection: Selection,
+    load: Callable[[], Teacher],
+    path: Path,
+    client: distributed.Client,
+    *,
+    slots: int,
+    progress: Progress = SILENT,
 ) -> ExtractionReport:
     """Like ``extract``, with a teacher on every worker of a dask cluster.
 
@@ -213,6 +221,7 @@ def extract_on_cluster(
         path: The dataset's folder, on such a file system too.
         client: Connection to the cluster.
         slots: Clips that advance in lock-step on each worker.
+        progress: Counts frames.
 
     Raises:
         IdentityError: The dataset was made by another teacher.
@@ -223,7 +232,7 @@ def extract_on_cluster(
         client.register_plugin(TeacherPlugin(load, path, slots))
         try:
             client.submit(_establish, selection.data, pure=False).result()
-            return supervise(selection, ClusterCrew(client, slots), path, slots=slots)
+            return supervise(selection, ClusterCrew(client, slots), path, slots=slots, progress=progress)
         finally:
             with contextlib.suppress(OSError, TimeoutError):  # the cluster may be gone
                 client.unregister_worker_plugin(PLUGIN)

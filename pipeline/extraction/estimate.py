@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import check_place
 from cache_schema.format.encodings import stored_arrays
-from cache_schema.format.features import TRUTH
 from cache_schema.format.layout import file_sizes
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,7 @@ def plan(path: Path, selection: Selection, preset: TeacherPreset, *, measured: f
         DatasetError: There is something else at ``path``.
     """
     check_place(path)
-    features = (*preset.features, *TRUTH)
+    features = (*preset.features, *GROUND_TRUTH)
     committed_frames = committed_clips = 0
     wall_s = 0.0
     if (path / "zarr.json").exists():

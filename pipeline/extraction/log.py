@@ -9,13 +9,16 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Self
 
+from rich.console import Group
+
 from cache_schema.errors import RequestError
+from cache_schema.terminal import table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.errors import LeftOut
     from pipeline.extraction.worker import Receipt
-    from pipeline.source import Failure
 
 
 def beside(dataset: Path) -> Path:
@@ -45,7 +48,7 @@ class RunLog:
         rate = receipt.frames / receipt.wall_s if receipt.wall_s else None
         self._write("clip", **dataclasses.asdict(receipt), frames_a_second=rate)
 
-    def failure(self, failure: Failure) -> None:
+    def failure(self, failure: LeftOut) -> None:
         """A clip is left out."""
         self._write("failure", **dataclasses.asdict(failure))
 
@@ -78,6 +81,25 @@ class LogSummary:
     """Worker -> clips."""
     slowest: tuple[tuple[str, float], ...]
     """Clips with the fewest frames a second, slowest first."""
+
+    def __rich__(self) -> Group:
+        """Show it as lines and tables."""
+        busy_s = self.busy_s or 1.0
+        slowest = table("slowest clips", "frames/s")
+        for clip, rate in self.slowest:
+            slowest.add_row(clip, f"{rate:.2f}")
+        failed = table("clip", "why it was left out")
+        for clip, reason in self.failures.items():
+            failed.add_row(clip, reason)
+        return Group(
+            f"{self.runs} runs, {self.clips} clips, {self.frames:,} frames by {len(self.workers)} workers; "
+            f"{self.retries} retries after a worker died",
+            f"workers were busy for {self.busy_s:.1f} s: {self.teacher_s / busy_s:.0%} teacher, "
+            f"{self.images_s / busy_s:.0%} waiting for images, "
+            f"{self.disk_s / busy_s:.0%} waiting for the disk",
+            slowest,
+            *([failed] if self.failures else []),
+        )
 
 
 def summarise(path: Path, *, slowest: int = 5) -> LogSummary:

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Protocol
 from safetensors.torch import save
 
 from cache_schema.dataset.writer import establish, writing
-from cache_schema.errors import ClipError, DatasetError, FeatureError
-from cache_schema.format.features import TRUTH
+from cache_schema.errors import ClipError, DatasetError, FeatureError, LeftOut
 from cache_schema.format.ledger import Ledger
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest
+from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import sha256_bytes
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.extraction.log import RunLog, beside
-from pipeline.extraction.progress import FrameProgress
 from pipeline.extraction.worker import LockStep
-from pipeline.source import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cache_schema.errors import TeachonceError
+    from cache_schema.progress import Progress
     from pipeline.extraction.worker import Receipt
     from pipeline.source import SelectedClip, Selection
     from pipeline.teachers.protocol import Teacher
@@ -95,7 +95,7 @@ class ExtractionReport:
     """Clips that this run added."""
     present: tuple[str, ...]
     """Clips asked for that were there before."""
-    failed: tuple[Failure, ...]
+    failed: tuple[LeftOut, ...]
     """Clips that were left out."""
     gave_up: bool
     """True where the run stopped early, after too many failures in a row."""
@@ -115,6 +115,7 @@ def extract(
     path: Path,
     *,
     slots: int = 1,
+    progress: Progress = SILENT,
 ) -> ExtractionReport:
     """Run a teacher in this process over the selected clips; write what it says to the dataset at ``path``.
 
@@ -126,6 +127,7 @@ def extract(
         teacher: Who looks at the frames.
         path: The dataset's folder; made if it does not exist.
         slots: Clips that advance in lock-step.
+        progress: Counts frames.
 
     Raises:
         IdentityError: The dataset was made by another teacher.
@@ -136,14 +138,14 @@ def extract(
         establish(path, manifest, assets)
         del assets
         with LockStep(teacher, path, manifest, slots) as crew:
-            return supervise(selection, crew, path, slots=slots)
+            return supervise(selection, crew, path, slots=slots, progress=progress)
 
 
 def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest of what this teacher makes from this data, and the bytes of its assets."""
     files = {f"{stem}.safetensors": save(tensors) for stem, tensors in teacher.assets().items()}
     manifest = Manifest(
-        features=(*teacher.features, *TRUTH),
+        features=(*teacher.features, *GROUND_TRUTH),
         teacher=teacher.identity,
         data=data,
         code=CodeIdentity(
@@ -158,18 +160,19 @@ def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, 
     return manifest, files
 
 
-def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> ExtractionReport:
+def supervise(
+    selection: Selection, crew: Crew, path: Path, *, slots: int, progress: Progress = SILENT
+) -> ExtractionReport:
     """Have the crew look at every selected clip that the dataset at ``path`` lacks."""
     present, stale = _committed(selection, Ledger(path / "ledger"))
     skip = {*present, *(failure.clip for failure in stale)}
     todo = [clip for clip in selection.clips if clip.name not in skip]
-    with (
-        RunLog(beside(path)) as log,
-        FrameProgress(sum(clip.frames for clip in todo), "extract") as progress,
-    ):
+    left = sum(clip.frames for clip in todo)
+    progress.expect(left)
+    with RunLog(beside(path)) as log:
         crew.muster()
         log.begin(workers=crew.workers, slots=slots, clips=len(todo))
-        supervisor = _Supervisor(crew, slots, log, progress)
+        supervisor = _Supervisor(crew, slots, log, progress, frames=left)
         begun = time.perf_counter()
         supervisor.work_through(todo)
         # Whoever was near a dying worker is asked again, alone: only one clip can be to blame then.
@@ -194,7 +197,7 @@ def supervise(selection: Selection, crew: Crew, path: Path, *, slots: int) -> Ex
     )
 
 
-def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], list[Failure]]:
+def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], list[LeftOut]]:
     """Selected clips that are in the dataset, and those whose entry is of something else."""
     present, stale = [], []
     names = set(ledger.clips())
@@ -204,27 +207,28 @@ def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], l
         try:
             frames = ledger.read(clip.name).clip.frames
         except DatasetError as error:
-            stale.append(Failure.of(clip.name, error))
+            stale.append(LeftOut.because(clip.name, error))
             continue
         if frames == clip.frames:
             present.append(clip.name)
         else:
             reason = f"it has {clip.frames} frames, but the dataset holds it with {frames}"
             repair = f"delete ledger/{clip.name}.json to extract it again"
-            stale.append(Failure(clip.name, reason, repair))
+            stale.append(LeftOut(clip.name, reason, repair))
     return tuple(present), stale
 
 
 class _Supervisor:
     """Sends clips out through a sliding window and keeps the books."""
 
-    def __init__(self, crew: Crew, slots: int, log: RunLog, progress: FrameProgress) -> None:
+    def __init__(self, crew: Crew, slots: int, log: RunLog, progress: Progress, *, frames: int) -> None:
+        self.frames_to_do, self.frames_left_out = frames, 0
         self.crew = crew
         self.slots = slots
         self.log = log
         self.progress = progress
         self.receipts: list[Receipt] = []
-        self.failed: list[Failure] = []
+        self.failed: list[LeftOut] = []
         self.suspects: list[SelectedClip] = []
         self.in_a_row = 0
         self.gave_up = False
@@ -274,10 +278,11 @@ class _Supervisor:
 
     def leave_out(self, clip: SelectedClip, error: TeachonceError) -> None:
         """Report a clip that cannot be made."""
-        self.failed.append(Failure.of(clip.name, error))
+        self.failed.append(LeftOut.because(clip.name, error))
         self.in_a_row += 1
         self.log.failure(self.failed[-1])
-        self.progress.drop(clip.frames)
+        self.frames_left_out += clip.frames
+        self.progress.expect(self.frames_to_do - self.frames_left_out)
         self.progress.say(f"left out {clip.name}: {error.happened}")
 
     def status(self) -> str:

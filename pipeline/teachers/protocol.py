@@ -38,7 +38,7 @@ class FrameBatch:
     timestamp: Tensor
     """(B) float64, seconds."""
     command: Tensor
-    """(B) int64, index into ``cache_schema.format.features.COMMANDS``."""
+    """(B) int64, index into ``cache_schema.vocabulary.driving.COMMANDS``."""
     can_bus: Tensor
     """(B, 18) float64."""
 

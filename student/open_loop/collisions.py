@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache_schema.format.features import HUMANS, VEHICLES
+from cache_schema.vocabulary.driving import HUMANS, VEHICLES
 from student.open_loop.occupancy import CELL_M, CELLS, Agents, corner_cells, draw
 
 if TYPE_CHECKING:

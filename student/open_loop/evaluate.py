@@ -15,8 +15,8 @@ import torch
 from safetensors.numpy import save
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.format.features import AGENTS, COMMANDS
 from cache_schema.storage.atomic_io import write_durably
+from cache_schema.vocabulary.driving import AGENTS, COMMANDS
 from student.loading.batches import FRAMES_WITHOUT_ORION_TRUTH, LatentFrames
 from student.open_loop.bootstrap import Means, groups, means
 from student.open_loop.collisions import VARIANTS, collisions
@@ -254,11 +254,8 @@ def _groups(
     told = [name for name in GROUP_COLUMNS if name in columns]
     picked = [columns.index(name) for name in told]
     infos = [dataset.clip(name) for name in frames.clips]
-    of_clip: dict[By, list[str]] = {
-        "scenario": [info.scenario for info in infos],
-        "town": [info.town for info in infos],
-        "weather": [info.weather for info in infos],
-    }
+    tags: tuple[By, ...] = ("scenario", "town", "weather")
+    of_clip = {tag: [info.tags.get(tag, "") for info in infos] for tag in tags}
     labels: dict[By, np.ndarray] = {"command": np.array(COMMANDS)[command]}
     for by, names in of_clip.items():
         labels[by] = np.array([name or "unknown" for name in names])[frames.clip_of]

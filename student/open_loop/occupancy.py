@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache_schema.format.features import TRAJECTORY_STEPS
+from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 
 CELLS = 200
 CELL_M = 0.5

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from cache_schema.format.features import TRAJECTORY_STEPS
+from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from student.orion_lite.planner import waypoints
 
 if TYPE_CHECKING:

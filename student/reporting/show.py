@@ -15,8 +15,8 @@ from matplotlib.ticker import LogFormatter
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
-from cache_schema.format.features import COMMANDS
 from cache_schema.storage.atomic_io import write_durably
+from cache_schema.vocabulary.driving import COMMANDS
 from student.reporting import bev
 from student.reporting.svg import COLOURS, STYLE, plain
 
@@ -167,7 +167,7 @@ def _add_cameras(area: SubFigure, images: Mapping[str, np.ndarray]) -> None:
 
 
 def _title(info: ClipInfo, frame: int, values: Mapping[str, np.ndarray]) -> str:
-    where = [info.split, info.scenario, info.town, f"weather {info.weather}" if info.weather else ""]
+    where = [info.split, *(f"{tag} {text}" for tag, text in info.tags.items())]
     when = [f"frame {frame} of {info.frames}"]
     if "frame_index" in values:
         when.append(f"raw frame {int(values['frame_index'])}")
@@ -176,4 +176,4 @@ def _title(info: ClipInfo, frame: int, values: Mapping[str, np.ndarray]) -> str:
     if "command" in values:
         command = int(values["command"])
         when.append(f"command {COMMANDS[command] if 0 <= command < len(COMMANDS) else command}")
-    return f"{info.name}: {', '.join(part for part in where if part)}\n{', '.join(when)}"
+    return f"{info.name}: {', '.join(where)}\n{', '.join(when)}"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 from student.open_loop.evaluate import evaluate
 from student.runs.checkpoint import read_checkpoint
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from cache_schema.progress import Progress
     from student.runs.config import Resident
 
 NAME = "sweep.json"
@@ -95,6 +97,7 @@ def sweep(
     device: str = "cpu",
     resident: Resident = "none",
     trackers: Sequence[str] | None = None,
+    progress: Progress = SILENT,
 ) -> Sweep:
     """Train and evaluate recipes one after another; write ``sweep.json`` into the folder.
 
@@ -108,6 +111,7 @@ def sweep(
         device: Torch device.
         resident: Where the training frames stay.
         trackers: Experiment trackers, as ``train`` takes them.
+        progress: Counts steps of the recipe that is trained.
 
     Raises:
         RequestError: There is no such recipe, nothing to compare on, or a change does not fit.
@@ -125,7 +129,16 @@ def sweep(
     for name, recipe in recipes.items():
         run = folder / re.sub(r"[^\w.-]", "-", name)
         try:
-            train(dataset_path, run, recipe, device=device, resident=resident, trackers=trackers)
+            progress.reach(0, name)
+            train(
+                dataset_path,
+                run,
+                recipe,
+                device=device,
+                resident=resident,
+                trackers=trackers,
+                progress=progress,
+            )
         except DivergenceError as error:
             diverged[name] = error.happened
             continue

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
 from cache_schema.storage.locks import hold
 from student.loading.batches import LatentFrames
 from student.orion_lite.losses import build_objectives
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from cache_schema.progress import Progress
     from student.runs.config import Resident, TrainConfig
 
 MODEL_NEEDS = ("scene_queries", "ego_token", "ego_trajectory")
@@ -35,6 +37,7 @@ def train(
     device: str = "cpu",
     resident: Resident = "none",
     trackers: Sequence[str] | None = None,
+    progress: Progress = SILENT,
 ) -> TrainResult:
     """Train until ``config.epochs`` are done, from the run's last good checkpoint if it has one.
 
@@ -47,6 +50,7 @@ def train(
         device: Torch device; with several processes "cuda" gives each its own.
         resident: Where the training frames stay.
         trackers: Experiment trackers; TensorBoard by default, where it is installed.
+        progress: Counts steps.
 
     Raises:
         RequestError: The dataset lacks a feature, an asset or training clips; an objective or a tracker is
@@ -71,7 +75,14 @@ def train(
         )
         held_out = _held_out(dataset, needs, config, accelerator.device)
         training = Training(
-            accelerator, dataset, run, config, objectives=objectives, frames=frames, held_out=held_out
+            accelerator,
+            dataset,
+            run,
+            config,
+            objectives=objectives,
+            frames=frames,
+            held_out=held_out,
+            progress=progress,
         )
         if accelerator.is_main_process and training.epoch < config.epochs:
             record_start(

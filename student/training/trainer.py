@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
+from cache_schema.progress import SILENT
 from student.loading.sampler import Sampler, share
 from student.orion_lite.build import build_student
 from student.orion_lite.model import Prediction
@@ -23,7 +24,7 @@ from student.runs.weights import load_strictly
 from student.training.deferred_metrics import Watch
 from student.training.ema import MovingAverage
 from student.training.optim import adamw
-from student.training.progress import StepProgress, epoch_line
+from student.training.progress import epoch_line
 from student.training.schedule import learning_rate, term_factor
 from student.training.seeding import latent_noise, seed_dropout
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cache_schema.dataset.reader import LatentDataset
+    from cache_schema.progress import Progress
     from student.loading.batches import Batch, LatentFrames
     from student.orion_lite.losses import Objective
     from student.runs.config import TrainConfig
@@ -61,6 +63,7 @@ class Training:
         objectives: Terms of the loss.
         frames: What is learned from.
         held_out: What is validated on, if anything.
+        progress: Counts steps.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Training:
         objectives: Mapping[str, Objective],
         frames: LatentFrames,
         held_out: LatentFrames | None,
+        progress: Progress = SILENT,
     ) -> None:
         self.accelerator, self.run, self.config = accelerator, run, config
         self.objectives, self.frames, self.held_out = objectives, frames, held_out
@@ -101,7 +105,7 @@ class Training:
         self.network, self.optimizer = accelerator.prepare(self.model, self.adamw)
         self.watch = Watch(accelerator, (*objectives, "total"))
         self.log: RunLog | None = None
-        self.progress: StepProgress | None = None
+        self.progress = progress if accelerator.is_main_process else SILENT
 
     def _freeze_unreached(self) -> None:
         """Freeze weights that no objective reaches: processes would wait for their gradients for ever."""
@@ -124,7 +128,7 @@ class Training:
         with contextlib.ExitStack() as stack:
             if self.accelerator.is_main_process:
                 self.log = stack.enter_context(RunLog(self.run, done=self.step))
-                self.progress = stack.enter_context(StepProgress(left))
+            self.progress.expect(left)
             named = {"name": self.run.name}
             self.accelerator.init_trackers(
                 "teachonce",
@@ -150,10 +154,9 @@ class Training:
             {"kind": "epoch", "epoch": epoch, "step": self.step, "train": train_terms, "val": val_terms}
         )
         self._save()
-        if self.progress is not None:
-            self.progress.say(
-                epoch_line(epoch, self.config.epochs, train_terms, val_terms, time.monotonic() - began)
-            )
+        self.progress.say(
+            epoch_line(epoch, self.config.epochs, train_terms, val_terms, time.monotonic() - began)
+        )
 
     def learn(self, epoch: int) -> Iterator[int]:
         """Take every step that is left of an epoch; yield how many are left after each."""
@@ -197,8 +200,7 @@ class Training:
         if self.average is not None:
             self.average.update(step)
         self.step += 1
-        if self.progress is not None:
-            self.progress.advance(f"epoch {epoch}/{config.epochs}")
+        self.progress.advance(1, f"epoch {epoch}/{config.epochs}")
         return self.watch.add(
             epoch,
             self.step,

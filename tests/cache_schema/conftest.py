@@ -62,8 +62,8 @@ def assets() -> dict[str, bytes]:
 
 
 CLIPS = (
-    ClipInfo(name="Accident_Town03_Route1_Weather0", frames=5, split="train", town="Town03"),
-    ClipInfo(name="TJunction_Town05_Route2_Weather3", frames=7, split="val", town="Town05"),
+    ClipInfo(name="Accident_Town03_Route1_Weather0", frames=5, split="train", tags={"town": "Town03"}),
+    ClipInfo(name="TJunction_Town05_Route2_Weather3", frames=7, split="val", tags={"town": "Town05"}),
 )
 
 

@@ -7,10 +7,11 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.format.features import LIDAR, TRUTH, TRUTH_AGENTS, FeatureSpec
+from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo, Split
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.storage.atomic_io import sha256_bytes
+from cache_schema.vocabulary.driving import GROUND_TRUTH, GROUND_TRUTH_AGENTS, LIDAR
 from student.open_loop.occupancy import Agents
 from student.orion_lite.planner import Planner, PlannerConfig
 from student.runs.config import TrainConfig
@@ -47,7 +48,7 @@ TOWNS = {"clip-a": "Town03", "clip-b": "Town05", "clip-c": "Town05"}
 
 def car_over_the_ego(frames):
     """A car of 4 m by 2 m, its middle over that of the ego's footprint, which never moves."""
-    places = {spec.name: np.zeros((frames, *spec.shape), spec.dtype) for spec in TRUTH_AGENTS}
+    places = {spec.name: np.zeros((frames, *spec.shape), spec.dtype) for spec in GROUND_TRUTH_AGENTS}
     places["truth_agent_classes"][:, 1:] = -1
     places["truth_agent_boxes"][:, 0] = (0.0, 0.5, 4.0, 2.0, np.pi / 2)
     places["truth_agent_offsets_mask"][:, 0] = True
@@ -73,7 +74,7 @@ def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=
         "teacher_planner.safetensors": save(planner or Planner(PLANNER).state_dict()),
     }
     manifest = Manifest(
-        features=tuple(spec for spec in (*SAID, *TRUTH) if spec.name not in without),
+        features=tuple(spec for spec in (*SAID, *GROUND_TRUTH) if spec.name not in without),
         teacher=TeacherIdentity(name="tiny", weights=weights, precision="fp32"),
         data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),
         code=CodeIdentity(teachonce="0", libraries={}),
@@ -112,9 +113,15 @@ def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=
                 **car_over_the_ego(frames),
             }
             if not future:
-                unknown = ("ego_trajectory", "ego_trajectory_mask", *(spec.name for spec in TRUTH_AGENTS))
+                unknown = (
+                    "ego_trajectory",
+                    "ego_trajectory_mask",
+                    *(spec.name for spec in GROUND_TRUTH_AGENTS),
+                )
                 frame |= {key: np.zeros_like(frame[key]) for key in unknown}
-            clip = writer.clip(ClipInfo(name=name, frames=frames, split=split, town=TOWNS.get(name, "")))
+            clip = writer.clip(
+                ClipInfo(name=name, frames=frames, split=split, tags={"town": TOWNS.get(name, "")})
+            )
             clip.append({key: value for key, value in frame.items() if key not in without})
             clip.commit(wall_s=1.0)
     return path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache_schema.format.features import TRAJECTORY_STEPS
+from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from pipeline.bench2drive.geometry import heading
 from pipeline.bench2drive.ground_truth.trajectories import FRAMES_PER_STEP
 

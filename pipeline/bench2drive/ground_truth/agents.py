@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache_schema.format.features import AGENTS, HUMANS, NO_AGENT, TRUTH_AGENTS, VEHICLES
+from cache_schema.vocabulary.driving import AGENTS, GROUND_TRUTH_AGENTS, HUMANS, NO_AGENT, VEHICLES
 from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
 from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
 
@@ -36,13 +36,13 @@ def road_users(annotation: Annotation) -> Boxes:
 
 
 def truth_agents(clip: Sequence[Boxes], world2lidar: np.ndarray) -> dict[str, np.ndarray]:
-    """Values (F, *shape) of every feature of ``cache_schema.format.features.TRUTH_AGENTS``.
+    """Values (F, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH_AGENTS``.
 
     Args:
         clip: The ``road_users`` of each of F frames.
         world2lidar: (F, 4, 4) RH world to LiDAR.
     """
-    values = {spec.name: np.zeros((len(clip), *spec.shape), spec.dtype) for spec in TRUTH_AGENTS}
+    values = {spec.name: np.zeros((len(clip), *spec.shape), spec.dtype) for spec in GROUND_TRUTH_AGENTS}
     values["truth_agent_classes"][:] = NO_AGENT
     for frame, boxes in enumerate(clip):
         counted = boxes.for_planning()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cache_schema.format.features import TRAJECTORY_STEPS
+from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from pipeline.bench2drive.geometry import rigid_inverse
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import numpy as np
 
 from cache_schema.errors import RequestError
 from cache_schema.format.manifest import DataIdentity
+from cache_schema.progress import SILENT
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, RawClip
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.splits import SPLIT_FILE
@@ -25,8 +26,9 @@ from pipeline.bench2drive.synthetic.scene import draw_scene
 from pipeline.source import DATA_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
+
+    from cache_schema.progress import Progress
 
 FIRST_ROUTE = 9001
 """Ids of Bench2Drive's own routes in its Base set are smaller, so that names never collide."""
@@ -50,7 +52,7 @@ def write_demo_data(
     frames: int = 60,
     seed: int = 0,
     workers: int = 1,
-    on_clip: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Path, ...]:
     """Write synthetic clips to ``root/v1``, with a split in which every fourth is for validation.
 
@@ -63,7 +65,7 @@ def write_demo_data(
         frames: Frames a clip, 10 a second. 41 are needed for one whole trajectory in ORION's reading.
         seed: Another seed, other clips.
         workers: Processes that write clips side by side.
-        on_clip: Called with the name of each clip that is written.
+        progress: Counts clips.
 
     Returns:
         The clips' folders, sorted by name.
@@ -94,7 +96,7 @@ def write_demo_data(
     building = root.with_name(f".{root.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     plans, validation = _plan(building / "v1", clips, frames, seed)
-    _write_all(plans, workers, on_clip)
+    _write_all(plans, workers, progress)
     split_file = building / SPLIT_FILE
     split_file.parent.mkdir()
     split_file.write_text(
@@ -126,16 +128,16 @@ def _plan(folder: Path, clips: int, frames: int, seed: int) -> tuple[list[_ClipP
     return plans, [plan.path.name for plan in plans[for_training:]]
 
 
-def _write_all(plans: list[_ClipPlan], workers: int, on_clip: Callable[[str], None] | None) -> None:
-    report = on_clip or (lambda name: None)
+def _write_all(plans: list[_ClipPlan], workers: int, progress: Progress) -> None:
+    progress.expect(len(plans))
     if workers == 1:
         for plan in plans:
-            report(_write_clip(plan))
+            progress.advance(1, _write_clip(plan))
         return
     # Fresh interpreters: a fork of a process that already runs threads may hang.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for written in as_completed([pool.submit(_write_clip, plan) for plan in plans]):
-            report(written.result())
+            progress.advance(1, written.result())
 
 
 def _write_clip(plan: _ClipPlan) -> str:

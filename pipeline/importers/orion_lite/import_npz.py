@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.errors import ClipError, FeatureError
+from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, Manifest, TeacherIdentity
+from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import sha256_bytes
 from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
 from pipeline.importers.orion_lite.npz_features import FrameConversion
 from pipeline.importers.orion_lite.query_recovery import TOLERANCE, read_teacher
-from pipeline.source import BENCH2DRIVE, Failure
+from pipeline.source import BENCH2DRIVE
 from pipeline.teachers.orion.presets import ORION_7B
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from cache_schema.dataset.clip_writer import ClipWriter
+    from cache_schema.progress import Progress
     from pipeline.importers.orion_lite.npz_dump import Dump, DumpedClip
     from pipeline.importers.orion_lite.npz_features import Frame
     from pipeline.importers.orion_lite.query_recovery import TeacherParts
@@ -54,7 +55,7 @@ class ImportReport:
     """Clips that this run added."""
     present: tuple[str, ...]
     """Clips of the dump that were there before."""
-    failed: tuple[Failure, ...]
+    failed: tuple[LeftOut, ...]
     """Clips that were left out, and files that belong to none."""
     lacking: dict[str, str]
     """Features of an extraction that the dump has no data for, and why."""
@@ -71,7 +72,7 @@ def import_npz(
     teacher: Path | None = None,
     *,
     preset: OrionPreset = ORION_7B,
-    on_clip: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Progress = SILENT,
 ) -> ImportReport:
     """Write the frames of a dump to the dataset at ``out``. Run again, it goes on where it stopped.
 
@@ -81,7 +82,7 @@ def import_npz(
         teacher: ``teacher_heads.safetensors``, ``Orion.pth`` or a folder made of it; None for full width.
             From a whole checkpoint comes the planner too, without which no student starts.
         preset: Sizes of the teacher that made the dump.
-        on_clip: Called after every clip with how many are done, and how many are to be.
+        progress: Counts clips.
 
     Raises:
         ClipError: There is no frame in the folder, or none opens.
@@ -100,7 +101,8 @@ def import_npz(
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         there = LatentDataset.open(out)
-        for done, clip in enumerate(dump.clips, start=1):
+        progress.expect(len(dump.clips))
+        for clip in dump.clips:
             try:
                 if clip.name in there.clips:
                     _check_length(clip, there.clip(clip.name).frames)
@@ -110,8 +112,8 @@ def import_npz(
                     committed.append(clip.name)
                     frames += len(clip.files)
             except (ClipError, FeatureError) as error:
-                failed.append(Failure.of(clip.name, error))
-            on_clip(done, len(dump.clips))
+                failed.append(LeftOut.because(clip.name, error))
+            progress.advance()
     return ImportReport(
         committed=tuple(committed),
         present=tuple(present),
@@ -172,10 +174,7 @@ def _info(clip: DumpedClip) -> ClipInfo:
         name=clip.name,
         frames=len(clip.files),
         split=clip.split,
-        scenario=clip.parts.scenario,
-        town=clip.parts.town,
-        route=str(clip.parts.route),
-        weather=str(clip.parts.weather),
+        tags=clip.parts.tags,
     )
 
 

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache_schema.errors import ClipError
+from cache_schema.errors import ClipError, LeftOut
 from pipeline.bench2drive.clips import ClipName
 from pipeline.bench2drive.splits import bench2drive_validation, split_of
-from pipeline.source import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +77,7 @@ class Dump:
 
     clips: tuple[DumpedClip, ...]
     """Sorted by name."""
-    failures: tuple[Failure, ...]
+    failures: tuple[LeftOut, ...]
     """Clips that are not whole, and files whose name does not parse."""
 
 
@@ -97,7 +96,7 @@ def find_dump(folder: Path) -> Dump:
         match = _FILE_NAME.fullmatch(path.name)
         if match is None:
             reason = "the name is not data_<clip>_<frame>.npz"
-            failures.append(Failure(path.name, reason, "give the file its full name, or move it away"))
+            failures.append(LeftOut(path.name, reason, "give the file its full name, or move it away"))
             continue
         clip, frame = match[1], int(match[2])
         side = split or split_of(clip, validation)
@@ -109,7 +108,7 @@ def find_dump(folder: Path) -> Dump:
             in_order = [frames[number][0] for number in sorted(frames)]
             clips.append(DumpedClip(name, in_order[0][0], tuple(path for _, path in in_order)))
         else:
-            failures.append(Failure(name, fault, "collect the clip again"))
+            failures.append(LeftOut(name, fault, "collect the clip again"))
     if not clips and not failures:
         raise ClipError(
             f"there are no frames in {folder}",

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import CheckpointError, ClipError
-from cache_schema.format.features import COMMANDS, TRUTH, FeatureSpec
+from cache_schema.format.features import FeatureSpec
+from cache_schema.vocabulary.driving import COMMANDS, GROUND_TRUTH
+from cache_schema.vocabulary.orion_tokens import vision_tokens
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
 from pipeline.importers.orion_lite.npz_dump import TOKENS, read_frame
 from pipeline.importers.orion_lite.query_recovery import TOLERANCE, QueryRecovery
@@ -68,16 +70,18 @@ class FrameConversion:
         self._modes = preset.config.detection.modes
         self._token_shape = with_tokens[0].shape
         self._recovery = None
-        offered = {spec.name: spec for spec in (*preset.features, *TRUTH)}
+        offered = {spec.name: spec for spec in (*preset.features, *GROUND_TRUTH)}
         if heads is None:
             inputs = (_full_width(self._token_shape),)
         else:
             segments = _segments(self._token_shape, preset.config)
-            self._recovery = QueryRecovery(heads, segments)
-            self._check_heads([tokens for tokens in with_tokens if tokens.shape == self._token_shape])
             shape = (len(with_tokens[0]) - 1, preset.config.width)
             queries = offered["scene_queries"].model_copy(update={"shape": shape, "segments": segments})
             inputs = (queries, offered["ego_token"])
+            derivation = vision_tokens(*inputs)
+            assert derivation is not None, "ORION's own segments are those of vision tokens"
+            self._recovery = QueryRecovery(heads, derivation)
+            self._check_heads([tokens for tokens in with_tokens if tokens.shape == self._token_shape])
         self._made: list[FeatureSpec] = []
         self.lacking: dict[str, str] = {}
         """Features of an extraction that the dump has no data for, and why."""

@@ -17,7 +17,6 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from cache_schema.errors import CheckpointError
-from cache_schema.vocabulary.orion_tokens import PROJECTION_OF
 from pipeline.teachers.orion.checkpoints.reader import Fingerprint, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from cache_schema.format.derivations import Derivation
     from pipeline.teachers.orion.network.config import OrionConfig
 
 HEADS = {
@@ -87,35 +87,33 @@ class QueryRecovery:
 
     Args:
         heads: Asset ``teacher_heads``.
-        segments: What the queries are made of, in order: (name, length) pairs.
+        derivation: How tokens follow from queries and the ego token, which this undoes.
 
     Raises:
         CheckpointError: A projection loses directions, so that queries cannot be told from their tokens.
     """
 
-    def __init__(self, heads: Mapping[str, np.ndarray], segments: tuple[tuple[str, int], ...]) -> None:
-        self.places: list[tuple[str, slice]] = []
+    def __init__(self, heads: Mapping[str, np.ndarray], derivation: Derivation) -> None:
+        self.rows: list[tuple[str | None, slice]] = []
         """Projection, and the tokens that it made."""
         begin = 0
-        for segment, length in segments:
-            if segment == "map":
-                self.ego = begin
-                begin += 1
-            self.places.append((PROJECTION_OF[segment], slice(begin, begin + length)))
-            begin += length
+        for segment in derivation.segments:
+            self.rows.append((segment.projection, slice(begin, begin + segment.length)))
+            begin += segment.length
         self.tokens = begin
-        self.weights = {head: heads[f"{head}.weight"] for head in set(PROJECTION_OF.values())}  # (D, E)
-        self.biases = {head: heads[f"{head}.bias"] for head in set(PROJECTION_OF.values())}  # (D)
+        projections = {projection for projection, _ in self.rows if projection is not None}
+        self.weights = {name: heads[f"{name}.weight"] for name in projections}  # (D, E)
+        self.biases = {name: heads[f"{name}.bias"] for name in projections}  # (D)
         self.inverses = {}
-        for head, weight in self.weights.items():
+        for name, weight in self.weights.items():
             exact = weight.astype(np.float64)
             if np.linalg.matrix_rank(exact) < weight.shape[1]:
                 raise CheckpointError(
-                    f"the projection {head!r} has not the full rank {weight.shape[1]}",
+                    f"the projection {name!r} has not the full rank {weight.shape[1]}",
                     expected="a projection that keeps queries apart",
                     repair="give the heads of the teacher that made the dump",
                 )
-            self.inverses[head] = np.linalg.pinv(exact).astype(np.float32).T  # (D, E)
+            self.inverses[name] = np.linalg.pinv(exact).astype(np.float32).T  # (D, E)
 
     def __call__(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Recover queries.
@@ -127,18 +125,21 @@ class QueryRecovery:
             Queries (n, Q, E) float32, ego tokens (n, D) as they are, and the relative error (n) of the tokens
             made of these queries again, by the worse of the two projections.
         """
-        parts = []
-        wrong, whole = ({head: np.zeros(len(tokens)) for head in self.weights} for _ in range(2))
-        for head, place in self.places:
-            projected = tokens[:, place].astype(np.float32) - self.biases[head]  # (n, q, D)
-            queries = projected @ self.inverses[head]  # (n, q, E)
-            left_over = projected - queries @ self.weights[head].T
-            wrong[head] += np.square(left_over).sum(axis=(1, 2))
-            whole[head] += np.square(tokens[:, place], dtype=np.float32).sum(axis=(1, 2))
+        parts, ego = [], tokens[:, :0]
+        wrong, whole = ({name: np.zeros(len(tokens)) for name in self.weights} for _ in range(2))
+        for name, rows in self.rows:
+            if name is None:
+                ego = tokens[:, rows]
+                continue
+            projected = tokens[:, rows].astype(np.float32) - self.biases[name]  # (n, q, D)
+            queries = projected @ self.inverses[name]  # (n, q, E)
+            left_over = projected - queries @ self.weights[name].T
+            wrong[name] += np.square(left_over).sum(axis=(1, 2))
+            whole[name] += np.square(tokens[:, rows], dtype=np.float32).sum(axis=(1, 2))
             parts.append(queries)
         # Tokens of nothing but zeros are exact if nothing is left over.
-        ratios = [wrong[head] / np.where(whole[head] > 0, whole[head], 1) for head in self.weights]
-        return np.concatenate(parts, axis=1), tokens[:, self.ego], np.sqrt(np.max(ratios, axis=0))
+        ratios = [wrong[name] / np.where(whole[name] > 0, whole[name], 1) for name in self.weights]
+        return np.concatenate(parts, axis=1), ego[:, 0], np.sqrt(np.max(ratios, axis=0))
 
 
 def _read_heads(path: Path, config: OrionConfig) -> dict[str, np.ndarray]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
-from cache_schema.format.features import LIDAR, FeatureSpec
+from cache_schema.format.features import FeatureSpec
+from cache_schema.vocabulary.driving import LIDAR
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.network.config import (
     BackboneConfig,

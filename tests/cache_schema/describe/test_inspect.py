@@ -22,8 +22,7 @@ def test_how_much_there_is(dataset):
     assert (summary.clips, summary.frames) == (2, 12)
     assert summary.clips_by_split == {"train": 1, "val": 1}
     assert summary.frames_by_split == {"train": 5, "val": 7}
-    assert summary.clips_by_town == {"Town03": 1, "Town05": 1}
-    assert summary.clips_by_scenario == {"unknown": 2}
+    assert summary.clips_by_tag == {"town": {"Town03": 1, "Town05": 1}}
     assert summary.clip_table is None
     one_frame = 17 * 256 * 2 + 8 * 4 + 1 + 3
     assert summary.logical_bytes == 12 * one_frame
@@ -50,8 +49,8 @@ def test_an_encoding_halves_what_is_stored(dataset, tmp_path):
 
 def test_every_clip_on_demand(dataset):
     table = inspect(dataset, clips=True).clip_table
-    assert [(row.name, row.split, row.town, row.frames, row.wall_s) for row in table] == [
-        (info.name, info.split, info.town, info.frames, 1.5) for info in CLIPS
+    assert [(row.name, row.split, row.tags, row.frames, row.wall_s) for row in table] == [
+        (info.name, info.split, info.tags, info.frames, 1.5) for info in CLIPS
     ]
     assert sum(row.stored_bytes for row in table) == inspect(dataset).stored_bytes
 
@@ -83,7 +82,7 @@ def test_vision_tokens_against_full_width(tmp_path, manifest):
         for spec in (queries, ego):
             clip.append({spec.name: np.zeros((20, *spec.shape))})
         clip.commit(wall_s=0)
-    tokens = inspect(path).vision_tokens
+    tokens = inspect(path).derived["vision_tokens"]
     assert tokens.logical_bytes == 20 * 4_333_568
     assert 20 * 278_528 < tokens.stored_bytes < 20 * 278_528 + 5000
     assert tokens.ratio == pytest.approx(15.559, rel=1e-3)

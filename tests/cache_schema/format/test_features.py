@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from cache_schema.format.features import TRUTH, FeatureSpec
+from cache_schema.format.features import FeatureSpec
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 
 
 def spec(**changes) -> FeatureSpec:
@@ -32,7 +33,7 @@ def test_bytes_of_a_frame():
 
 
 def test_truth_is_what_a_driving_dataset_needs():
-    assert {s.name: (s.shape, s.dtype) for s in TRUTH} == {
+    assert {s.name: (s.shape, s.dtype) for s in GROUND_TRUTH} == {
         "ego_trajectory": ((6, 2), "float32"),
         "ego_trajectory_mask": ((6,), "bool"),
         "command": ((), "int8"),

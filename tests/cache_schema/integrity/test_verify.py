@@ -16,13 +16,14 @@ from cache_schema.errors import DatasetError
 from cache_schema.integrity.verify import Problem, verify
 from tests.cache_schema.conftest import CLIPS, FEATURES
 from tests.cache_schema.tampering import edit_entry, edit_root, flip_a_bit, record_again, write_small
+from tests.heard import Heard
 
 FIRST = CLIPS[0].name
 
 
 def test_an_untouched_dataset_is_clean(dataset: Path):
-    seen = []
-    found = verify(dataset, on_clip=seen.append)
+    heard = Heard()
+    found = verify(dataset, progress=heard)
     assert found.problems == ()
     assert (found.clips, found.frames) == (2, 12)
     assert (
@@ -30,7 +31,7 @@ def test_an_untouched_dataset_is_clean(dataset: Path):
         == sum(f.stat().st_size for f in (dataset / "clips").rglob("*") if f.is_file())
         - (dataset / "clips" / "zarr.json").stat().st_size
     )
-    assert sorted(seen) == [clip.name for clip in CLIPS]
+    assert (heard.expected, heard.amounts) == ([2], [1, 1])
 
 
 def test_every_flipped_bit_is_found_by_clip_and_feature(dataset: Path):

@@ -136,8 +136,11 @@ def test_sigkill_in_the_middle_and_a_second_run(write, tmp_path):
     infos = [ClipInfo(name=f"Clip{n}_Town01_Route{n}_Weather0", frames=40, split="train") for n in range(6)]
     source, out = write("a", infos), tmp_path / "out.zarr"
     code = (
-        "import sys; from pathlib import Path; from cache_schema.sharing.merge import merge; print('go')\n"
-        + ("merge(Path(sys.argv[2]), [Path(sys.argv[1])], on_clip=lambda *_: __import__('time').sleep(0.1))")
+        "import sys, time; from pathlib import Path; from cache_schema.sharing.merge import merge\n"
+        "from cache_schema.progress import Progress\n"
+        "class Slow(Progress):\n"
+        "    def advance(self, amount=1, status=''): time.sleep(0.1)\n"
+        "merge(Path(sys.argv[2]), [Path(sys.argv[1])], progress=Slow())"
     )
     process = subprocess.Popen([sys.executable, "-c", code, source, out], cwd=ROOT)
     while len(list(out.glob("ledger/*.json"))) < 2:

@@ -21,6 +21,7 @@ from cache_schema.sharing.subset import ClipFilter
 from cache_schema.storage.backend import place_of
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket, serving
+from tests.heard import Heard
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
 
@@ -34,8 +35,8 @@ def shared(carded: Path, bucket: Bucket) -> Bucket:
 
 
 def test_there_and_back_again(carded: Path, shared: Bucket, tmp_path: Path):
-    out, told = tmp_path / "out.zarr", []
-    done = pull(shared.url, out, on_start=told.append, on_bytes=told.append, on_clip=told.append)
+    out, heard = tmp_path / "out.zarr", Heard()
+    done = pull(shared.url, out, progress=heard)
     assert done.fetched == (FIRST, SECOND)
     assert (done.present, done.failed) == ((), ())
     there, here = LatentDataset.open(out), LatentDataset.open(carded)
@@ -44,9 +45,9 @@ def test_there_and_back_again(carded: Path, shared: Bucket, tmp_path: Path):
     assert verify(out).problems == ()
     for name in ("zarr.json", "clips/zarr.json", "README.md", "assets/heads.safetensors"):
         assert (out / name).read_bytes() == (carded / name).read_bytes()
-    assert told[0] == done.nbytes == sum(here.entry(clip).nbytes for clip in (FIRST, SECOND))
-    assert sum(step for step in told[1:] if isinstance(step, int)) == done.nbytes
-    assert {clip for clip in told if isinstance(clip, str)} == {FIRST, SECOND}
+    assert heard.expected == [done.nbytes]
+    assert done.nbytes == sum(here.entry(clip).nbytes for clip in (FIRST, SECOND)) == sum(heard.amounts)
+    assert {*heard.statuses} == {"", FIRST, SECOND}
     assert len(shared.asked("GET", "/clips/")) == 18  # each file once
 
 
@@ -63,8 +64,11 @@ def test_killed_in_the_middle_it_goes_on(carded: Path, shared: Bucket, tmp_path:
     out = tmp_path / "out.zarr"
     shared.gates[f"{SECOND}/token"] = threading.Event()
     code = (
-        "import sys; from pathlib import Path; from cache_schema.sharing.pull import pull;"
-        "pull(sys.argv[1], Path(sys.argv[2]), on_clip=lambda clip: print(clip, flush=True))"
+        "import sys; from pathlib import Path; from cache_schema.sharing.pull import pull\n"
+        "from cache_schema.progress import Progress\n"
+        "class Telling(Progress):\n"
+        "    def advance(self, amount=1, status=''): status and print(status, flush=True)\n"
+        "pull(sys.argv[1], Path(sys.argv[2]), progress=Telling())"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, shared.url, out], stdout=subprocess.PIPE, text=True
@@ -96,7 +100,7 @@ def test_only_the_clips_asked_for(shared: Bucket, tmp_path: Path):
     )
     assert pull(shared.url, tmp_path / "none.zarr", ClipFilter(clips="Acc*", split="val")).fetched == ()
     assert len(shared.asked("GET", f"clips/{FIRST}/")) == len(shared.asked("GET", f"clips/{SECOND}/")) == 9
-    assert pull(shared.url, tmp_path / "town.zarr", ClipFilter(town="Town05")).present == ()
+    assert pull(shared.url, tmp_path / "town.zarr", ClipFilter(tags={"town": "Town05"})).present == ()
     assert LatentDataset.open(tmp_path / "town.zarr").clips == (SECOND,)
     with pytest.raises(RequestError, match="no clip that fits"):
         pull(shared.url, tmp_path / "typo.zarr", ClipFilter(clips="acc*"))
@@ -227,15 +231,15 @@ def test_a_server_that_lies(carded: Path, tmp_path: Path, lie: str):
     server = ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "www"))
     )
-    out, arrived = tmp_path / "out.zarr", []
+    out, heard = tmp_path / "out.zarr", Heard()
     with serving(server) as url:
-        done = pull(url, out, on_bytes=arrived.append)
+        done = pull(url, out, progress=heard)
     assert done.fetched == (SECOND,)
     (left,) = done.failed
     assert left.clip == FIRST
     assert f"{FIRST}/token/c.0.0" in left.reason
     assert verify(out).problems == ()
-    assert sum(arrived) < 200_000
+    assert sum(heard.amounts) < 200_000
     assert sum(handler.sent) < 2**26  # what the sockets between the two hold
 
 

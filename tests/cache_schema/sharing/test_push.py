@@ -17,6 +17,7 @@ from cache_schema.sharing.push import push
 from cache_schema.storage.backend import Limits, LocalPlace, place_of
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket
+from tests.heard import Heard
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
 
@@ -27,8 +28,8 @@ def puts(bucket: Bucket) -> list[str]:
 
 
 def test_readers_see_whole_clips_only(carded: Path, bucket: Bucket):
-    told: list[object] = []
-    done = push(carded, bucket.url, on_start=told.append, on_bytes=told.append, on_clip=told.append)
+    heard = Heard()
+    done = push(carded, bucket.url, progress=heard)
     sent = puts(bucket)
     for clip in (FIRST, SECOND):
         files = [position for position, name in enumerate(sent) if name.startswith(f"clips/{clip}/")]
@@ -40,8 +41,8 @@ def test_readers_see_whole_clips_only(carded: Path, bucket: Bucket):
     assert done.present == ()
     there = {name: listed.nbytes for name, listed in place_of(bucket.url).files().items()}
     assert done.nbytes == sum(size for name, size in there.items() if name.startswith(("clips", "assets")))
-    assert told[0] == done.nbytes == sum(step for step in told[1:] if isinstance(step, int))
-    assert {clip for clip in told if isinstance(clip, str)} == {FIRST, SECOND}
+    assert heard.expected == [done.nbytes] == [sum(heard.amounts)]
+    assert {*heard.statuses} == {"", FIRST, SECOND}
 
 
 def test_what_is_there_is_not_sent_again(carded: Path, bucket: Bucket):

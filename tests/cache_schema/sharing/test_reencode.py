@@ -16,9 +16,9 @@ from cache_schema.integrity.verify import verify
 from cache_schema.sharing.merge import merge
 from cache_schema.sharing.reencode import parse_encodings, recode
 from cache_schema.storage.atomic_io import sha256_bytes
-from cache_schema.vocabulary.orion_tokens import vision_tokens
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.sharing.test_merge import digests
+from tests.tokens import vision_tokens
 
 SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
 
@@ -167,7 +167,7 @@ def test_every_number_by_hand(write, tmp_path):
     of_channel = np.sqrt(wrong / 4) / kept.std()
     assert loss.channel_error_max == pytest.approx(of_channel, rel=1e-5)
     assert loss.channel_error_median == pytest.approx(of_channel / 2, rel=1e-5)
-    assert loss.token_cosine is None
+    assert loss.derived_cosine == {}
     cosines = [
         np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
         for a, b in (([10.4, 5], [10, 5]), ([-3, 5], [-4, 5]))
@@ -217,8 +217,8 @@ def test_the_cosine_of_tokens_is_that_of_projected_tokens(write, tmp_path):
         for dataset in (LatentDataset.open(source), LatentDataset.open(tmp_path / "out.zarr"))
     )
     cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-    assert 1 - loss.token_cosine == pytest.approx(1 - cosines.mean(), rel=1e-3)
-    assert loss.token_cosine < 1
+    assert 1 - loss.derived_cosine["vision_tokens"] == pytest.approx(1 - cosines.mean(), rel=1e-3)
+    assert loss.derived_cosine["vision_tokens"] < 1
 
 
 def test_run_again_measures_everything(dataset, tmp_path):

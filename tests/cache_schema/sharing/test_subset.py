@@ -26,19 +26,21 @@ STORE = GOLDEN / "format_1.zarr"
     [
         (ClipFilter(), {TRAIN, VAL}),
         (ClipFilter(split="val"), {VAL}),
-        (ClipFilter(town="Town03"), {TRAIN}),
-        (ClipFilter(town="Town0?"), {TRAIN, VAL}),
-        (ClipFilter(scenario="TJunction"), {VAL}),
-        (ClipFilter(weather="3"), {VAL}),
+        (ClipFilter(tags={"town": "Town03"}), {TRAIN}),
+        (ClipFilter(tags={"town": "Town0?"}), {TRAIN, VAL}),
+        (ClipFilter(tags={"scenario": "TJunction"}), {VAL}),
+        (ClipFilter(tags={"weather": "3"}), {VAL}),
         (ClipFilter(clips="*_Route1_*"), {TRAIN}),
-        (ClipFilter(clips="*", split="train", town="Town*"), {TRAIN}),
+        (ClipFilter(clips="*", split="train", tags={"town": "Town*"}), {TRAIN}),
     ],
 )
 def test_clips_are_chosen_and_copied(tmp_path, manifest, assets, which, chosen):
     source = tmp_path / "source.zarr"
     with DatasetWriter(source, manifest, assets) as writer:
         for info, scenario, weather in zip(CLIPS, ("Accident", "TJunction"), "03", strict=True):
-            clip = writer.clip(info.model_copy(update={"scenario": scenario, "weather": weather}))
+            clip = writer.clip(
+                info.model_copy(update={"tags": {**info.tags, "scenario": scenario, "weather": weather}})
+            )
             clip.append(values_of(info.name, info.frames))
             clip.commit(wall_s=0)
     copied = subset(source, tmp_path / "out.zarr", which)
@@ -49,8 +51,8 @@ def test_clips_are_chosen_and_copied(tmp_path, manifest, assets, which, chosen):
 
 def test_nothing_chosen_says_what_there_is(dataset, tmp_path):
     with pytest.raises(RequestError, match="no clip") as caught:
-        subset(dataset, tmp_path / "out.zarr", ClipFilter(town="Town12"))
-    assert "town Town03, Town05; scenario unknown" in caught.value.expected
+        subset(dataset, tmp_path / "out.zarr", ClipFilter(tags={"town": "Town12"}))
+    assert "split train, val; town Town03, Town05" in caught.value.expected
     assert not (tmp_path / "out.zarr").exists()
 
 

@@ -13,25 +13,26 @@ import pytest
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import DatasetError, IdentityError, RequestError
-from cache_schema.format.features import TRUTH, TRUTH_AGENTS, FeatureSpec
+from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo, Ledger
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.integrity.repair import repair
 from cache_schema.integrity.verify import verify
 from cache_schema.storage.locks import hold
+from cache_schema.vocabulary.driving import GROUND_TRUTH, GROUND_TRUTH_AGENTS
 from pipeline.bench2drive.add_ground_truth import add_truth
 from pipeline.bench2drive.reader import read_annotations
 from pipeline.source import select_clips
 from tests.paths import ROOT
 
 SAID = FeatureSpec(name="planning_token", shape=(8,), axes=("channel",), dtype="float16", role="target")
-ADDED = {spec.name for spec in TRUTH_AGENTS}
+ADDED = {spec.name for spec in GROUND_TRUTH_AGENTS}
 
 
 def write(path: Path, root: Path, *, without=(), step: int = 1) -> Path:
     """What an extraction writes, from a teacher that says little."""
     manifest = Manifest(
-        features=(SAID, *(spec for spec in TRUTH if spec.name not in without)),
+        features=(SAID, *(spec for spec in GROUND_TRUTH if spec.name not in without)),
         teacher=TeacherIdentity(name="quiet", weights="random:0", precision="fp32"),
         data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),
         code=CodeIdentity(teachonce="0", libraries={}),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cache_schema.format.features import AGENTS, TRUTH_AGENTS
+from cache_schema.vocabulary.driving import AGENTS, GROUND_TRUTH_AGENTS
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
 from pipeline.bench2drive.ground_truth.boxes import read_boxes
@@ -35,7 +35,7 @@ def test_the_golden_vehicle_and_what_is_left_out(clip_of, vehicle, walker, light
     others = [light, vehicle(id="5", num_points=0), vehicle(id="6", type_id="vehicle.unheard.of"), unseen]
     agents = agents_of(clip_of([*others, vehicle(), walker()]))
     assert {name: values.dtype for name, values in agents.items()} == {
-        spec.name: np.dtype(spec.dtype) for spec in TRUTH_AGENTS
+        spec.name: np.dtype(spec.dtype) for spec in GROUND_TRUTH_AGENTS
     }
     assert agents["truth_agent_count"].tolist() == [2]
     # The walker is nearer, so it comes first.
@@ -79,7 +79,7 @@ def test_the_nearest_are_kept_and_all_are_counted(clip_of, vehicle):
 def test_a_clip_without_actors(clip_of):
     agents = agents_of(clip_of([], []))
     assert (agents["truth_agent_classes"] == -1).all()
-    assert all(not agents[spec.name].any() for spec in TRUTH_AGENTS if "classes" not in spec.name)
+    assert all(not agents[spec.name].any() for spec in GROUND_TRUTH_AGENTS if "classes" not in spec.name)
 
 
 def test_synthetic_clips_equal_the_published_reading(demo_root):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import ClipError
-from cache_schema.format.features import TRUTH
+from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.reader import load_images, read_annotations
@@ -47,8 +47,8 @@ def test_lidar2img(clip):
 
 def test_truth_is_what_the_features_promise(clip):
     truth = read_annotations(clip).truth()
-    assert set(truth) == {spec.name for spec in TRUTH}
-    for spec in TRUTH:
+    assert set(truth) == {spec.name for spec in GROUND_TRUTH}
+    for spec in GROUND_TRUTH:
         assert (truth[spec.name].shape, truth[spec.name].dtype) == ((7, *spec.shape), np.dtype(spec.dtype))
     # 1 m a frame, five frames a step; seven frames hold one step for the first two.
     np.testing.assert_allclose(truth["ego_trajectory"][0], [(0, 5)] + [(0, 0)] * 5, atol=1e-6)

@@ -11,6 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from cache_schema.errors import RequestError
 from cache_schema.format.manifest import DataIdentity
+from cache_schema.progress import Progress
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
 from pipeline.bench2drive.ground_truth.boxes import read_boxes
@@ -22,6 +23,7 @@ from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
 from pipeline.teachers.orion.images import ImagePreprocessing
+from tests.heard import Heard
 
 TOP_LEVEL = {
     *("x", "y", "throttle", "steer", "brake", "reverse", "theta", "speed", "x_command_far", "y_command_far"),
@@ -80,13 +82,13 @@ def clips(demo_root):
 
 
 def test_bit_reproducible_with_any_number_of_workers(tmp_path):
-    names = []
-    first = write_demo_data(tmp_path / "a", clips=2, frames=2, seed=7, on_clip=names.append)
+    heard = Heard()
+    first = write_demo_data(tmp_path / "a", clips=2, frames=2, seed=7, progress=heard)
     write_demo_data(tmp_path / "b", clips=2, frames=2, seed=7, workers=2)
     write_demo_data(tmp_path / "c", clips=2, frames=2, seed=8)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert digests(tmp_path / "a") != digests(tmp_path / "c")
-    assert sorted(names) == [path.name for path in first]
+    assert sorted(heard.statuses) == [path.name for path in first]
 
 
 def test_written_once(tmp_path):
@@ -111,11 +113,12 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
 
 
 def test_an_interrupted_run_leaves_no_root_and_can_be_repeated(tmp_path):
-    def stop(name):
-        raise KeyboardInterrupt
+    class Interrupting(Progress):
+        def advance(self, amount=1, status=""):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_demo_data(tmp_path / "demo", clips=1, frames=1, on_clip=stop)
+        write_demo_data(tmp_path / "demo", clips=1, frames=1, progress=Interrupting())
     assert not (tmp_path / "demo").exists()
     write_demo_data(tmp_path / "demo", clips=1, frames=1)
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cache_schema.format.features import HUMANS, VEHICLES
+from cache_schema.vocabulary.driving import HUMANS, VEHICLES
 from student.open_loop.occupancy import Agents, fill, rasterise
 
 

@@ -6,10 +6,10 @@ import torch
 
 from cache_schema.errors import CheckpointError
 from cache_schema.format.features import FeatureSpec
-from cache_schema.vocabulary.orion_tokens import vision_tokens
 from student.orion_lite.model import OrionLite, OrionLiteConfig, TeacherHeads
 from student.orion_lite.planner import PARTS, Planner, PlannerConfig
 from tests.paths import GOLDEN
+from tests.tokens import vision_tokens
 
 MANIFEST = json.loads((GOLDEN / "orion_lite_student_manifest.json").read_text())
 TINY = OrionLiteConfig(

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
-from cache_schema.format.features import TRUTH_AGENTS
+from cache_schema.vocabulary.driving import GROUND_TRUTH_AGENTS
 from student.open_loop.evaluate import evaluate
 from student.orion_lite.build import asset, build_student
 from student.orion_lite.model import OrionLite, OrionLiteConfig
@@ -108,7 +108,7 @@ def test_an_imported_student_has_a_report_and_trains_on(weights, dataset_path, t
 
 def test_a_report_says_what_could_not_be_measured(weights, write, tmp_path):
     # Of one clip, so that there are no intervals, and without other road users.
-    lacking = [spec.name for spec in TRUTH_AGENTS]
+    lacking = [spec.name for spec in GROUND_TRUTH_AGENTS]
     sparse = write(tmp_path / "sparse.zarr", clips={"clip-c": ("val", 24)}, without=lacking)
     file, run = tmp_path / "student.safetensors", tmp_path / "run"
     save_file(weights, file)

@@ -11,7 +11,7 @@ from cache_schema.errors import DatasetError, RequestError
 from cache_schema.format.ledger import ClipInfo
 from student.reporting.show import add_largest, add_street, picture, show
 
-INFO = ClipInfo(name="clip-a", frames=16, split="train", town="Town$_1$", scenario="$x^2$")
+INFO = ClipInfo(name="clip-a", frames=16, split="train", tags={"town": "Town$_1$", "scenario": "$x^2$"})
 CAMERAS = {
     name: np.full((27, 48, 3), shade, np.uint8) for name, shade in zip("abcdef", range(6), strict=True)
 }

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # which AdamW would import in every child
 
-import student.runs.checkpoint, student.training.trainer
+import cache_schema.progress, student.runs.checkpoint, student.training.trainer
 from student.runs.config import TrainConfig
 from student.training.train import train
 
@@ -36,14 +36,14 @@ def kill(*_):
 
 def arm(moment):
     if moment.isdigit():  # so many steps after it was started
-        left, advance = int(moment), student.training.trainer.StepProgress.advance
+        left, advance = int(moment), cache_schema.progress.Progress.advance
 
-        def counted(progress, status):
+        def counted(progress, amount, status):
             nonlocal left
             left -= 1
-            advance(progress, status) if left else kill()
+            advance(progress, amount, status) if left else kill()
 
-        student.training.trainer.StepProgress.advance = counted
+        cache_schema.progress.Progress.advance = counted
     elif moment == "writing":  # a checkpoint, which has no name yet
         student.runs.checkpoint.sync_tree = kill
     elif moment == "renamed":  # it has its name, and those before it are still there

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cache_schema.format.features import COMMANDS, TRAJECTORY_STEPS
+from cache_schema.vocabulary.driving import COMMANDS, TRAJECTORY_STEPS
 from pipeline.teachers.orion.network.model import Orion
 
 if TYPE_CHECKING:

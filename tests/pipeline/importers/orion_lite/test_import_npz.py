@@ -14,14 +14,16 @@ from safetensors.numpy import save_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, ClipError, IdentityError
+from cache_schema.format.features import FeatureSpec
 from cache_schema.integrity.verify import verify
-from cache_schema.vocabulary.orion_tokens import vision_tokens
+from cache_schema.vocabulary import orion_tokens
 from pipeline.importers.orion_lite.import_npz import import_npz
 from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
 from pipeline.importers.orion_lite.query_recovery import QueryRecovery
 from pipeline.teachers.orion.checkpoints.reader import digest, read_weights, released_shapes
 from pipeline.teachers.orion.checkpoints.tensors import random_weights, teacher_shapes
 from pipeline.teachers.orion.presets import ORION_TINY
+from tests.tokens import vision_tokens
 
 CONFIG = ORION_TINY.config
 WIDTH, QUERY = CONFIG.language.width, CONFIG.width
@@ -457,7 +459,20 @@ def test_least_squares_at_the_released_size():
         ),
         axis=1,
     )
-    recovered, ego, errors = QueryRecovery(heads, (("scene", 2), ("map", 2)))(exact.astype(np.float16))
+    derivation = orion_tokens.vision_tokens(
+        FeatureSpec(
+            name="scene_queries",
+            shape=(4, queries.shape[-1]),
+            axes=("query", "channel"),
+            dtype="float16",
+            role="input",
+            segments=(("scene", 2), ("map", 2)),
+        ),
+        FeatureSpec(
+            name="ego_token", shape=exact.shape[2:], axes=("channel",), dtype="float16", role="input"
+        ),
+    )
+    recovered, ego, errors = QueryRecovery(heads, derivation)(exact.astype(np.float16))
     np.testing.assert_array_equal(ego, exact[:, 2].astype(np.float16))
     assert np.sqrt(np.square(recovered - queries).mean()) < 6e-5
     assert 1.5e-4 < errors[0] < 3e-4

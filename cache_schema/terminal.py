@@ -1,0 +1,204 @@
+"""What all commands share on a terminal: consoles, options, tables, and the progress bar."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cache_schema.errors import RequestError
+from cache_schema.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cache_schema.errors import LeftOut
+
+FOUND, USER_ERROR, INTERRUPTED = 1, 2, 130
+"""Exit codes: a check found something; the user can correct it; Ctrl-C. A bug keeps its traceback."""
+PLAIN_EVERY_S = 15.0
+"""Seconds between plain lines: often enough to be watched, seldom enough for a day's log."""
+
+# Nothing that is shown comes from us alone: brackets in a path or a reason are not markup.
+out = Console(markup=False, highlight=False)
+err = Console(markup=False, highlight=False, stderr=True)
+
+
+class Split(enum.StrEnum):
+    """Sides of the train/validation split."""
+
+    TRAIN = "train"
+    VAL = "val"
+    ALL = "all"
+
+
+DatasetPath = Annotated[Path, typer.Argument(metavar="DATASET.zarr", help="Folder of the latent dataset.")]
+DatasetUrl = Annotated[
+    str, typer.Argument(metavar="DATASET.zarr", help="Folder or URL of the latent dataset.")
+]
+SplitChoice = Annotated[Split, typer.Option("--split", help="Which clips.")]
+Device = Annotated[str | None, typer.Option(help="Torch device; a GPU if there is one.")]
+
+
+def torch_device(name: str | None) -> str:
+    """The device that was asked for, if it is there; else the best there is.
+
+    Raises:
+        RequestError: It is not there.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(
+            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            expected="cpu, or cuda on a machine with a GPU and a build of torch for it",
+            repair="name another device, or none",
+        ) from error
+    return name
+
+
+def given(value: Any, option: str, target: Path) -> Any:
+    """The value of an option that a file of this kind needs.
+
+    Raises:
+        RequestError: It is None.
+    """
+    if value is None:
+        raise RequestError(
+            f"{option} is missing",
+            expected=f"{option} for a file {target.suffix}",
+            repair=f"add {option}, or choose another ending",
+        )
+    return value
+
+
+def table(first: str, *others: str, title: str | None = None) -> Table:
+    """A table whose first column is never cut."""
+    drawn = Table(title=title, title_justify="left")
+    # Names of features fit a narrow terminal, names of clips are folded.
+    drawn.add_column(first, overflow="fold", no_wrap=first == "feature")
+    for other in others:
+        drawn.add_column(other, overflow="fold")
+    return drawn
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people, such as 4.33 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+def exit_if_left_out(clips: Iterable[LeftOut]) -> None:
+    """Show the clips that were left out, if any, and end with the exit code that says so."""
+    shown = table("clip", "why it was left out", "to do")
+    for left_out in clips:
+        shown.add_row(left_out.clip, left_out.reason, left_out.repair)
+    if shown.row_count:
+        err.print(shown)
+        raise typer.Exit(USER_ERROR)
+
+
+class ProgressBar(Progress):
+    """Shows progress: a bar on a terminal, plain lines elsewhere. Use it as a context manager.
+
+    Args:
+        what: Verb in front of the bar.
+        unit: What is counted, such as "frames"; "bytes" are shown as sizes.
+        total: How many there will be, if that is known by now.
+        console: Where to write; standard error by default.
+        plain_every_s: Seconds between plain lines.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        unit: str,
+        total: float | None = None,
+        *,
+        console: Console = err,
+        plain_every_s: float = PLAIN_EVERY_S,
+    ) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.what, self.unit, self.console, self.plain_every_s = what, unit, console, plain_every_s
+        self.done, self.total, self.status = 0.0, total, ""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._lock = threading.Lock()
+        self._task = self._bar.add_task(what, total=total, amount="", status="")
+
+    def __enter__(self) -> Self:
+        self._began = self._shown = time.monotonic()
+        self._told: tuple[float, float | None] = (0.0, self.total)
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if not self.console.is_terminal and self._told != (self.done, self.total):
+            self._line()
+
+    def expect(self, total: float) -> None:
+        """See ``Progress``."""
+        self.total = total
+        self._show()
+
+    def advance(self, amount: float = 1, status: str = "") -> None:
+        """See ``Progress``."""
+        with self._lock:
+            self._reach(self.done + amount, status)
+
+    def reach(self, done: float, status: str = "") -> None:
+        """See ``Progress``."""
+        with self._lock:
+            self._reach(done, status)
+
+    def _reach(self, done: float, status: str) -> None:
+        self.done, self.status = done, status
+        self._show()
+        if not self.console.is_terminal and time.monotonic() - self._shown >= self.plain_every_s:
+            self._line()
+
+    def say(self, text: str) -> None:
+        """See ``Progress``: a line that stays, above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self) -> None:
+        self._bar.update(
+            self._task, completed=self.done, total=self.total, amount=self._amount(), status=self.status
+        )
+
+    def _amount(self) -> str:
+        if self.unit == "bytes":
+            return size(self.done) + ("" if self.total is None else f" of {size(self.total)}")
+        return f"{self.done:g}" + ("" if self.total is None else f"/{self.total:g}") + f" {self.unit}"
+
+    def _line(self) -> None:
+        self._shown, self._told = time.monotonic(), (self.done, self.total)
+        rate = self.done / max(self._shown - self._began, 1e-9)
+        speed = f"{size(rate)}/s" if self.unit == "bytes" else f"{rate:.1f}/s"
+        parts = [self._amount(), speed]
+        if self.total is not None and rate:
+            parts.append(f"{max(self.total - self.done, 0) / rate:.0f} s left")
+        line = f"{self.what}: {', '.join(parts)}" + (f"; {self.status}" if self.status else "")
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
