@@ -23,7 +23,7 @@ TEACHONCE  := $(BIN)/teachonce
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract-teacher verify train-student evaluate report test soak check bench
+.PHONY: help setup demo extract-teacher verify train-student evaluate report test soak check bench docs
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -59,8 +59,11 @@ evaluate: .venv/.done  ## open-loop errors of RUN on OUT
 report: .venv/.done  ## curves and pictures of RUN
 	$(TEACHONCE) report "$(RUN)"
 
-test: .venv/.done  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+test: .venv/.done  ## run the tests, in two processes; ends with what they cover
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --cov
+
+docs: .venv/.done  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
 
 soak: .venv/.done  ## kill an extraction 200 times, at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 3600
