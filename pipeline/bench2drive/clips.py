@@ -20,7 +20,7 @@ _ANNOTATION_NAME = re.compile(r"(\d+)\.json(?:\.gz)?")
 
 @dataclass(frozen=True)
 class ClipName:
-    """What a clip's folder name says, such as ``Accident_Town03_Route156_Weather0``."""
+    """The parts of a clip's folder name, such as ``Accident_Town03_Route156_Weather0``."""
 
     scenario: str
     town: str
@@ -29,7 +29,7 @@ class ClipName:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The same as tags of a latent dataset."""
+        """The parts as tags of a latent dataset."""
         return {
             "scenario": self.scenario,
             "town": self.town,
@@ -57,7 +57,7 @@ class ClipName:
 
 @dataclass(frozen=True)
 class RawClip:
-    """One clip folder whose name is known to parse. Its content is looked at when it is asked for."""
+    """One clip folder whose name is known to parse. Its content is read when it is asked for."""
 
     path: Path
 
@@ -107,14 +107,10 @@ class RawClip:
         """JPEG of a camera (a key of ``geometry.CAMERAS``) at a frame."""
         return self.path / "camera" / camera.replace("CAM", "rgb").lower() / f"{frame:05d}.jpg"
 
-    def depth_path(self, camera: str, frame: int) -> Path:
-        """PNG of whole metres, saturated at 255, of a camera at a frame. Many downloads leave it out."""
-        return self.path / "camera" / camera.replace("CAM", "depth").lower() / f"{frame:05d}.png"
-
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was found under a data root."""
+    """The clips that were found under a data root."""
 
     clips: tuple[RawClip, ...]
     """Sorted by name."""

@@ -18,12 +18,12 @@ from cache_schema.format.manifest import DataIdentity
 from cache_schema.progress import SILENT
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, RawClip
 from pipeline.bench2drive.geometry import CAMERAS
+from pipeline.bench2drive.source import DATA_FILE
 from pipeline.bench2drive.splits import SPLIT_FILE
 from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import WEATHERS, Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
-from pipeline.source import DATA_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,14 +11,22 @@ from pipeline.bench2drive.geometry import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     LIDAR_TOP,
-    RADARS,
-    TOP_DOWN,
     Mount,
 )
 from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+
+TOP_DOWN = Mount((0.0, 0.0, 50.0), pitch=-90, fov=110)
+RADARS = {
+    "RADAR_FRONT": Mount((2.27, 0.0, 0.48), fov=30),
+    "RADAR_FRONT_LEFT": Mount((1.21, -0.85, 0.74), yaw=-90, fov=30),
+    "RADAR_FRONT_RIGHT": Mount((1.21, 0.85, 0.74), yaw=90, fov=30),
+    "RADAR_BACK_LEFT": Mount((-2.0, -0.67, 0.51), yaw=-90, fov=30),
+    "RADAR_BACK_RIGHT": Mount((-2.0, 0.67, 0.51), yaw=-90, fov=30),
+}
+"""The yaw of the last one is wrong in the original dataset, and therefore here."""
 
 RECORDED_WITHIN_M = 100.0
 GNSS_MOUNT_X = -1.4

@@ -1,12 +1,13 @@
-"""The two sizes ORION comes in: as released, and small enough for a laptop."""
+"""The sizes of ORION: as released, and small enough for a laptop."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cache_schema.errors import RequestError
 from cache_schema.format.features import FeatureSpec
+from cache_schema.progress import SILENT
 from cache_schema.vocabulary.driving import LIDAR
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.network.config import (
@@ -22,13 +23,15 @@ from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.progress import Progress
     from pipeline.teachers.orion.teacher import OrionTeacher
 
 
 @dataclass(frozen=True)
 class OrionPreset:
-    """An ORION of certain sizes, before its weights are read."""
+    """An ORION of certain sizes, before its weights are read; implements ``TeacherPreset``."""
 
+    kind: ClassVar[str] = "driving"
     name: str
     """Part of the teacher's identity."""
     config: OrionConfig
@@ -47,11 +50,17 @@ class OrionPreset:
 
     @property
     def features(self) -> tuple[FeatureSpec, ...]:
-        """What the teacher says of every frame."""
+        """Features that the teacher computes of every frame."""
         return orion_features(self.config)
 
     def load(
-        self, checkpoint: Path | None, *, device: str, precision: str = "fp32", quantize: str | None = None
+        self,
+        checkpoint: Path | None,
+        *,
+        device: str,
+        precision: str = "fp32",
+        quantize: str | None = None,
+        progress: Progress = SILENT,
     ) -> OrionTeacher:
         """Build the teacher; see ``TeacherPreset``.
 
@@ -60,28 +69,29 @@ class OrionPreset:
             RequestError: No checkpoint is given, and this preset has no random weights; or precision and
                 quantisation are unknown, or do not go together.
         """
-        source = self.random_seed if checkpoint is None else checkpoint
-        if source is None:
+        weights = self.random_seed if checkpoint is None else checkpoint
+        if weights is None:
             raise RequestError(
                 f"the teacher {self.name} needs a checkpoint",
                 expected="--checkpoint with Orion.pth, or a folder made from it by `teachonce convert`",
                 repair="download the released weights and give their path, or try orion-tiny",
             )
         # transformers takes seconds to import, and a preset is asked for its features without being loaded.
-        from pipeline.teachers.orion.precision import Arithmetic
+        from pipeline.teachers.orion.precision import PrecisionConfig
         from pipeline.teachers.orion.teacher import OrionTeacher
 
-        return OrionTeacher(self, source, device=device, arithmetic=Arithmetic(precision, quantize))
+        numbers = PrecisionConfig(precision, quantize)
+        return OrionTeacher(self, weights, device=device, precision=numbers, progress=progress)
 
-    def convert(self, checkpoint: Path, folder: Path) -> None:
+    def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""
         from pipeline.teachers.orion.checkpoints.convert import convert
 
-        convert(checkpoint, folder, config=self.config)
+        convert(checkpoint, folder, config=self.config, progress=progress)
 
 
 def orion_features(config: OrionConfig) -> tuple[FeatureSpec, ...]:
-    """The features an ORION of certain sizes promises."""
+    """Return the features of an ORION of certain sizes."""
     detection, lanes, token_width = config.detection, config.lanes, config.language.width
     objects = detection.objects
     return (

@@ -16,10 +16,10 @@ import torch
 
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
+from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.cluster import TeacherPlugin, local_cluster
-from pipeline.extraction.log import beside, summarise
+from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
-from pipeline.source import select_clips
 from pipeline.teachers.orion.presets import ORION_TINY
 from tests.paths import ROOT
 
@@ -49,7 +49,7 @@ def teacher():
 def undisturbed(clips_root: Path, teacher, tmp_path_factory) -> dict[str, str]:
     """Digests of a run in one process, two slots."""
     path = tmp_path_factory.mktemp("undisturbed") / "latents.zarr"
-    extract(select_clips(clips_root), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     return digests(path)
 
 
@@ -77,7 +77,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
 
 def mended(path: Path, root: Path, teacher) -> dict[str, str]:
     """Digests after a second run, which finds nothing but whole clips."""
-    assert extract(select_clips(root), teacher, path, slots=2).failed == ()
+    assert extract(Bench2Drive(root).select(), teacher, path, slots=2).failed == ()
     assert verify(path).problems == ()
     return digests(path)
 
@@ -93,9 +93,9 @@ def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
     assert "3 clips and 19 frames" in out
     assert digests(path) == undisturbed
     assert verify(path).problems == ()
-    told = summarise(beside(path))
-    assert (told.clips, told.frames, told.retries) == (3, 19, 0)
-    assert told.busy_s == pytest.approx(told.images_s + told.teacher_s + told.disk_s)
+    summary = summarise(log_path(path))
+    assert (summary.clips, summary.frames, summary.retries) == (3, 19, 0)
+    assert summary.busy_s == pytest.approx(summary.inputs_s + summary.teacher_s + summary.disk_s)
 
 
 def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, tmp_path):
@@ -107,7 +107,7 @@ def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, t
     assert (tmp_path / "died").exists()
     assert digests(path) == undisturbed
     assert verify(path).problems == ()
-    assert summarise(beside(path)).retries >= 1
+    assert summarise(log_path(path)).retries >= 1
 
 
 def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(
@@ -117,13 +117,13 @@ def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(
     victim = sorted(undisturbed)[1]
     code, _, err = finish(start(path, clips_root, workers=2, poison=victim))
     assert code == 2, err
-    assert f"left out {victim}: every worker that looks at it dies" in err
+    assert f"left out {victim}: every worker that extracts it dies" in err
     assert digests(path) == {clip: digest for clip, digest in undisturbed.items() if clip != victim}
     assert verify(path).problems == ()
-    assert list(summarise(beside(path)).failures) == [victim]
+    assert list(summarise(log_path(path)).failures) == [victim]
     # Once the cause is gone, another run makes what is missing.
     assert mended(path, clips_root, teacher) == undisturbed
-    assert summarise(beside(path)).failures == {}
+    assert summarise(log_path(path)).failures == {}
 
 
 def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
@@ -169,7 +169,7 @@ def test_ctrl_c_twice(undisturbed, clips_root, teacher, tmp_path):
 
 def test_the_lease_of_a_dead_host_binds_nobody(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "stale.zarr"
-    extract(select_clips(clips_root, "val"), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)
     (path / ".lock").write_text("process 4711 on a-host-that-is-gone")
     left_behind = path / ".partial" / "a-host-that-is-gone-4711" / sorted(undisturbed)[0]
     shutil.copytree(path / "clips" / sorted(digests(path))[0], left_behind)

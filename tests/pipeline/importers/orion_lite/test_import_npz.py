@@ -176,7 +176,7 @@ def test_what_the_dump_does_not_tell_is_not_promised(dump, tmp_path):
     names = {spec.name for spec in manifest.features}
     assert {"ego_pose", "can_bus"} <= set(report.lacking)
     assert names.isdisjoint(report.lacking)
-    assert report.lacking["ego_pose"] == "a dump does not tell"
+    assert report.lacking["ego_pose"] == "a dump does not hold it"
     mask = manifest.feature("ego_trajectory_mask")
     assert "ORION's reading" in mask.description
     assert (manifest.teacher.name, manifest.teacher.weights) == ("orion-lite-import", "unknown")

@@ -96,7 +96,7 @@ def test_files_that_are_no_checkpoints(config, tmp_path):
         read_weights(tmp_path / "missing.pth", config)
     torn = tmp_path / "torn.pth"
     torn.write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(CheckpointError, match=r"is no whole file of torch\.save"):
+    with pytest.raises(CheckpointError, match=r"is not a whole file of torch\.save"):
         read_weights(torn, config)
     code = tmp_path / "code.pth"
     torch.save({"state_dict": {"a": tmp_path}}, code)

@@ -14,23 +14,23 @@ from pipeline.teachers import teacher_preset
 from pipeline.teachers.orion.checkpoints.tensors import random_weights
 from pipeline.teachers.orion.network.detection_head import Detection
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
-from pipeline.teachers.orion.teacher import spoken
+from pipeline.teachers.orion.teacher import features_of
 
 TOLERANCE = {"lane_points": 1e-3, "agent_xy": 1e-3}
 """Metres of a 100 m range, 1e-5 of it; everything else is of order 1 and must agree to 1e-5."""
 
 
-def features_of(teacher, frames, state):
-    """What ``step`` says, before it is rounded to the types it is stored in."""
-    said, state = teacher.look(frames, state)
-    return spoken(said), state
+def exact_features(teacher, frames, state):
+    """What ``step`` returns, before it is rounded to the types it is stored in."""
+    output, state = teacher.forward(frames, state)
+    return features_of(output), state
 
 
 def alone(teacher, frames):
     state = teacher.begin(1)
     said = []
     for frame in frames:
-        features, state = features_of(teacher, frame, state)
+        features, state = exact_features(teacher, frame, state)
         said.append(features)
     return said
 
@@ -48,7 +48,7 @@ def test_clips_in_lock_step_say_what_each_says_alone(tiny, frame_of, together):
     state = tiny.begin(3)
     done = dict.fromkeys(lengths, 0)
     for clips in zip(*slots, strict=True):
-        features, state = features_of(
+        features, state = exact_features(
             tiny, together([frame_of(clip, done.get(clip, 0)) for clip in clips]), state
         )
         for slot, clip in enumerate(clips):
@@ -68,17 +68,17 @@ def test_the_memory_matters_and_a_new_clip_empties_it(tiny, frame_of):
 
 
 def test_a_gap_empties_the_memory_of_its_slot_alone(tiny, frame_of, together):
-    _, state = features_of(tiny, together([frame_of("a", 0), frame_of("b", 0)]), tiny.begin(2))
+    _, state = exact_features(tiny, together([frame_of("a", 0), frame_of("b", 0)]), tiny.begin(2))
     late = frame_of("a", 1, seconds=2.0)
-    features, _ = features_of(tiny, together([late, frame_of("b", 1)]), state)
+    features, _ = exact_features(tiny, together([late, frame_of("b", 1)]), state)
     agree(features, 0, alone(tiny, [late])[0])
     agree(features, 1, alone(tiny, [frame_of("b", 0), frame_of("b", 1)])[1])
 
 
 def test_a_step_leaves_the_old_memory_as_it_was(tiny, frame_of):
-    _, state = features_of(tiny, frame_of("a", 0), tiny.begin(1))
-    once, _ = features_of(tiny, frame_of("a", 1), state)
-    again, _ = features_of(tiny, frame_of("a", 1), state)
+    _, state = exact_features(tiny, frame_of("a", 0), tiny.begin(1))
+    once, _ = exact_features(tiny, frame_of("a", 1), state)
+    again, _ = exact_features(tiny, frame_of("a", 1), state)
     assert all(torch.equal(once[name], again[name]) for name in once)
 
 
@@ -94,7 +94,7 @@ def test_features_are_as_promised(tiny, frame_of, together):
 
 
 def test_a_step_rounds_what_the_model_says_as_the_dataset_would(tiny, frame_of):
-    exact, _ = features_of(tiny, frame_of("a", 0), tiny.begin(1))
+    exact, _ = exact_features(tiny, frame_of("a", 0), tiny.begin(1))
     rounded, state = tiny.step(frame_of("a", 0), tiny.begin(1))
     for name, values in rounded.items():
         np.testing.assert_array_equal(values.numpy(), exact[name].numpy().astype(np.float16))
@@ -137,7 +137,7 @@ def test_assets_turn_scene_queries_into_what_the_language_model_reads(tiny, fram
     heads = tiny.assets()["teacher_heads"]
     read = []
     hook = tiny.model.language_model.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    features, _ = features_of(tiny, frame_of("a", 0), tiny.begin(1))
+    features, _ = exact_features(tiny, frame_of("a", 0), tiny.begin(1))
     hook.remove()
     queries, scene = features["scene_queries"], 16 + 4  # scene and history
     before = queries[:, :scene] @ heads["scene.weight"].T + heads["scene.bias"]
