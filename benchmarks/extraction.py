@@ -42,7 +42,8 @@ from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.extraction.allocator import keep_freed_memory
-from pipeline.extraction.cluster import extract_on_cluster, local_cluster
+from pipeline.extraction.cluster import extract_on_cluster
+from pipeline.extraction.dask_cluster import local_cluster
 from pipeline.extraction.run import extract
 
 if TYPE_CHECKING:

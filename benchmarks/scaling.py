@@ -38,7 +38,8 @@ from cache_schema.format.features import FeatureSpec
 from cache_schema.format.manifest import TeacherIdentity
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
-from pipeline.extraction.cluster import extract_on_cluster, local_cluster
+from pipeline.extraction.cluster import extract_on_cluster
+from pipeline.extraction.dask_cluster import local_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -174,7 +174,8 @@ def extract(
         with ProgressBar("extract", "frames") as bar:
             report = extract(selection, loaded, dataset, slots=slots, progress=bar)
     else:
-        from pipeline.extraction.cluster import connect, extract_on_cluster
+        from pipeline.extraction.cluster import extract_on_cluster
+        from pipeline.extraction.dask_cluster import connect
 
         with connect(workers, scheduler) as client, ProgressBar("extract", "frames") as bar:
             # Each worker finds its own device: this machine need not have a GPU.

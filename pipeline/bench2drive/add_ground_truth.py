@@ -41,7 +41,8 @@ class AddGroundTruthReport:
     failed: tuple[LeftOut, ...]
     """Clips that could not be extended. The dataset promises the features once there are none."""
 
-    def __str__(self) -> str:
+    def __rich__(self) -> str:
+        """Show it as a line."""
         return (
             f"{len(self.extended)} clips extended by {', '.join(self.features) or 'nothing'}; "
             f"{len(self.present)} had them already"

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from cache_schema.errors import RequestError
-from cache_schema.format.features import FeatureSpec
 from cache_schema.progress import SILENT
-from cache_schema.vocabulary.driving import LIDAR
+from pipeline.teachers.orion.features import orion_features
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.network.config import (
     BackboneConfig,
@@ -23,6 +22,7 @@ from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.progress import Progress
     from pipeline.teachers.orion.teacher import OrionTeacher
 
@@ -80,93 +80,21 @@ class OrionPreset:
         from pipeline.teachers.orion.precision import PrecisionConfig
         from pipeline.teachers.orion.teacher import OrionTeacher
 
-        numbers = PrecisionConfig(precision, quantize)
-        return OrionTeacher(self, weights, device=device, precision=numbers, progress=progress)
+        return OrionTeacher(
+            self.name,
+            self.config,
+            self.images,
+            weights,
+            device=device,
+            precision=PrecisionConfig(precision, quantize),
+            progress=progress,
+        )
 
     def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""
         from pipeline.teachers.orion.checkpoints.convert import convert
 
         convert(checkpoint, folder, config=self.config, progress=progress)
-
-
-def orion_features(config: OrionConfig) -> tuple[FeatureSpec, ...]:
-    """Return the features of an ORION of certain sizes."""
-    detection, lanes, token_width = config.detection, config.lanes, config.language.width
-    objects = detection.objects
-    return (
-        FeatureSpec(
-            name="scene_queries",
-            shape=(config.vision_tokens - 1, config.width),
-            axes=("query", "channel"),
-            dtype="float16",
-            role="input",
-            segments=config.scene_segments,
-            description="Scene, history and map queries before their projection to the width of a token.",
-        ),
-        FeatureSpec(
-            name="ego_token",
-            shape=(token_width,),
-            axes=("channel",),
-            dtype="float16",
-            role="input",
-            description="Token made from command, CAN bus and ego motion.",
-        ),
-        FeatureSpec(
-            name="planning_token",
-            shape=(token_width,),
-            axes=("channel",),
-            dtype="float16",
-            role="target",
-            description="Hidden state after the language model's final norm at <waypoint_ego>.",
-        ),
-        FeatureSpec(
-            name="lane_points",
-            shape=(lanes.lanes, config.lane_points, 2),
-            axes=("lane", "point", "xy"),
-            dtype="float16",
-            role="target",
-            unit="m",
-            frame=LIDAR,
-            description="Points of every lane query.",
-        ),
-        FeatureSpec(
-            name="lane_logits",
-            shape=(lanes.lanes, lanes.classes),
-            axes=("lane", "class"),
-            dtype="float16",
-            role="target",
-            description="Class logits of every lane query.",
-        ),
-        FeatureSpec(
-            name="agent_xy",
-            shape=(objects, 2),
-            axes=("agent", "xy"),
-            dtype="float16",
-            role="target",
-            unit="m",
-            frame=LIDAR,
-            description="Box centre of every object query.",
-        ),
-        FeatureSpec(
-            name="agent_class_scores",
-            shape=(objects, detection.classes),
-            axes=("agent", "class"),
-            dtype="float16",
-            role="target",
-            description="Sigmoid class scores of every object query.",
-        ),
-        FeatureSpec(
-            name="agent_offsets",
-            shape=(objects, detection.steps, 2),
-            axes=("agent", "step", "xy"),
-            dtype="float16",
-            role="target",
-            unit="m",
-            frame=LIDAR,
-            description="Likeliest future of every object query: offset of each 0.5 s step.",
-        ),
-    )
 
 
 ORION_7B = OrionPreset(name="orion-7b", config=OrionConfig())

@@ -18,6 +18,7 @@ from pipeline.teachers.orion.checkpoints.tensors import (
     random_weights,
     teacher_shapes,
 )
+from pipeline.teachers.orion.features import orion_features
 from pipeline.teachers.orion.inputs import collate, prepare
 from pipeline.teachers.orion.network.memory import OrionMemory
 
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from cache_schema.progress import Progress
     from pipeline.bench2drive.source import DrivingSample
+    from pipeline.teachers.orion.images import ImagePreprocessing
     from pipeline.teachers.orion.inputs import OrionBatch, OrionInputs
+    from pipeline.teachers.orion.network.config import OrionConfig
     from pipeline.teachers.orion.network.model import OrionOutput
     from pipeline.teachers.orion.precision import PrecisionConfig
-    from pipeline.teachers.orion.presets import OrionPreset
 
 
 @dataclass(frozen=True)
@@ -48,59 +50,64 @@ class OrionTeacher:
     """A frozen ORION; implements ``Teacher``.
 
     Args:
-        preset: Sizes, name and preprocessing.
+        name: Part of its identity.
+        config: Sizes.
+        images: How camera images are prepared.
         weights: A checkpoint, or the seed of random weights.
         device: Where it runs.
         precision: Number formats that it computes in.
         progress: Counts tensors.
     """
 
+    kind = "driving"
+
     def __init__(
         self,
-        preset: OrionPreset,
+        name: str,
+        config: OrionConfig,
+        images: ImagePreprocessing,
         weights: Path | int,
         *,
         device: str,
         precision: PrecisionConfig,
         progress: Progress = SILENT,
     ) -> None:
-        self.kind = preset.kind
-        self.features = preset.features
-        self.images = preset.images
-        self.config = preset.config
+        self.features = orion_features(config)
+        self.images = images
+        self.config = config
         self.device = device
-        self.model = build(preset.config)
+        self.model = build(config)
         # One weight at a time, so that host and device hold no more than what is computed with.
         if isinstance(weights, int):
-            shapes = model_shapes(preset.config)
+            shapes = model_shapes(config)
             progress.expect(len(shapes))
-            for name, weight in random_weights(shapes, weights):
-                precision.place(self.model, name, weight, device)
+            for key, weight in random_weights(shapes, weights):
+                precision.place(self.model, key, weight, device)
                 progress.advance()
             # Drawn only when asked for: at full token width it is far larger than a tiny model.
-            self._planner = lambda: dict(random_weights(planner_shapes(preset.config), weights))
+            self._planner = lambda: dict(random_weights(planner_shapes(config), weights))
             origin = f"random:{weights}"
         else:
             fingerprint, planner = Fingerprint(), {}
-            progress.expect(len(teacher_shapes(preset.config)))
-            for name, weight in read_weights(weights, preset.config):
-                fingerprint.add(name, weight)
-                if name.startswith(PLANNER_PREFIX):
-                    planner[name.removeprefix(PLANNER_PREFIX)] = weight
+            progress.expect(len(teacher_shapes(config)))
+            for key, weight in read_weights(weights, config):
+                fingerprint.add(key, weight)
+                if key.startswith(PLANNER_PREFIX):
+                    planner[key.removeprefix(PLANNER_PREFIX)] = weight
                 else:
-                    precision.place(self.model, name, weight, device)
+                    precision.place(self.model, key, weight, device)
                 progress.advance()
             self._planner = lambda: planner
             origin = str(fingerprint)
         self.model.to(device)
         self.identity = TeacherIdentity(
-            name=preset.name,
+            name=name,
             weights=origin,
             precision=precision.description,
             quantization=precision.quantize,
-            prompt=preset.config.language.prompt,
-            preprocessing=as_json(preset.images),
-            architecture=as_json(preset.config),
+            prompt=config.language.prompt,
+            preprocessing=as_json(images),
+            architecture=as_json(config),
         )
 
     def prepare(self, sample: DrivingSample) -> OrionInputs:

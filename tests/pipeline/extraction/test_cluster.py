@@ -17,7 +17,8 @@ import torch
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
 from pipeline.bench2drive.source import Bench2Drive
-from pipeline.extraction.cluster import TeacherPlugin, local_cluster
+from pipeline.extraction.cluster import TeacherPlugin
+from pipeline.extraction.dask_cluster import local_cluster
 from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
 from pipeline.teachers.orion.presets import ORION_TINY
