@@ -1,4 +1,4 @@
-"""Raw clips as they lie on disk: their names, frames and files (spec: Bench2Drive, section 1.1)."""
+"""Raw clips on disk: their names, frames and files (spec: Bench2Drive, section 1.1)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RawClip:
         """Frame numbers 0, 1, 2, ... 0.1 s apart.
 
         Raises:
-            ClipError: There are none, or some are missing: futures count frames, a hole would bend time.
+            ClipError: There are none, or some are missing: time is counted in frames.
         """
         frames = tuple(sorted(self._annotations))
         missing = sorted(set(range(frames[-1] + 1)).difference(frames)) if frames else [0]
@@ -126,7 +126,7 @@ def clips_folder(root: Path) -> Path:
 def find_clips(root: Path) -> Discovery:
     """Find the clips of a data root, which holds them directly or in ``v1/``.
 
-    A folder is a clip if it has ``anno/`` or a clip's name; others (``maps``, ``splits``) are passed over.
+    A folder is a clip if it has ``anno/`` or a clip's name; others (``maps``, ``splits``) are skipped.
 
     Raises:
         ClipError: There is no such folder, or no clip in it.

@@ -44,7 +44,7 @@ GIVE_UP_AFTER = 3
 LIBRARIES = ("torch", "transformers", "pillow", "zarr")
 """Libraries that decide the values."""
 POLL_EVERY_S = 0.5
-"""Seconds between two looks at the workers."""
+"""Seconds between two polls of the workers."""
 
 
 class PendingClip(Protocol):

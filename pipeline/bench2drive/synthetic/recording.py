@@ -1,4 +1,4 @@
-"""A scene written down as Bench2Drive's annotations: every key of them (spec: Bench2Drive, section 1.4)."""
+"""A scene as Bench2Drive's annotations, with every key of them (spec: Bench2Drive, section 1.4)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RADARS = {
 """The yaw of the last one is wrong in the original dataset, and therefore here."""
 
 RECORDED_WITHIN_M = 100.0
-GNSS_MOUNT_X = -1.4
+GNSS_MOUNT_X_M = -1.4
 NEAR_M, FAR_M = 7.5, 50.0
 """How far ahead the two route nodes lie."""
 
@@ -76,7 +76,7 @@ class Recorder:
         yaw_rate = drive.yaw_rate[frame]
         yaw = drive.yaw[frame]
         forward = np.array([np.cos(yaw), np.sin(yaw)])
-        x, y = drive.position[frame] + GNSS_MOUNT_X * forward + self.gnss_noise[frame]
+        x, y = drive.position[frame] + GNSS_MOUNT_X_M * forward + self.gnss_noise[frame]
         near, far = (self._node(drive.s[frame] + distance) for distance in (NEAR_M, FAR_M))
         record = {
             "x": x,
@@ -134,7 +134,7 @@ class Recorder:
         return box | self._particulars(actor, frame)
 
     def _particulars(self, actor: Actor, frame: int) -> dict[str, Any]:
-        """What only actors of this kind have."""
+        """Return the keys that only actors of this kind have."""
         world2actor = np.linalg.inv(actor.pose(frame))
         body = {"bbx_loc": (0.0, 0.0, actor.rise), "world_cord": actor.corners(frame)}
         distance = np.linalg.norm(actor.location[frame, :2] - self.scene.ego.location[frame, :2])

@@ -161,7 +161,7 @@ def _probes(dump: Dump) -> list[Frame]:
 
 
 def _manifest(conversion: FrameConversion, parts: TeacherParts | None) -> Manifest:
-    """Return the manifest; which teacher made the dump is known only as far as a checkpoint tells."""
+    """Return the manifest; only a checkpoint identifies the teacher that made the dump."""
     teacher = TeacherIdentity(
         name="orion-lite-import", weights="unknown" if parts is None else parts.weights, precision="unknown"
     )

@@ -90,7 +90,7 @@ class QueryRecovery:
         derivation: How tokens follow from queries and the ego token, which this undoes.
 
     Raises:
-        CheckpointError: A projection loses directions, so that queries cannot be told from their tokens.
+        CheckpointError: A projection has no full rank, so that queries cannot be recovered from their tokens.
     """
 
     def __init__(self, heads: Mapping[str, np.ndarray], derivation: Derivation) -> None:

@@ -76,7 +76,7 @@ class OrionPreset:
                 expected="--checkpoint with Orion.pth, or a folder made from it by `teachonce convert`",
                 repair="download the released weights and give their path, or try orion-tiny",
             )
-        # transformers takes seconds to import, and a preset is asked for its features without being loaded.
+        # transformers takes seconds to import, and a preset's features are read without loading it.
         from pipeline.teachers.orion.precision import PrecisionConfig
         from pipeline.teachers.orion.teacher import OrionTeacher
 

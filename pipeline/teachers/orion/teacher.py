@@ -84,7 +84,7 @@ class OrionTeacher:
             for key, weight in random_weights(shapes, weights):
                 precision.place(self.model, key, weight, device)
                 progress.advance()
-            # Drawn only when asked for: at full token width it is far larger than a tiny model.
+            # Drawn only when needed: at full token width it is far larger than a tiny model.
             self._planner = lambda: dict(random_weights(planner_shapes(config), weights))
             origin = f"random:{weights}"
         else:

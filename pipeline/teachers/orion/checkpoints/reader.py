@@ -160,7 +160,7 @@ def _merge(stored: Mapping[str, Tensor], shapes: Shapes) -> Iterator[tuple[str, 
 def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return W + B A for W (out, in), A (rank, in), B (out, rank).
 
-    Rank by rank, because a matrix product rounds differently on other processors, and so the digest would
+    One rank at a time, because a matrix product rounds differently on other processors, and the digest would
     differ.
     """
     change = torch.zeros_like(frozen)
