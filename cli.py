@@ -64,7 +64,7 @@ app = typer.Typer(
     cls=ErrorHandlingGroup,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Run a big driving teacher once; train students from what it said, for ever after.",
+    help="Run a large driving teacher once, and train students from its cached features.",
 )
 for group in (teacher_commands, dataset_commands, student_commands):
     app.add_typer(group.commands)

@@ -150,9 +150,9 @@ def test_a_dataset_is_shared(latents: Path, tmp_path: Path):
     )
     assert fetched.exit_code == 0, fetched.output
     assert run("verify", tmp_path / "val.zarr").exit_code == 0
-    told = json.loads(run("inspect", tmp_path / "val.zarr", "--json").stdout)
-    assert [spec["name"] for spec in told["features"]] == ["planning_token", "command"]
-    assert told["clips_by_split"] == {"val": 1}
+    summary = json.loads(run("inspect", tmp_path / "val.zarr", "--json").stdout)
+    assert [spec["name"] for spec in summary["features"]] == ["planning_token", "command"]
+    assert summary["clips_by_split"] == {"val": 1}
 
 
 def test_a_bad_clip_is_put_aside_and_made_again(latents: Path, clips_root: Path, tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_frame_is_shown(latents: Path, clips_root: Path, tmp_path: Path):
         (["import-npz", "{tmp}", "{tmp}/x.zarr"], "{tmp}"),
     ],
 )
-def test_what_a_user_can_mend_is_said_in_words(
+def test_what_a_user_can_correct_is_explained(
     arguments: list[str], words: str, clips_root: Path, tmp_path: Path
 ):
     result = run(*(argument.format(tmp=tmp_path, clips=clips_root) for argument in arguments))
@@ -270,7 +270,7 @@ def test_a_file_that_no_user_named_keeps_its_traceback(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "named"),
     [
         ("/data/x.zarr", True),
         ("/data/x.zarr/clips/a/zarr.json", True),
@@ -283,9 +283,9 @@ def test_a_file_that_no_user_named_keeps_its_traceback(tmp_path: Path):
         ("relative.zarr/clips", True),
     ],
 )
-def test_which_paths_are_the_user_s(file: str, told: bool):
+def test_which_paths_are_the_user_s(file: str, named: bool):
     arguments = ["/data/x.zarr", "--run=/runs/demo", "--slots", "2", "relative.zarr"]
-    assert concerns(FileNotFoundError(2, "No such file", file), arguments) is told
+    assert concerns(FileNotFoundError(2, "No such file", file), arguments) is named
 
 
 def test_errors_without_a_file_are_not_about_a_path():

@@ -1,4 +1,4 @@
-"""The whole job across both wings: clips -> teacher -> dataset -> student."""
+"""The whole job across both packages: clips -> teacher -> dataset -> student."""
 
 import dataclasses
 from pathlib import Path
@@ -71,12 +71,12 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
     queries, ego = dataset.read(clip, "scene_queries"), dataset.read(clip, "ego_token")
     spec = dataset.feature("scene_queries")
     projected = vision_tokens(queries, ego, dataset.asset("teacher_heads"), spec)
-    spoken = torch.cat(seen).numpy()
-    assert projected.shape == spoken.shape == (entry.clip.frames, 529, 4096)
-    error = np.linalg.norm(projected - spoken) / np.linalg.norm(spoken)
+    exact = torch.cat(seen).numpy()
+    assert projected.shape == exact.shape == (entry.clip.frames, 529, 4096)
+    error = np.linalg.norm(projected - exact) / np.linalg.norm(exact)
     # fp16 has 11 bits: storing the tokens themselves costs as much.
     assert error < 3e-4
-    assert np.linalg.norm(spoken.astype(np.float16) - spoken) / np.linalg.norm(spoken) < 3e-4
+    assert np.linalg.norm(exact.astype(np.float16) - exact) / np.linalg.norm(exact) < 3e-4
 
     # The student reads either: folded queries or whole tokens.
     sizes = OrionLiteConfig(
@@ -92,7 +92,7 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
     torch.testing.assert_close(folded, unfolded, rtol=0, atol=1e-4)
 
 
-def test_a_student_trains_from_what_the_tiny_teacher_said(clips_root, tmp_path: Path):
+def test_a_student_trains_from_the_features_of_the_tiny_teacher(clips_root, tmp_path: Path):
     teacher = ORION_TINY.load(None, device="cpu")
     path, run = tmp_path / "latents.zarr", tmp_path / "run"
     extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)

@@ -73,7 +73,10 @@ class Teacher(Protocol):
     def step(self, batch: Any, state: Any) -> tuple[Mapping[str, Tensor | Sequence[Tensor]], Any]:
         """Compute the features of one sample a slot.
 
-        Slots hold samples of unrelated clips; a slot's clip may change from one step to the next.
+        Slots hold samples of unrelated clips. The samples of a clip come in order and in one slot, so that
+        the state may hold what they share: the memory of a video, or the encoding of an image that several
+        questions are about. A slot's clip may change from one step to the next; a teacher with memory reads
+        the clip's name from its samples.
 
         Returns:
             For every feature a tensor (B, *shape), or for a ragged feature a list of B tensors; and the new

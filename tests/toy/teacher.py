@@ -1,4 +1,4 @@
-"""A teacher of texts, without memory: counts letters, and has nothing to learn."""
+"""A teacher of texts, without memory and without weights."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FEATURES = (
 
 
 class ToyTeacher:
-    """``TROUBLE`` in the environment is JSON: ``poison`` is a line that kills its process, ``doze_s`` seconds
-    that every step takes longer."""
+    """Counts letters. ``TROUBLE`` in the environment is JSON: ``poison`` is a line that kills the process,
+    ``delay_s`` seconds that every step takes longer."""
 
     kind = "texts"
     features = FEATURES
@@ -59,7 +59,7 @@ class ToyTeacher:
         pass
 
     def step(self, batch: dict[str, Tensor], state: None) -> tuple[dict[str, Tensor], None]:
-        time.sleep(self.trouble.get("doze_s", 0))
+        time.sleep(self.trouble.get("delay_s", 0))
         return batch, state
 
     def assets(self) -> dict[str, dict[str, Tensor]]:

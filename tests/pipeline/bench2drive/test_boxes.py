@@ -145,7 +145,7 @@ def test_two_points_in_one_camera_are_seen_and_one_is_not(clip_of, vehicle):
     annotation = read_annotation(clip_of([vehicle()]).annotation_path(0))
     corners = np.array([[-1.0, 20.0, -1.0], [1.0, 20.0, -1.0], [1.0, 80.0, -1.0], [0.0, 0.0, 0.0]])
     assert visible(corners[None], annotation).tolist() == [True]
-    # One point is in sight; 80 m away and at the LiDAR itself there is none.
+    # One point is visible; those 80 m away and at the LiDAR itself are not.
     assert visible(corners[None, 1:], annotation).tolist() == [False]
 
 

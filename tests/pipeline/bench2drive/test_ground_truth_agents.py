@@ -32,7 +32,7 @@ def agents_of(clip):
 
 
 def test_the_golden_vehicle_and_what_is_left_out(clip_of, vehicle, walker, light):
-    beside = [99.0, 51.732, 0.75]  # 2 m to the right, where no camera looks
+    beside = [99.0, 51.732, 0.75]  # 2 m to the right, in no camera's view
     unseen = vehicle(id="9", center=beside, extent=[0.2, 0.2, 0.2])
     others = [light, vehicle(id="5", num_points=0), vehicle(id="6", type_id="vehicle.unheard.of"), unseen]
     agents = agents_of(clip_of([*others, vehicle(), walker()]))
@@ -42,10 +42,10 @@ def test_the_golden_vehicle_and_what_is_left_out(clip_of, vehicle, walker, light
     assert agents["truth_agent_count"].tolist() == [2]
     # The walker is nearer, so it comes first.
     assert agents["truth_agent_classes"][0].tolist() == [7, 0] + [-1] * (AGENTS - 2)
-    walking, driving, nobody = agents["truth_agent_boxes"][0, :3]
+    walking, driving, padding = agents["truth_agent_boxes"][0, :3]
     np.testing.assert_allclose(walking, (-6.732051, 8.050254, 0.38, 0.38, 0.0), atol=1e-5)
     np.testing.assert_allclose(driving, (-3.071797, 21.710508, 4.8, 2.0, 1.308997), atol=1e-5)
-    assert not nobody.any()
+    assert not padding.any()
 
 
 def test_a_future_of_one_step(clip_of, vehicle):
@@ -55,7 +55,7 @@ def test_a_future_of_one_step(clip_of, vehicle):
     pose[1, 3] = 60
     later["world2vehicle"] = np.linalg.inv(pose).tolist()
     agents = agents_of(clip_of(*[[vehicle()]] * 5, [later]))
-    # 2 m along UE y, which is 60 degrees left of the way the ego looks (30 degrees): sin and cos of 60.
+    # 2 m along UE y, which is 60 degrees left of the ego's heading (30 degrees): sin and cos of 60.
     np.testing.assert_allclose(
         agents["truth_agent_offsets"][0, 0, 0],
         (2 * math.cos(math.pi / 6), 2 * math.sin(math.pi / 6), 0),

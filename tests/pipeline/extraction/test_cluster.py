@@ -1,4 +1,4 @@
-"""Real worker processes, really killed. After every fault the digests are those of an undisturbed run."""
+"""Real worker processes that are killed. After every fault the digests are those of an undisturbed run."""
 
 import functools
 import json
@@ -76,7 +76,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def mended(path: Path, root: Path, teacher) -> dict[str, str]:
+def completed(path: Path, root: Path, teacher) -> dict[str, str]:
     """Digests after a second run, which finds nothing but whole clips."""
     assert extract(Bench2Drive(root).select(), teacher, path, slots=2).failed == ()
     assert verify(path).problems == ()
@@ -99,7 +99,7 @@ def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
     assert summary.busy_s == pytest.approx(summary.inputs_s + summary.teacher_s + summary.disk_s)
 
 
-def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, tmp_path):
+def test_a_worker_that_dies_in_mid_clip_is_replaced(undisturbed, clips_root, tmp_path):
     path = tmp_path / "died.zarr"
     victim = sorted(undisturbed)[0]
     trouble = {"dies_once": victim, "marker": str(tmp_path / "died")}
@@ -123,13 +123,13 @@ def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(
     assert verify(path).problems == ()
     assert list(summarise(log_path(path)).failures) == [victim]
     # Once the cause is gone, another run makes what is missing.
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
     assert summarise(log_path(path)).failures == {}
 
 
 def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
     path = tmp_path / "turns.zarr"
-    process = start(path, clips_root, workers=2, doze_s=0.4)
+    process = start(path, clips_root, workers=2, delay_s=0.4)
     wait_for(lambda: partial_clips(path), process)
     workers = {
         child.pid
@@ -148,37 +148,37 @@ def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
 
 def test_the_main_process_killed(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "main.zarr"
-    process = start(path, clips_root, workers=2, doze_s=0.2)
+    process = start(path, clips_root, workers=2, delay_s=0.2)
     wait_for(lambda: partial_clips(path), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     # At once, though the orphaned workers may not have noticed yet.
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
 
 
 def test_ctrl_c_twice(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "twice.zarr"
-    process = start(path, clips_root, workers=2, doze_s=0.2)
+    process = start(path, clips_root, workers=2, delay_s=0.2)
     wait_for(lambda: partial_clips(path), process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code in (130, -signal.SIGINT), err
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
 
 
-def test_the_lease_of_a_dead_host_binds_nobody(undisturbed, clips_root, teacher, tmp_path):
+def test_the_lock_of_a_dead_host_is_ignored(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "stale.zarr"
     extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)
     (path / ".lock").write_text("process 4711 on a-host-that-is-gone")
     left_behind = path / ".partial" / "a-host-that-is-gone-4711" / sorted(undisturbed)[0]
     shutil.copytree(path / "clips" / sorted(digests(path))[0], left_behind)
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
 
 
-def test_a_worker_without_a_gpu_computes_with_one_thread_whatever_its_environment_says(tmp_path, monkeypatch):
-    """So that its sums are rounded as everybody's."""
+def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(tmp_path, monkeypatch):
+    """So that its sums are rounded as on other workers."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "2")
     load = functools.partial(ORION_TINY.load, None, device="cpu")

@@ -106,7 +106,7 @@ def test_plan_and_extract_by_dotted_names(texts, undisturbed, tmp_path):
 
 def test_killed_and_resumed(texts, undisturbed, tmp_path):
     path = tmp_path / "killed.zarr"
-    process = start(path, texts, doze_s=0.1)
+    process = start(path, texts, delay_s=0.1)
     while not any((path / "ledger").glob("*.json")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -1,7 +1,7 @@
 """ORION in a process that dies or is slow, as the environment configures it.
 
 ``TROUBLE`` is JSON: ``poison`` a clip that kills its process every time, ``dies_once`` a clip that kills it
-the first time (``marker`` is the file that remembers), ``doze_s`` seconds that every step takes longer.
+the first time (``marker`` is the file that records it), ``delay_s`` seconds that every step takes longer.
 """
 
 import json
@@ -23,7 +23,7 @@ class TroubledTeacher:
         self.begin, self.assets = teacher.begin, teacher.assets
 
     def step(self, batch, state):
-        time.sleep(self.trouble.get("doze_s", 0))
+        time.sleep(self.trouble.get("delay_s", 0))
         for clip, time_s in zip(batch.clips, batch.timestamp_s.tolist(), strict=True):
             if clip and time_s > 0.15:  # in mid-clip
                 self._die_of(clip)
