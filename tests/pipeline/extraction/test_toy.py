@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
-from cache_schema.format.ledger import Ledger
+from cache_schema.format.features import FeatureSpec
 from cache_schema.integrity.verify import verify
 from cli import app
+from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
 from tests.paths import ROOT
 from tests.toy.source import Texts
@@ -65,8 +67,8 @@ def start(path: Path, root: Path, *options: object, **trouble: object) -> subpro
 
 
 def digests(path: Path) -> dict[str, str]:
-    ledger = Ledger(path / "ledger")
-    return {clip: ledger.read(clip).digest for clip in ledger.clips()}
+    dataset = LatentDataset.open(path)
+    return {clip: dataset.entry(clip).digest for clip in dataset.clips}
 
 
 def test_what_is_computed_by_hand_is_what_is_read(texts, undisturbed):
@@ -165,3 +167,22 @@ def test_a_dataset_of_another_source_is_refused(undisturbed, clips_root):
     refused = run("extract", undisturbed, "--data", clips_root)
     assert refused.exit_code == 2
     assert "was made from something else" in refused.stderr
+
+
+def test_the_size_of_a_ragged_feature_varies(texts, tmp_path):
+    class RaggedPreset:
+        kind = "texts"
+        features = (
+            *ToyTeacher.features,
+            FeatureSpec.model_construct(
+                name="codes", shape=(None,), axes=("letter",), dtype="int32", role="target", encoding="full"
+            ),
+        )
+
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(plan(tmp_path / "x.zarr", Texts(texts).select(), RaggedPreset()))
+    rows = {line.split("│")[1].strip(): line for line in captured.get().splitlines() if line.count("│") > 4}
+    assert rows["codes"].count("varies") == 2
+    assert "varies" not in rows["letters"]
+    assert "60 + varies" in rows["together"]  # 8 + 1 + 5 float32 and an int32
