@@ -1,48 +1,70 @@
-"""The command line: errors in words, three groups of commands, and the commands that join two packages."""
+"""The command line: error handling, three groups of commands, and the commands that join two packages."""
 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from cache_schema import commands as dataset_commands
 from cache_schema.errors import RequestError, TeachonceError
-from cache_schema.terminal import FOUND, INTERRUPTED, USER_ERROR, DatasetUrl, err, given, out, table
+from cache_schema.terminal import FOUND, INTERRUPTED, USER_ERROR, DatasetUrl, ProgressBar, err, given, out
 from pipeline import commands as teacher_commands
 from student import commands as student_commands
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-class ErrorsInWords(TyperGroup):
-    """Shows what a user can mend as three lines instead of a traceback."""
+
+class ErrorHandlingGroup(TyperGroup):
+    """Shows an error that the user can correct as three lines; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        arguments = [*ctx.args]
         try:
             return super().invoke(ctx)
         except TeachonceError as error:
             err.print(str(error), soft_wrap=True)
             raise typer.Exit(USER_ERROR) from error
         except OSError as error:
-            if error.filename is None:
+            if not concerns(error, arguments):
                 raise
             err.print(f"{error.filename}: {error.strerror}", soft_wrap=True)
-            err.print("  expected: a file or folder that can be read, or made where it is to be written")
-            err.print("  to do:    correct the path, or who may use it")
+            err.print("  expected: a file or folder that can be read, or created where it is to be written")
+            err.print("  to do:    correct the path, or its permissions")
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             err.print("stopped; what was committed is safe, and the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from error
 
 
+def concerns(error: OSError, arguments: Iterable[str]) -> bool:
+    """Return whether an error is about a path on the command line.
+
+    That is such a path itself, what is inside it, a folder around it, or a file beside it that is named after
+    it, such as a log or a partial copy.
+    """
+    if not isinstance(error.filename, str):
+        return False
+    file = Path(os.path.abspath(error.filename))
+    values = {part for argument in arguments for part in (argument, argument.partition("=")[2]) if part}
+    for named in (Path(os.path.abspath(value)) for value in values):
+        beside = [part for part in (file, *file.parents) if part.parent == named.parent]
+        if file in named.parents or any(part.name.lstrip(".").startswith(named.name) for part in beside):
+            return True
+    return False
+
+
 app = typer.Typer(
-    cls=ErrorsInWords,
+    cls=ErrorHandlingGroup,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Run a big driving teacher once; train students from what it said, for ever after.",
+    help="Run a large driving teacher once, and train students from its cached features.",
 )
 for group in (teacher_commands, dataset_commands, student_commands):
     app.add_typer(group.commands)
@@ -53,22 +75,13 @@ def parity(
     recording: Annotated[Path, typer.Argument(metavar="RECORDING_DIR", help="Folder of a recording.")],
     tolerance: Annotated[float, typer.Option(help="Largest absolute difference allowed.")] = 1e-4,
 ) -> None:
-    """Replay recorded vectors of the reference model through our port, stage by stage."""
+    """Replay recorded vectors of the reference model through this port, stage by stage."""
     from pipeline.teachers.orion.parity import replay
     from student.orion_lite.planner import planner_stages
 
-    # The planner lives in the student's wing, which trains it; only the front door may introduce the two.
-    report = replay(recording, tolerance=tolerance, planner=planner_stages)
-    shown = table("frame", "stage", "largest difference", "")
-    for row in report.rows:
-        difference = "not computed" if row.difference is None else f"{row.difference:.1e}"
-        verdict = "beyond tolerance" if row in report.failures else ""
-        shown.add_row(str(row.frame), row.stage, difference, verdict)
-    out.print(shown)
-    out.print(
-        f"{len(report.failures)} of {len(report.rows)} rows beyond {tolerance:g}; "
-        "positions are compared as fractions of the detection range"
-    )
+    with ProgressBar("parity", "frames") as bar:
+        report = replay(recording, tolerance=tolerance, planner=planner_stages, progress=bar)
+    out.print(report)
     if not report.passes:
         raise typer.Exit(FOUND)
 
@@ -82,9 +95,9 @@ def inspect(
 ) -> None:
     """Show who made a dataset, what it holds, and how much of it there is."""
     if run:
-        from pipeline.extraction.log import beside, summarise
+        from pipeline.extraction.log import log_path, summarise
 
-        out.print(summarise(beside(Path(dataset))), soft_wrap=True)
+        out.print(summarise(log_path(Path(dataset))), soft_wrap=True)
         return
     from cache_schema.describe.inspect import inspect
 
@@ -105,12 +118,11 @@ def show(
         Path | None, typer.Option("--data", metavar="ROOT", help="Raw clips, for the camera images.")
     ] = None,
 ) -> None:
-    """Draw one frame from above, with its planning token, and what the cameras saw."""
+    """Draw one frame from above, with its planning token and camera images."""
     from student.reporting.show import show
 
     cameras = None
     if data is not None:
-        # Raw images are the one wing's to read, the picture is the other's.
         from pipeline.bench2drive.camera_images import camera_images
 
         cameras = functools.partial(camera_images, data)
@@ -132,7 +144,7 @@ def export(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Orion.pth, for .pth.")] = None,
 ) -> None:
-    """Write the student for whoever drives with it."""
+    """Write the student in a form that others load."""
     if target.suffix == ".safetensors":
         from student.runs.export import export
 
@@ -147,14 +159,14 @@ def export(
         from student.runs.checkpoint import read_checkpoint
 
         orion = given(checkpoint, "--checkpoint", target)
-        # The teacher's eyes are the one wing's to read, the student is the other's.
         reached, weights = read_checkpoint(run)
         teacher, described = reached.trained_on.teacher, reached.model_dump_json()
-        count = fuse(orion, weights, target, teacher=teacher, described=described)
+        with ProgressBar("check", "tensors") as bar:
+            count = fuse(orion, weights, target, teacher=teacher, described=described, progress=bar)
         out.print(f"exported to {target}: {count} tensors")
     else:
         raise RequestError(
-            f"{target} has no ending that says what to write",
+            f"{target} has no ending of a known format",
             expected=".safetensors, .onnx or .pth",
             repair="give the file one of these endings",
         )

@@ -39,12 +39,12 @@ from benchmarks.incumbent import Stages, reference_loop
 from benchmarks.record import hardware, write
 from benchmarks.subjects import MidWidth, Pretender
 from cache_schema.vocabulary.driving import GROUND_TRUTH
-from pipeline.bench2drive.reader import load_images
+from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.extraction.allocator import keep_freed_memory
-from pipeline.extraction.cluster import extract_on_cluster, local_cluster
+from pipeline.extraction.cluster import extract_on_cluster
+from pipeline.extraction.dask_cluster import local_cluster
 from pipeline.extraction.run import extract
-from pipeline.source import select_clips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -141,7 +141,7 @@ def run_once(name: str, load: Callable[[], Subject], way: Way, selection: Select
     try:
         if way.slots is None:
             stages = reference_loop(selection, made(load), folder / "npz", loaders=way.loaders)
-            return Run(name, way, selection.frames / stages.wall_s, stages)
+            return Run(name, way, selection.samples / stages.wall_s, stages)
         with contextlib.redirect_stderr(io.StringIO()):
             if way.workers is None:
                 begun = time.perf_counter()
@@ -151,9 +151,9 @@ def run_once(name: str, load: Callable[[], Subject], way: Way, selection: Select
                 with local_cluster(way.workers) as client:
                     report = extract_on_cluster(selection, load, out, client, slots=way.slots)
                 wall_s = report.wall_s
-        if report.frames != selection.frames:
-            raise RuntimeError(f"{report.frames} of {selection.frames} frames were made: {report.failed}")
-        return Run(name, way, selection.frames / wall_s, stages=None)
+        if report.frames != selection.samples:
+            raise RuntimeError(f"{report.frames} of {selection.samples} frames were made: {report.failed}")
+        return Run(name, way, selection.samples / wall_s, stages=None)
     finally:
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -163,11 +163,12 @@ def machinery(selection: Selection, folder: Path) -> Machinery:
     """Time the whole and its parts over the same frames."""
     load = functools.partial(Pretender, 0.0)
     null, cores = made(load), os.cpu_count() or 1
-    frames = [(clip.raw, frame) for clip in selection.clips for frame in clip.raw.frames]
+    clips = [(clip.open(), clip.samples) for clip in selection.clips]
+    frames = [opened.sample(index) for opened, samples in clips for index in range(samples)]
 
     def decode() -> None:
         with ThreadPoolExecutor(cores) as pool:
-            for done in [pool.submit(load_images, *frame, null.images) for frame in frames]:
+            for done in [pool.submit(null.prepare, frame) for frame in frames]:
                 done.result()
 
     content = os.urandom(sum(spec.nbytes for spec in (*null.features, *GROUND_TRUTH)) * len(frames))
@@ -222,7 +223,7 @@ def main(
         write_demo_data(short, clips=CLIPS, frames=computed_frames)
         write_demo_data(long, clips=CLIPS, frames=frames)
         work.mkdir()
-        few, many = select_clips(short), select_clips(long)
+        few, many = Bench2Drive(short).select(), Bench2Drive(long).select()
         for _ in range(repeats):
             runs.append(
                 [
@@ -236,7 +237,7 @@ def main(
     report_machinery(machines)
     numbers = {
         "load_average": os.getloadavg(),
-        "frames": {"computed": few.frames, "others": many.frames},
+        "frames": {"computed": few.samples, "others": many.samples},
         "targets": {"ratio": RATIO_TARGET, "machinery": MACHINERY_TARGET},
         "runs": [[dataclasses.asdict(run) for run in repeat] for repeat in runs],
         "machinery": [dataclasses.asdict(machine) | {"fraction": machine.fraction} for machine in machines],

@@ -34,11 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.arithmetic import ceiling, pays
 from benchmarks.record import hardware, write
 from pipeline.teachers.orion.checkpoints.tensors import build
+from pipeline.teachers.orion.inputs import OrionBatch
 from pipeline.teachers.orion.network.config import BackboneConfig, DecoderConfig, OrionConfig
 from pipeline.teachers.orion.network.memory import OrionMemory
 from pipeline.teachers.orion.precision import TYPES
 from pipeline.teachers.orion.presets import ORION_7B
-from pipeline.teachers.protocol import FrameBatch
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.language_model import LanguageModel
@@ -113,7 +113,7 @@ def reduced(config: OrionConfig) -> OrionConfig:
     )
 
 
-def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> FrameBatch:
+def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> OrionBatch:
     """Frame ``index`` of as many clips as there are slots: noise, seen while driving straight on."""
     width, height = preset.images.cropped
     pose = torch.eye(4).repeat(slots, 1, 1)
@@ -121,13 +121,13 @@ def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> FrameBa
     camera = torch.tensor([[450.0, 320, 0, -370], [0, 280, -910, -550], [0, 1, 0, -1.2], [0, 0, 0, 1]])
     generator = torch.Generator().manual_seed(index)
     images = torch.randint(0, 256, (slots, CAMERAS, 3, height, width), dtype=torch.uint8, generator=generator)
-    return FrameBatch(
+    return OrionBatch(
         clips=tuple(f"clip {slot}" for slot in range(slots)),
         images=images.pin_memory() if pin else images,
         lidar2img=camera.expand(slots, CAMERAS, 4, 4),
         ego_pose=pose,
         ego_pose_inv=torch.linalg.inv(pose),
-        timestamp=torch.full((slots,), index * FRAME_S, dtype=torch.float64),
+        timestamp_s=torch.full((slots,), index * FRAME_S, dtype=torch.float64),
         command=torch.zeros(slots, dtype=torch.int64),
         can_bus=torch.zeros(slots, 18, dtype=torch.float64),
     )

@@ -16,8 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cache_schema.vocabulary.driving import COMMANDS
-from pipeline.bench2drive.reader import load_images, read_annotations
-from pipeline.extraction.prefetch import Sight, frame_batch
+from pipeline.teachers.orion.inputs import collate, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.subjects import Subject
     from pipeline.source import Selection
     from pipeline.teachers.orion.images import ImagePreprocessing
-    from pipeline.teachers.protocol import FrameBatch
+    from pipeline.teachers.orion.inputs import OrionBatch
 
 
 @dataclass(frozen=True)
@@ -47,32 +46,20 @@ class Frames(Dataset):
 
     def __init__(self, selection: Selection, images: ImagePreprocessing) -> None:
         self.images = images
-        clips = [(clip.raw, read_annotations(clip.raw)) for clip in selection.clips]
-        self.frames = [(raw, seen, index) for raw, seen in clips for index in range(len(raw.frames))]
-        self.lidar2img = {raw.name: seen.lidar2img(images) for raw, seen in clips}
-        self._truths = {raw.name: seen.truth() for raw, seen in clips}
+        opened = [(clip.open(), clip.samples) for clip in selection.clips]
+        clips = [(clip, clip.ground_truth(), samples) for clip, samples in opened]
+        self.frames = [(opened, truth, index) for opened, truth, samples in clips for index in range(samples)]
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> FrameBatch:
-        raw, seen, number = self.frames[index]
-        sight = Sight(
-            clip=raw.name,
-            images=load_images(raw, raw.frames[number], self.images),
-            lidar2img=self.lidar2img[raw.name][number],
-            ego_pose=seen.ego_pose[number],
-            ego_pose_inv=seen.ego_pose_inv[number],
-            timestamp=float(seen.timestamp[number]),
-            command=int(seen.command[number]),
-            can_bus=seen.can_bus[number],
-        )
-        return frame_batch([sight])
+    def __getitem__(self, index: int) -> OrionBatch:
+        opened, _, number = self.frames[index]
+        return collate([prepare(opened.sample(number), self.images)], self.images)
 
     def truth(self, index: int) -> dict[str, np.ndarray]:
         """What the reference stores beside the teacher's words."""
-        raw, _, number = self.frames[index]
-        truth = self._truths[raw.name]
+        _, truth, number = self.frames[index]
         return {
             "ego_fut_trajs": truth["ego_trajectory"][None, None, number].astype(np.float16),
             "ego_fut_masks": truth["ego_trajectory_mask"][None, None, None, number].astype(np.float16),

@@ -168,9 +168,9 @@ class Eyes:
                 first,
                 ego_pose=pose,
                 ego_pose_inv=torch.linalg.inv(pose),
-                timestamp=torch.full((1,), index * FRAME_S, dtype=torch.float64),
+                timestamp_s=torch.full((1,), index * FRAME_S, dtype=torch.float64),
             )
-            said, state = self.teacher.look(frame, state)
+            said, state = self.teacher.forward(frame, state)
             seen = said.detection
             return torch.cat((seen.scene, seen.history, said.road_map.queries), dim=1), seen.ego_token
 

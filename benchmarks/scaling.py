@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import dask
-import numpy as np
 import psutil
 import torch
 import typer
@@ -37,10 +36,10 @@ from rich.table import Table
 from benchmarks.record import hardware, write
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.manifest import TeacherIdentity
+from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
-from pipeline.extraction.cluster import extract_on_cluster, local_cluster
-from pipeline.source import select_clips
-from pipeline.teachers.orion.images import ImagePreprocessing
+from pipeline.extraction.cluster import extract_on_cluster
+from pipeline.extraction.dask_cluster import local_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +47,8 @@ if TYPE_CHECKING:
     import distributed
     from torch import Tensor
 
+    from pipeline.bench2drive.source import DrivingSample
     from pipeline.source import Selection
-    from pipeline.teachers.protocol import FrameBatch
 
 LEAVE_WITHIN_S = 60
 """A worker that is told to stop takes no longer."""
@@ -64,39 +63,37 @@ TARGET = 0.95
 """Efficiency that the most workers should reach."""
 
 
-class Blank(ImagePreprocessing):
-    """Images that are never opened."""
-
-    def load(self, path: Path) -> np.ndarray:
-        """A black image for any path: (3, h, w) uint8."""
-        del path
-        width, height = self.cropped
-        return np.zeros((3, height, width), np.uint8)
-
-
 class Sleeper:
-    """A ``Teacher`` that sleeps a fixed time over a step and says nothing.
+    """A ``Teacher`` that opens no image, sleeps a fixed time over a step, and computes nothing.
 
     Args:
         step_s: Seconds of a step.
     """
 
+    kind = "driving"
     features: tuple[FeatureSpec, ...] = (
         FeatureSpec(name="silence", shape=(8,), axes=("channel",), dtype="float16", role="target"),
     )
-    images: ImagePreprocessing = Blank(resized=(64, 36), crop_top=4)
     identity = TeacherIdentity(name="sleeper", weights="none", precision="none")
 
     def __init__(self, step_s: float) -> None:
         self.step_s = step_s
 
-    def begin(self, slots: int) -> None:
-        """It remembers nothing."""
+    def prepare(self, sample: DrivingSample) -> str:
+        """See ``Teacher``."""
+        return sample.clip
 
-    def step(self, frames: FrameBatch, state: None) -> tuple[dict[str, Tensor], None]:
+    def collate(self, inputs: Sequence[str | None]) -> int:
+        """See ``Teacher``: the number of slots."""
+        return len(inputs)
+
+    def begin(self, slots: int) -> None:
+        """It has no memory."""
+
+    def step(self, batch: int, state: None) -> tuple[dict[str, Tensor], None]:
         """See ``Teacher``."""
         time.sleep(self.step_s)
-        return {"silence": torch.zeros(len(frames.clips), 8, dtype=torch.float16)}, state
+        return {"silence": torch.zeros(batch, 8, dtype=torch.float16)}, state
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
         """None."""
@@ -149,8 +146,8 @@ def measure(selection: Selection, client: distributed.Client, path: Path, *, ste
     before_s = time.process_time()
     report = extract_on_cluster(selection, lambda: Sleeper(step_s), path, client, slots=1)
     coordinator_s = time.process_time() - before_s
-    if report.frames != selection.frames or report.failed:
-        raise RuntimeError(f"{report.frames} of {selection.frames} frames were made: {report.failed}")
+    if report.frames != selection.samples or report.failed:
+        raise RuntimeError(f"{report.frames} of {selection.samples} frames were made: {report.failed}")
     return Measured(workers, len(selection.clips), report.frames, report.wall_s, coordinator_s)
 
 
@@ -175,7 +172,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "data"
         many_clips(root, clips=counts[0] * clips, frames=frames)
-        everything = select_clips(root)
+        everything = Bench2Drive(root).select()
         with local_cluster(counts[0]) as client:
             warm_up = dataclasses.replace(everything, clips=everything.clips[: counts[0]])
             measure(warm_up, client, Path(temporary) / "warm_up.zarr", step_s=0.0)

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from cache_schema.format.manifest import TeacherIdentity
 from pipeline.teachers.orion.images import ImagePreprocessing
+from pipeline.teachers.orion.inputs import collate, prepare
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M, BackboneConfig, DecoderConfig
 from pipeline.teachers.orion.presets import ORION_7B
-from pipeline.teachers.orion.teacher import spoken
+from pipeline.teachers.orion.teacher import features_of
 from pipeline.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.bench2drive.source import DrivingSample
+    from pipeline.teachers.orion.inputs import OrionBatch, OrionInputs
     from pipeline.teachers.orion.teacher import OrionState
-    from pipeline.teachers.protocol import FrameBatch
 
 _RELEASED = ORION_7B.config
 _DECODER = DecoderConfig(layers=1, heads=4, ffn_width=256)
@@ -49,12 +53,32 @@ of it in the backbone and the language model, as released."""
 class Subject(Teacher, Protocol):
     """A teacher that can also be asked as the reference asks."""
 
-    def step_for_reference(self, frames: FrameBatch, state: Any) -> tuple[dict[str, Tensor], Any]:
+    @property
+    def images(self) -> ImagePreprocessing:
+        """How camera images are prepared."""
+        ...
+
+    def step_for_reference(self, frames: OrionBatch, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Like ``step``, but what the reference stores, under its names, in float16."""
         ...
 
 
-class MidWidth:
+class Driving:
+    """What both read of a frame."""
+
+    kind = "driving"
+    images: ImagePreprocessing
+
+    def prepare(self, sample: DrivingSample) -> OrionInputs:
+        """See ``Teacher``."""
+        return prepare(sample, self.images)
+
+    def collate(self, inputs: Sequence[OrionInputs | None]) -> OrionBatch:
+        """See ``Teacher``."""
+        return collate(inputs, self.images)
+
+
+class MidWidth(Driving):
     """ORION with random weights, computed; a ``Subject``. Its planner's 420 M weights stay away.
 
     Args:
@@ -73,16 +97,16 @@ class MidWidth:
         """See ``Teacher``."""
         return self._orion.begin(slots)
 
-    def step(self, frames: FrameBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
+    def step(self, frames: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
         """See ``Teacher``."""
         return self._orion.step(frames, state)
 
     def step_for_reference(
-        self, frames: FrameBatch, state: OrionState
+        self, frames: OrionBatch, state: OrionState
     ) -> tuple[dict[str, Tensor], OrionState]:
         """See ``Subject``."""
-        said, state = self._orion.look(frames, state)
-        values = spoken(said)
+        said, state = self._orion.forward(frames, state)
+        values = features_of(said)
         kept = {
             "visual_queries": self._vision.pop(),  # (B, N, D)
             "planning_token": said.planning_token[:, None],  # (B, 1, D)
@@ -104,7 +128,7 @@ class MidWidth:
         self._vision[:] = given
 
 
-class Pretender:
+class Pretender(Driving):
     """Says what the released ORION says, in size, but noise, and always the same; a ``Subject``.
 
     Args:
@@ -137,13 +161,13 @@ class Pretender:
     def begin(self, slots: int) -> None:
         """It remembers nothing."""
 
-    def step(self, frames: FrameBatch, state: None) -> tuple[dict[str, Tensor], None]:
+    def step(self, frames: OrionBatch, state: None) -> tuple[dict[str, Tensor], None]:
         """See ``Teacher``."""
         slots = len(frames.clips)
         time.sleep(slots * self.frame_s)
         return {name: value.expand(slots, *value.shape[1:]) for name, value in self._values.items()}, state
 
-    def step_for_reference(self, frames: FrameBatch, state: None) -> tuple[dict[str, Tensor], None]:
+    def step_for_reference(self, frames: OrionBatch, state: None) -> tuple[dict[str, Tensor], None]:
         """See ``Subject``."""
         time.sleep(len(frames.clips) * self.frame_s)
         return self._reference, state

@@ -1,112 +1,139 @@
-"""Which clips of a data root a run is about."""
+"""The source seam: raw data as clips of samples, and the ground truth beside them.
+
+A source finds clips and knows what is true of them. It decodes nothing: what a teacher gets of it is one
+sample at a time, paths or text or calibration, and the type of a sample has no field for ground truth.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import ValidationError
-
-from cache_schema.errors import ClipError, LeftOut, RequestError
-from cache_schema.format.ledger import ClipInfo
-from cache_schema.format.manifest import DataIdentity
-from pipeline.bench2drive.clips import FRAME_RATE_HZ, clips_folder, find_clips
-from pipeline.bench2drive.splits import split_of, validation_clips
+from cache_schema.plugins import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+
+    from cache_schema.errors import LeftOut
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import Split
-    from pipeline.bench2drive.clips import RawClip
-    from pipeline.bench2drive.splits import Split as Choice
+    from cache_schema.format.manifest import DataIdentity
 
-BENCH2DRIVE = DataIdentity(name="Bench2Drive", licence="CC BY-NC-ND 4.0", frame_rate_hz=FRAME_RATE_HZ)
+SplitChoice = Literal["train", "val", "all"]
 
-DATA_FILE = "data.json"
-"""A data root that is not Bench2Drive itself says here what it is: the JSON of a DataIdentity."""
+SOURCES = {"bench2drive": "pipeline.bench2drive.source:Bench2Drive"}
+"""Name -> class that is constructed with the path of a data root."""
 
 
-@dataclass(frozen=True)
-class SelectedClip:
-    """A clip that can be opened."""
+class OpenClip(Protocol):
+    """A clip whose small files have been read."""
 
-    raw: RawClip
-    split: Split
-    rank: int
-    """Its place among all clips of the data root, selected or not: the same in every run over this root."""
-    frames: int
+    def ground_truth(self) -> Mapping[str, np.ndarray | Sequence[np.ndarray]]:
+        """Return every feature that the source promises: (samples, *shape), or one array a sample if ragged.
+
+        Raises:
+            ClipError: The clip's files contradict each other.
+        """
+        ...
+
+    def sample(self, index: int) -> Any:
+        """Return what a teacher may see of one sample. Called by several threads at once.
+
+        Raises:
+            ClipError: A file of this sample is missing or broken.
+        """
+        ...
+
+
+class Clip(Protocol):
+    """A clip that can be opened. It is pickled to travel to worker processes."""
 
     @property
     def name(self) -> str:
-        """Name of the clip."""
-        return self.raw.name
+        """Name, unique in the source."""
+        ...
 
     @property
-    def info(self) -> ClipInfo:
-        """What the dataset says of the clip."""
-        parts = self.raw.parts
-        return ClipInfo(
-            name=self.name,
-            frames=self.frames,
-            split=self.split,
-            tags=parts.tags,
-        )
+    def samples(self) -> int:
+        """Number of samples: the frames of a video, the questions about a scene."""
+        ...
+
+    @property
+    def split(self) -> Split:
+        """Side of the train/validation split."""
+        ...
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What else is known of the clip, by name of the tag."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Place among all clips of the source, selected or not. It decides the slot, so it must be stable."""
+        ...
+
+    def open(self) -> OpenClip:
+        """Read the clip's small files.
+
+        Raises:
+            ClipError: One of them is missing or broken.
+        """
+        ...
+
+
+class Source(Protocol):
+    """A folder of raw data. It is pickled to travel to worker processes."""
+
+    @property
+    def kind(self) -> str:
+        """What its samples are, such as ``driving``; only a teacher of the same kind can read them."""
+        ...
+
+    @property
+    def identity(self) -> DataIdentity:
+        """Goes into the manifest, and must agree when a dataset is resumed."""
+        ...
+
+    @property
+    def ground_truth(self) -> tuple[FeatureSpec, ...]:
+        """Features that its clips hold beside their samples; may be empty."""
+        ...
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the tags that its clips may have."""
+        ...
+
+    def select(self, split: SplitChoice = "all") -> Selection:
+        """Return the clips of a split, in an order that does not change.
+
+        Raises:
+            ClipError: There is no clip at all.
+            RequestError: There is none of this split.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Selection:
     """The clips of one run."""
 
-    clips: tuple[SelectedClip, ...]
-    """Clips that can be opened, sorted by name."""
-    failures: tuple[LeftOut, ...]
-    """Folders that look like clips but cannot be opened."""
-    data: DataIdentity
+    source: Source
+    clips: tuple[Clip, ...]
+    """Clips that can be opened, in the source's order."""
+    failed: tuple[LeftOut, ...] = ()
+    """Clips that cannot be opened."""
 
     @property
-    def frames(self) -> int:
-        """Frames of all clips."""
-        return sum(clip.frames for clip in self.clips)
+    def samples(self) -> int:
+        """Samples of all clips."""
+        return sum(clip.samples for clip in self.clips)
 
 
-def select_clips(root: Path, split: Choice = "all") -> Selection:
-    """Find the clips of ``split`` below a data root.
-
-    Raises:
-        ClipError: There is no clip at all.
-        RequestError: There is none of this split.
-    """
-    discovery = find_clips(root)
-    failures = [LeftOut.because(name, error) for name, error in discovery.rejected.items()]
-    validation = validation_clips(root)
-    clips = []
-    for rank, raw in enumerate(discovery.clips):
-        side = split_of(raw.name, validation)
-        if split not in ("all", side):
-            continue
-        try:
-            clips.append(SelectedClip(raw, side, rank, frames=len(raw.frames)))
-        except ClipError as error:
-            failures.append(LeftOut.because(raw.name, error))
-    if not clips and not failures:
-        raise RequestError(
-            f"none of the {len(discovery.clips)} clips in {root} is of the split {split!r}",
-            expected="at least one clip",
-            repair="choose another split, or another data root",
-        )
-    return Selection(tuple(clips), tuple(failures), _identity_of(root))
-
-
-def _identity_of(root: Path) -> DataIdentity:
-    folder = clips_folder(root.resolve())
-    file = (folder.parent if folder.name == "v1" else folder) / DATA_FILE
-    if not file.is_file():
-        return BENCH2DRIVE
-    try:
-        return DataIdentity.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise RequestError(
-            f"{file} cannot be read: {error}",
-            expected="the JSON of a DataIdentity: name, licence and frame_rate_hz",
-            repair="correct the file, or remove it if this is Bench2Drive itself",
-        ) from error
+def open_source(name: str, root: Path) -> Source:
+    """Return a source by name, or one of the user's own by ``package.module:Class``, over a data root."""
+    return resolve(SOURCES, name, kind="source", needs="select")(root)

@@ -1,14 +1,17 @@
-"""The front door as a user finds it: real commands, exit codes, and words instead of tracebacks."""
+"""The command line as a user finds it: real commands, exit codes, and messages instead of tracebacks."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli import app
-from tests.paths import GOLDEN
+from cli import app, concerns
+from tests.paths import GOLDEN, ROOT
 
 RECORDING = GOLDEN / "orion"
 EXTRACT = ("extract", "{tmp}/x.zarr", "--data", "{clips}")
@@ -147,9 +150,9 @@ def test_a_dataset_is_shared(latents: Path, tmp_path: Path):
     )
     assert fetched.exit_code == 0, fetched.output
     assert run("verify", tmp_path / "val.zarr").exit_code == 0
-    told = json.loads(run("inspect", tmp_path / "val.zarr", "--json").stdout)
-    assert [spec["name"] for spec in told["features"]] == ["planning_token", "command"]
-    assert told["clips_by_split"] == {"val": 1}
+    summary = json.loads(run("inspect", tmp_path / "val.zarr", "--json").stdout)
+    assert [spec["name"] for spec in summary["features"]] == ["planning_token", "command"]
+    assert summary["clips_by_split"] == {"val": 1}
 
 
 def test_a_bad_clip_is_put_aside_and_made_again(latents: Path, clips_root: Path, tmp_path: Path):
@@ -212,7 +215,7 @@ def test_a_frame_is_shown(latents: Path, clips_root: Path, tmp_path: Path):
         (["import-npz", "{tmp}", "{tmp}/x.zarr"], "{tmp}"),
     ],
 )
-def test_what_a_user_can_mend_is_said_in_words(
+def test_what_a_user_can_correct_is_explained(
     arguments: list[str], words: str, clips_root: Path, tmp_path: Path
 ):
     result = run(*(argument.format(tmp=tmp_path, clips=clips_root) for argument in arguments))
@@ -234,3 +237,72 @@ def test_a_data_file_that_does_not_parse(clips_root: Path, tmp_path: Path):
 def test_brackets_in_a_path_are_shown(tmp_path: Path):
     result = run("inspect", tmp_path / "a[blue]b.zarr")
     assert "a[blue]b.zarr" in result.stderr
+
+
+def test_a_path_that_the_user_named_and_that_cannot_be_written(stored: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    result = run("demo-data", tmp_path / "file" / "data")
+    assert result.exit_code == 2
+    assert "Not a directory" in result.stderr
+    assert "to do:    correct the path, or its permissions" in result.stderr
+
+
+def test_a_file_that_no_user_named_keeps_its_traceback(tmp_path: Path):
+    plug_in = tmp_path / "broken.py"
+    plug_in.write_text(
+        "class Source:\n"
+        "    kind = 'driving'\n"
+        "    def __init__(self, root): pass\n"
+        "    def select(self, split): open('/nowhere/of-our-own.txt')\n"
+    )
+    arguments = ("extract", str(tmp_path / "x.zarr"), "--data", str(tmp_path), "--source", "broken:Source")
+    run = subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert "FileNotFoundError" in run.stderr
+    assert "Traceback" in run.stderr
+    assert "to do:" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("/data/x.zarr", True),
+        ("/data/x.zarr/clips/a/zarr.json", True),
+        ("/data/x.zarr.log.jsonl", True),
+        ("/data/.x.zarr.partial/v1", True),
+        ("/data", True),
+        ("/etc/teachonce.json", False),
+        ("/data/other.zarr", False),
+        ("/runs/demo/log.jsonl", True),
+        ("relative.zarr/clips", True),
+    ],
+)
+def test_which_paths_are_the_user_s(file: str, named: bool):
+    arguments = ["/data/x.zarr", "--run=/runs/demo", "--slots", "2", "relative.zarr"]
+    assert concerns(FileNotFoundError(2, "No such file", file), arguments) is named
+
+
+def test_errors_without_a_file_are_not_about_a_path():
+    assert not concerns(OSError(28, "No space left on device"), ["/data"])
+
+
+def test_the_old_name_of_add_ground_truth_is_kept_and_hidden(latents: Path, clips_root: Path):
+    for name in ("add-ground-truth", "add-truth"):
+        done = run(name, latents, "--data", clips_root)
+        assert done.exit_code == 0, done.output
+        assert "0 clips extended by nothing; 3 had them already" in done.stdout
+    shown = run("--help").stdout
+    assert "add-ground-truth" in shown
+    assert "add-truth" not in shown
+
+
+def test_loading_a_teacher_shows_progress(clips_root: Path, tmp_path: Path):
+    done = run("extract", tmp_path / "x.zarr", "--data", clips_root)
+    assert done.exit_code == 0
+    assert "load: 274/274 tensors" in done.stderr

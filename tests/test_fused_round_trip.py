@@ -1,4 +1,4 @@
-"""A student leaves with its teacher's eyes, and comes back out of the fused file."""
+"""A student is fused with its teacher's vision stack, and read back from the fused file."""
 
 import json
 from pathlib import Path

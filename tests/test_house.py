@@ -43,7 +43,26 @@ def test_help_loads_nothing_that_is_slow():
     code = (
         "import sys; from typer.testing import CliRunner; from cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
-        "loaded = {'torch', 'zarr', 'dask', 'transformers', 'matplotlib', 'pipeline.source'} & set(sys.modules)\n"
+        "slow = {'torch', 'zarr', 'dask', 'transformers', 'matplotlib', 'pipeline.source'}\n"
+        "loaded = slow & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_public_names_of_pipeline_load_nothing_slow_until_they_are_used():
+    code = (
+        "import sys, pipeline\n"
+        "slow = {'torch', 'zarr', 'dask', 'numpy', 'transformers'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
+        "from pipeline import Source, Teacher, extract\n"
+        "assert extract.__module__ == 'pipeline.extraction.run'\n"
+        "assert not hasattr(pipeline, 'teach')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_extraction_knows_nothing_of_driving():
+    words = re.compile("scene_queries|planning_token|vision_tokens|lidar2img|camera|orion|bench2drive", re.I)
+    for path in sorted((ROOT / "pipeline" / "extraction").glob("*.py")):
+        assert not words.findall(path.read_text()), path.name

@@ -1,4 +1,4 @@
-"""The whole job across both wings: clips -> teacher -> dataset -> student."""
+"""The whole job across both packages: clips -> teacher -> dataset -> student."""
 
 import dataclasses
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cache_schema.dataset.reader import LatentDataset
+from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
-from pipeline.source import select_clips
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
 from student.open_loop.evaluate import evaluate
 from student.orion_lite.build import asset
@@ -22,10 +22,13 @@ from tests.tokens import vision_tokens
 
 
 class WithoutPlanner:
-    """A teacher whose 420 M random planner weights stay at home: this test is about tokens."""
+    """A teacher without the 420 M random weights of its planner: this test is about tokens."""
+
+    kind = "driving"
 
     def __init__(self, teacher) -> None:
-        self.features, self.identity, self.images = teacher.features, teacher.identity, teacher.images
+        self.features, self.identity = teacher.features, teacher.identity
+        self.prepare, self.collate = teacher.prepare, teacher.collate
         self.begin, self.step = teacher.begin, teacher.step
         self.assets = lambda: {"teacher_heads": teacher.assets()["teacher_heads"]}
 
@@ -49,7 +52,7 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
     seen = []
     hook = full_width.model.language_model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     path = tmp_path / "full.zarr"
-    extract(select_clips(clips_root, "val"), WithoutPlanner(full_width), path)
+    extract(Bench2Drive(clips_root).select("val"), WithoutPlanner(full_width), path)
     hook.remove()
 
     dataset = LatentDataset.open(path)
@@ -68,12 +71,12 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
     queries, ego = dataset.read(clip, "scene_queries"), dataset.read(clip, "ego_token")
     spec = dataset.feature("scene_queries")
     projected = vision_tokens(queries, ego, dataset.asset("teacher_heads"), spec)
-    spoken = torch.cat(seen).numpy()
-    assert projected.shape == spoken.shape == (entry.clip.frames, 529, 4096)
-    error = np.linalg.norm(projected - spoken) / np.linalg.norm(spoken)
+    exact = torch.cat(seen).numpy()
+    assert projected.shape == exact.shape == (entry.clip.frames, 529, 4096)
+    error = np.linalg.norm(projected - exact) / np.linalg.norm(exact)
     # fp16 has 11 bits: storing the tokens themselves costs as much.
     assert error < 3e-4
-    assert np.linalg.norm(spoken.astype(np.float16) - spoken) / np.linalg.norm(spoken) < 3e-4
+    assert np.linalg.norm(exact.astype(np.float16) - exact) / np.linalg.norm(exact) < 3e-4
 
     # The student reads either: folded queries or whole tokens.
     sizes = OrionLiteConfig(
@@ -89,10 +92,10 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
     torch.testing.assert_close(folded, unfolded, rtol=0, atol=1e-4)
 
 
-def test_a_student_trains_from_what_the_tiny_teacher_said(clips_root, tmp_path: Path):
+def test_a_student_trains_from_the_features_of_the_tiny_teacher(clips_root, tmp_path: Path):
     teacher = ORION_TINY.load(None, device="cpu")
     path, run = tmp_path / "latents.zarr", tmp_path / "run"
-    extract(select_clips(clips_root), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     config = preset("demo").model_copy(update={"epochs": 2})
     result = train(path, run, config)
     assert result.epoch == 2

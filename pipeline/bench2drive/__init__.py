@@ -1,1 +1,1 @@
-"""Bench2Drive as it lies on disk: clips, annotations, geometry, images, splits, and a synthetic generator."""
+"""Bench2Drive on disk: clips, annotations, geometry, images, splits, and a synthetic generator."""

@@ -1,4 +1,4 @@
-"""Truth from the raw clips for a dataset that was made without it. The teacher is not needed."""
+"""Ground truth from the raw clips for a dataset that was made without it. The teacher is not needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cache_schema.dataset.writer import writing
 from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.driving import GROUND_TRUTH
+from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import RawClip, find_clips
-from pipeline.bench2drive.reader import read_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from cache_schema.progress import Progress
 
 SAME_POSE_M = 1e-3
-"""Poses of the raw clip and of the dataset that differ by more are of different recordings."""
+"""Poses of the raw clip and of the dataset that differ by more belong to different recordings."""
 
 
 @dataclass(frozen=True)
-class AddTruthReport:
+class AddGroundTruthReport:
     """How a run ended."""
 
     features: tuple[str, ...]
@@ -40,6 +40,13 @@ class AddTruthReport:
     """Clips that had the features already."""
     failed: tuple[LeftOut, ...]
     """Clips that could not be extended. The dataset promises the features once there are none."""
+
+    def __rich__(self) -> str:
+        """Show it as a line."""
+        return (
+            f"{len(self.extended)} clips extended by {', '.join(self.features) or 'nothing'}; "
+            f"{len(self.present)} had them already"
+        )
 
 
 class _Job(NamedTuple):
@@ -53,11 +60,13 @@ class _Job(NamedTuple):
     features: tuple[str, ...]
 
 
-def add_truth(path: Path, root: Path, *, workers: int = 1, progress: Progress = SILENT) -> AddTruthReport:
-    """Add the truth features that the dataset at ``path`` lacks to its clips, in place.
+def add_ground_truth(
+    path: Path, root: Path, *, workers: int = 1, progress: Progress = SILENT
+) -> AddGroundTruthReport:
+    """Add the ground truth features that the dataset at ``path`` lacks to its clips, in place.
 
     Safe to stop at any instant and to run again: extended clips are skipped. A dataset of every n-th frame
-    gets the truth of these frames.
+    gets the ground truth of these frames.
 
     Args:
         path: The dataset's folder.
@@ -67,7 +76,7 @@ def add_truth(path: Path, root: Path, *, workers: int = 1, progress: Progress = 
 
     Raises:
         ClipError: There are no raw clips at all.
-        RequestError: The dataset does not tell which raw frames it holds.
+        RequestError: The dataset does not record which raw frames it holds.
         DatasetError: The disk refuses, another run writes to the dataset, or it is damaged.
     """
     with writing(path):
@@ -76,7 +85,7 @@ def add_truth(path: Path, root: Path, *, workers: int = 1, progress: Progress = 
         dataset.require(("frame_index",))
         names = tuple(spec.name for spec in missing)
         if not missing:
-            return AddTruthReport((), (), dataset.clips, ())
+            return AddGroundTruthReport((), (), dataset.clips, ())
         raw = {clip.name: clip for clip in find_clips(root).clips}
         present = tuple(clip for clip in dataset.clips if holds(dataset.entry(clip), missing))
         failed: list[LeftOut] = []
@@ -97,7 +106,7 @@ def add_truth(path: Path, root: Path, *, workers: int = 1, progress: Progress = 
             progress.advance(len(job.frame_index), f"{len(extended)} clips, {len(failed)} left out")
         if not failed:
             extend_manifest(path, dataset.manifest, missing)
-        return AddTruthReport(names, tuple(sorted(extended)), present, tuple(failed))
+        return AddGroundTruthReport(names, tuple(sorted(extended)), present, tuple(failed))
 
 
 def _job(dataset: LatentDataset, clip: str, folder: Path, features: tuple[str, ...]) -> _Job:
@@ -107,7 +116,7 @@ def _job(dataset: LatentDataset, clip: str, folder: Path, features: tuple[str, .
 
 
 def _read_all(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, Callable[[], dict[str, np.ndarray]]]]:
-    """Yield every job, and what returns its values or raises what kept them from being read."""
+    """Yield every job, and a function that returns its values or raises why they could not be read."""
     if workers == 1:
         for job in jobs:
             yield job, lambda job=job: _read(job)
@@ -125,8 +134,8 @@ def _read(job: _Job) -> dict[str, np.ndarray]:
     Raises:
         ClipError: An annotation is broken, or the raw clip is not the one that the dataset was made from.
     """
-    truth = read_annotations(RawClip(job.folder)).truth()
-    recorded = len(truth["frame_index"])
+    ground_truth = read_annotations(RawClip(job.folder)).ground_truth()
+    recorded = len(ground_truth["frame_index"])
     if job.frame_index.min() < 0 or job.frame_index.max() >= recorded:
         raise ClipError(
             f"the raw clip {job.folder} has {recorded} frames, and the dataset holds frame "
@@ -134,7 +143,7 @@ def _read(job: _Job) -> dict[str, np.ndarray]:
             expected="the raw clip that the dataset was made from",
             repair="give the data root that the dataset was extracted from",
         )
-    rows = {name: values[job.frame_index] for name, values in truth.items()}
+    rows = {name: values[job.frame_index] for name, values in ground_truth.items()}
     if job.ego_pose is not None and np.abs(rows["ego_pose"] - job.ego_pose).max() > SAME_POSE_M:
         raise ClipError(
             f"in the raw clip {job.folder} the ego is elsewhere than in the dataset",

@@ -1,4 +1,4 @@
-"""One annotated frame: exactly what extraction and ground truth use of it.
+"""One annotated frame: what extraction and ground truth use of it.
 
 Formulas: spec Bench2Drive, sections 3.1 and 3.5. Poses come from the simulator; ``can_bus`` comes from noisy
 GNSS and IMU. The two must not be mixed: the GNSS sensor sits 1.4 m from the ego's origin.
@@ -40,7 +40,7 @@ class Annotation:
     intrinsic: np.ndarray
     """(6, 3, 3) of the raw 1600x900 images."""
     boxes: tuple[Record, ...]
-    """Actors as they stand in the file; the first is the ego vehicle."""
+    """Actors as recorded; the first is the ego vehicle."""
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -53,7 +53,7 @@ def read_annotation(path: Path) -> Annotation:
     sensors = record.child("sensors")
     cameras = [sensors.child(name) for name in CAMERAS]
     lidar = sensors.child("LIDAR_TOP")
-    # The original conversion takes pi for a compass that says NaN.
+    # The original conversion takes pi where the compass is NaN.
     ego_yaw = -record.number("theta", nan=math.pi) + math.pi / 2
     camera2ego = cam2ego(np.stack([camera.pose("cam2ego") for camera in cameras]))
     return Annotation(

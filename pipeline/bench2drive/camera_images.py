@@ -1,4 +1,4 @@
-"""The six camera images of one raw frame, small enough to look at side by side."""
+"""The six camera images of one raw frame, as thumbnails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from cache_schema.errors import ClipError
 from pipeline.bench2drive.clips import ClipName, RawClip, clips_folder
-from pipeline.teachers.orion.images import UNDECODABLE
+from pipeline.bench2drive.jpeg import UNDECODABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ READING_ORDER = (
     "CAM_BACK",
     "CAM_BACK_RIGHT",
 )
-"""Two rows, as one would look around."""
+"""Two rows: what is left of the ego is shown on the left."""
 
 
 def camera_images(data_root: Path, clip: str, frame: int) -> dict[str, np.ndarray]:

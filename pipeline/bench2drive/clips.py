@@ -1,4 +1,4 @@
-"""Raw clips as they lie on disk: their names, frames and files (spec: Bench2Drive, section 1.1)."""
+"""Raw clips on disk: their names, frames and files (spec: Bench2Drive, section 1.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANNOTATION_NAME = re.compile(r"(\d+)\.json(?:\.gz)?")
 
 @dataclass(frozen=True)
 class ClipName:
-    """What a clip's folder name says, such as ``Accident_Town03_Route156_Weather0``."""
+    """The parts of a clip's folder name, such as ``Accident_Town03_Route156_Weather0``."""
 
     scenario: str
     town: str
@@ -29,7 +29,7 @@ class ClipName:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The same as tags of a latent dataset."""
+        """The parts as tags of a latent dataset."""
         return {
             "scenario": self.scenario,
             "town": self.town,
@@ -57,7 +57,7 @@ class ClipName:
 
 @dataclass(frozen=True)
 class RawClip:
-    """One clip folder whose name is known to parse. Its content is looked at when it is asked for."""
+    """One clip folder whose name is known to parse. Its content is read when it is asked for."""
 
     path: Path
 
@@ -76,7 +76,7 @@ class RawClip:
         """Frame numbers 0, 1, 2, ... 0.1 s apart.
 
         Raises:
-            ClipError: There are none, or some are missing: futures count frames, a hole would bend time.
+            ClipError: There are none, or some are missing: time is counted in frames.
         """
         frames = tuple(sorted(self._annotations))
         missing = sorted(set(range(frames[-1] + 1)).difference(frames)) if frames else [0]
@@ -107,14 +107,10 @@ class RawClip:
         """JPEG of a camera (a key of ``geometry.CAMERAS``) at a frame."""
         return self.path / "camera" / camera.replace("CAM", "rgb").lower() / f"{frame:05d}.jpg"
 
-    def depth_path(self, camera: str, frame: int) -> Path:
-        """PNG of whole metres, saturated at 255, of a camera at a frame. Many downloads leave it out."""
-        return self.path / "camera" / camera.replace("CAM", "depth").lower() / f"{frame:05d}.png"
-
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was found under a data root."""
+    """The clips that were found under a data root."""
 
     clips: tuple[RawClip, ...]
     """Sorted by name."""
@@ -130,7 +126,7 @@ def clips_folder(root: Path) -> Path:
 def find_clips(root: Path) -> Discovery:
     """Find the clips of a data root, which holds them directly or in ``v1/``.
 
-    A folder is a clip if it has ``anno/`` or a clip's name; others (``maps``, ``splits``) are passed over.
+    A folder is a clip if it has ``anno/`` or a clip's name; others (``maps``, ``splits``) are skipped.
 
     Raises:
         ClipError: There is no such folder, or no clip in it.

@@ -64,16 +64,7 @@ CAMERAS = {
 }
 """The six cameras, in the order of every (6, ...) array."""
 
-TOP_DOWN = Mount((0.0, 0.0, 50.0), pitch=-90, fov=110)
 LIDAR_TOP = Mount((-0.39, 0.0, 1.84))
-RADARS = {
-    "RADAR_FRONT": Mount((2.27, 0.0, 0.48), fov=30),
-    "RADAR_FRONT_LEFT": Mount((1.21, -0.85, 0.74), yaw=-90, fov=30),
-    "RADAR_FRONT_RIGHT": Mount((1.21, 0.85, 0.74), yaw=90, fov=30),
-    "RADAR_BACK_LEFT": Mount((-2.0, -0.67, 0.51), yaw=-90, fov=30),
-    "RADAR_BACK_RIGHT": Mount((-2.0, 0.67, 0.51), yaw=-90, fov=30),
-}
-"""The yaw of the last one is wrong in the original dataset, and so it is here."""
 
 
 def pose_matrix(location: ArrayLike, rotation: ArrayLike) -> np.ndarray:

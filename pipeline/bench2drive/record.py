@@ -1,4 +1,4 @@
-"""A JSON object of an annotation, whose complaints name the file and the key."""
+"""A JSON object of an annotation, whose errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IDENTITY = np.eye(4)
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON object and where it stands. Its methods raise ClipError for what is missing or misshapen."""
+    """One JSON object and its place in the file. Methods raise ClipError for missing or misshapen values."""
 
     path: Path
     fields: dict[str, Any]

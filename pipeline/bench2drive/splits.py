@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cache_schema.errors import ClipError
 from pipeline.bench2drive.clips import clips_folder
@@ -12,7 +12,7 @@ from pipeline.bench2drive.clips import clips_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-Split = Literal["train", "val", "all"]
+    from cache_schema.format.ledger import Split
 
 SPLIT_FILE = "splits/bench2drive_base_train_val_split.json"
 """Where a data root, or the folder around it, keeps its own split."""
@@ -32,14 +32,14 @@ def validation_clips(root: Path) -> tuple[str, ...]:
         ClipError: The root's split file cannot be read.
     """
     folder = clips_folder(root.resolve())
-    home = folder.parent if folder.name == "v1" else folder
-    for path in (home / SPLIT_FILE, home.parent / SPLIT_FILE):
+    around = folder.parent if folder.name == "v1" else folder
+    for path in (around / SPLIT_FILE, around.parent / SPLIT_FILE):
         if path.is_file():
             return _read_split(path)
     return bench2drive_validation()
 
 
-def split_of(clip: str, validation: tuple[str, ...]) -> Literal["train", "val"]:
+def split_of(clip: str, validation: tuple[str, ...]) -> Split:
     """Return the split of a clip: what is not for validation is for training."""
     return "val" if clip in validation else "train"
 

@@ -1,1 +1,1 @@
-"""A teacher is run over every sample once, and its features are written."""
+"""Extraction: a teacher is run over every sample once, and its features are written."""

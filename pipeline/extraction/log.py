@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Group
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.errors import LeftOut
-    from pipeline.extraction.worker import Receipt
+    from pipeline.extraction.worker import ClipResult
 
 
-def beside(dataset: Path) -> Path:
-    """Path of the log of the dataset at ``dataset``."""
+def log_path(dataset: Path) -> Path:
+    """Return the path of the log of the dataset at ``dataset``."""
     return dataset.with_name(f"{dataset.name}.log.jsonl")
 
 
@@ -40,20 +40,20 @@ class RunLog:
         self._file.close()
 
     def begin(self, *, workers: int, slots: int, clips: int) -> None:
-        """A run begins."""
+        """Record that a run begins."""
         self._write("begin", workers=workers, slots=slots, clips=clips)
 
-    def clip(self, receipt: Receipt) -> None:
-        """A clip is committed."""
-        rate = receipt.frames / receipt.wall_s if receipt.wall_s else None
-        self._write("clip", **dataclasses.asdict(receipt), frames_a_second=rate)
+    def clip(self, result: ClipResult) -> None:
+        """Record a clip that is committed."""
+        rate = result.frames / result.wall_s if result.wall_s else None
+        self._write("clip", **dataclasses.asdict(result), frames_per_second=rate)
 
     def failure(self, failure: LeftOut) -> None:
-        """A clip is left out."""
+        """Record a clip that is left out."""
         self._write("failure", **dataclasses.asdict(failure))
 
     def end(self, *, wall_s: float) -> None:
-        """A run ends."""
+        """Record that a run ends."""
         self._write("end", wall_s=wall_s)
 
     def _write(self, kind: str, **fields: object) -> None:
@@ -64,7 +64,7 @@ class RunLog:
 
 @dataclasses.dataclass(frozen=True)
 class LogSummary:
-    """What all runs over a dataset have told."""
+    """What the log of a dataset records of all its runs."""
 
     runs: int
     clips: int
@@ -74,7 +74,7 @@ class LogSummary:
     """Clips that were left out last time they were tried, and why."""
     busy_s: float
     """Seconds of all workers together, of which the next three are parts."""
-    images_s: float
+    inputs_s: float
     teacher_s: float
     disk_s: float
     workers: dict[str, int]
@@ -95,7 +95,7 @@ class LogSummary:
             f"{self.runs} runs, {self.clips} clips, {self.frames:,} frames by {len(self.workers)} workers; "
             f"{self.retries} retries after a worker died",
             f"workers were busy for {self.busy_s:.1f} s: {self.teacher_s / busy_s:.0%} teacher, "
-            f"{self.images_s / busy_s:.0%} waiting for images, "
+            f"{self.inputs_s / busy_s:.0%} waiting for inputs, "
             f"{self.disk_s / busy_s:.0%} waiting for the disk",
             slowest,
             *([failed] if self.failures else []),
@@ -103,7 +103,7 @@ class LogSummary:
 
 
 def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
-    """Read a log; lines that a kill cut short are left out.
+    """Read a log; lines that a kill cut short are skipped.
 
     Raises:
         RequestError: There is none.
@@ -119,7 +119,7 @@ def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
         with contextlib.suppress(ValueError):
             line = json.loads(text)
             if isinstance(line, dict) and "kind" in line:
-                lines.append(line)
+                lines.append(_renamed(line))
     clips = [line for line in lines if line["kind"] == "clip"]
     outcome: dict[str, str | None] = {}
     workers: dict[str, int] = defaultdict(int)
@@ -129,7 +129,7 @@ def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
             workers[line["worker"]] += 1
         elif line["kind"] == "failure":
             outcome[line["clip"]] = line["reason"]
-    rates = sorted((line["frames_a_second"] or 0.0, line["clip"]) for line in clips)
+    rates = sorted((line["frames_per_second"] or 0.0, line["clip"]) for line in clips)
     return LogSummary(
         runs=sum(line["kind"] == "begin" for line in lines),
         clips=len(clips),
@@ -137,9 +137,15 @@ def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
         retries=sum(line["retries"] for line in clips),
         failures={clip: reason for clip, reason in outcome.items() if reason is not None},
         busy_s=sum(line["wall_s"] for line in clips),
-        images_s=sum(line["images_s"] for line in clips),
+        inputs_s=sum(line["inputs_s"] for line in clips),
         teacher_s=sum(line["teacher_s"] for line in clips),
         disk_s=sum(line["disk_s"] for line in clips),
         workers=dict(workers),
         slowest=tuple((clip, rate) for rate, clip in rates[:slowest]),
     )
+
+
+def _renamed(line: dict[str, Any]) -> dict[str, Any]:
+    """A line with the fields of this version; version 0.1.0 called two of them otherwise."""
+    names = {"images_s": "inputs_s", "frames_a_second": "frames_per_second"}
+    return {names.get(name, name): value for name, value in line.items()}

@@ -1,90 +1,90 @@
-"""Run a teacher over clips, once: who is asked next, what is reported, and when to give up.
+"""Run a teacher over clips, once: which clip is extracted next, what is reported, and when to give up.
 
-The work itself is done by a crew: one ``LockStep`` in this process, or many of them on a cluster. Each member
-writes its own clips; only receipts come back. Clips go out through a sliding window, never all at once, so
-that little is lost when a worker dies.
+The work itself is done by a pool of workers: one ``Worker`` in this process, or many of them on a cluster.
+Each writes its own clips; only results come back. Clips are submitted through a sliding window, never all at
+once, so that little is lost when a worker dies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import queue
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from rich.console import Group
 from safetensors.torch import save
 
 from cache_schema.dataset.writer import establish, writing
 from cache_schema.errors import ClipError, DatasetError, FeatureError, LeftOut
 from cache_schema.format.ledger import Ledger
-from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest
 from cache_schema.progress import SILENT
-from cache_schema.storage.atomic_io import sha256_bytes
-from cache_schema.vocabulary.driving import GROUND_TRUTH
-from pipeline.extraction.log import RunLog, beside
-from pipeline.extraction.worker import LockStep
+from pipeline.extraction.log import RunLog, log_path
+from pipeline.extraction.worker import Worker
+from pipeline.manifest import new_manifest
+from pipeline.teachers.protocol import check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cache_schema.errors import TeachonceError
+    from cache_schema.format.manifest import Manifest
     from cache_schema.progress import Progress
-    from pipeline.extraction.worker import Receipt
-    from pipeline.source import SelectedClip, Selection
+    from pipeline.extraction.worker import ClipResult
+    from pipeline.source import Clip, Selection, Source
     from pipeline.teachers.protocol import Teacher
 
 CLIPS_AHEAD = 2
-"""Clips a slot: one that is looked at, and one whose first frames are being read."""
+"""Clips a slot: one that is being extracted, and one whose first samples are being prepared."""
 GIVE_UP_AFTER = 3
 """Clips that may fail in a row: by then it is the disk or the data set, not the clip."""
 LIBRARIES = ("torch", "transformers", "pillow", "zarr")
-"""Libraries that decide numbers."""
-LOOK_EVERY_S = 0.5
-"""Seconds between two looks at how far the crew is."""
+"""Libraries that decide the values."""
+POLL_EVERY_S = 0.5
+"""Seconds between two polls of the workers."""
 
 
-class Pending(Protocol):
-    """A receipt that is still to come, as ``concurrent.futures`` knows it."""
+class PendingClip(Protocol):
+    """A result that is still to come; a subset of ``concurrent.futures.Future``."""
 
-    def result(self) -> Receipt:
-        """The receipt, or whatever kept it from being written."""
+    def result(self) -> ClipResult:
+        """Return the result, or raise what kept the clip from being committed."""
         ...
 
     def add_done_callback(self, fn: Callable[..., object], /) -> object:
-        """Call ``fn`` once ``result`` answers at once."""
+        """Call ``fn`` once ``result`` returns at once."""
         ...
 
 
-class Crew(Protocol):
-    """Whoever looks at clips."""
+class WorkerPool(Protocol):
+    """Workers that extract clips."""
 
     workers: int
-    """Members, each with a teacher and all the slots, at the last muster."""
+    """Workers at the last refresh, each with a teacher and all the slots."""
     frames: int
-    """Frames looked at so far, as far as is known."""
+    """Samples computed so far, as far as is known."""
 
-    def muster(self) -> None:
-        """Find out who is there; clips of the dead go to the living."""
+    def refresh_workers(self) -> None:
+        """Find out which workers are alive; clips of dead workers go to others."""
         ...
 
-    def submit(self, clip: SelectedClip) -> Pending:
-        """Have a clip looked at."""
+    def submit(self, clip: Clip) -> PendingClip:
+        """Have a clip extracted."""
         ...
 
 
 DEADLY = ClipError(
-    "every worker that looks at it dies",
+    "every worker that extracts it dies",
     expected="a clip that a worker survives",
-    repair="look at the workers' logs, and at this clip's files",
+    repair="read the workers' logs, and check this clip's files",
 )
 
 
 class WorkerDiedError(Exception):
-    """The workers that looked at a clip died, one after the other."""
+    """The workers that extracted a clip died, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ExtractionReport:
     committed: tuple[str, ...]
     """Clips that this run added."""
     present: tuple[str, ...]
-    """Clips asked for that were there before."""
+    """Selected clips that were there before."""
     failed: tuple[LeftOut, ...]
     """Clips that were left out."""
     gave_up: bool
@@ -103,10 +103,21 @@ class ExtractionReport:
     """Frames of the clips that it added."""
     wall_s: float
     workers: int
-    images_s: float
-    """Seconds that teachers waited for images, all workers together."""
+    inputs_s: float
+    """Seconds that teachers waited for inputs, all workers together."""
     disk_s: float
     """Seconds that teachers waited for the disk, all workers together."""
+
+    def __rich__(self) -> Group:
+        """Show it as lines."""
+        worked_s = max(self.wall_s * self.workers, 1e-9)
+        return Group(
+            f"{len(self.committed)} clips and {self.frames:,} frames in {self.wall_s:.1f} s "
+            f"({self.frames / max(self.wall_s, 1e-9):.1f} frames/s); "
+            f"{len(self.present)} clips were already there",
+            f"the teacher waited {self.inputs_s / worked_s:.0%} of the time for inputs "
+            f"and {self.disk_s / worked_s:.0%} for the disk",
+        )
 
 
 def extract(
@@ -117,88 +128,82 @@ def extract(
     slots: int = 1,
     progress: Progress = SILENT,
 ) -> ExtractionReport:
-    """Run a teacher in this process over the selected clips; write what it says to the dataset at ``path``.
+    """Run a teacher in this process over the selected clips; write its features to the dataset at ``path``.
 
     Safe to stop at any instant and to run again: committed clips are skipped, all others start from their
-    first frame.
+    first sample.
 
     Args:
-        selection: Raw clips; those that could not even be opened are reported with the rest.
-        teacher: Who looks at the frames.
+        selection: Clips of a source; those that could not even be opened are reported with the rest.
+        teacher: Computes the features.
         path: The dataset's folder; made if it does not exist.
-        slots: Clips that advance in lock-step.
+        slots: Clips that advance together.
         progress: Counts frames.
 
     Raises:
+        RequestError: The teacher cannot read the samples of this source.
         IdentityError: The dataset was made by another teacher.
         DatasetError: The disk refuses, or another run writes to the dataset.
     """
+    check_kind(teacher, selection.source)
     with writing(path):
-        manifest, assets = describe(teacher, selection.data)
-        establish(path, manifest, assets)
-        del assets
-        with LockStep(teacher, path, manifest, slots) as crew:
-            return supervise(selection, crew, path, slots=slots, progress=progress)
+        manifest = establish_for(teacher, selection.source, path)
+        with Worker(teacher, path, manifest, slots) as pool:
+            return supervise(selection, pool, path, slots=slots, progress=progress)
 
 
-def describe(teacher: Teacher, data: DataIdentity) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest of what this teacher makes from this data, and the bytes of its assets."""
-    files = {f"{stem}.safetensors": save(tensors) for stem, tensors in teacher.assets().items()}
-    manifest = Manifest(
-        features=(*teacher.features, *GROUND_TRUTH),
-        teacher=teacher.identity,
-        data=data,
-        code=CodeIdentity(
-            teachonce=importlib.metadata.version("teachonce"),
-            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
-        ),
-        assets=tuple(
-            AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))
-            for name, content in sorted(files.items())
-        ),
-    )
-    return manifest, files
+def establish_for(teacher: Teacher, source: Source, path: Path) -> Manifest:
+    """Make the dataset of what a teacher computes from a source, or check that it is that; the path is held.
+
+    Raises:
+        IdentityError: The dataset was made by another teacher, or from other data.
+    """
+    assets = {f"{stem}.safetensors": save(dict(tensors)) for stem, tensors in teacher.assets().items()}
+    features = (*teacher.features, *source.ground_truth)
+    manifest = new_manifest(features, teacher.identity, source.identity, assets, libraries=LIBRARIES)
+    establish(path, manifest, assets)
+    return manifest
 
 
 def supervise(
-    selection: Selection, crew: Crew, path: Path, *, slots: int, progress: Progress = SILENT
+    selection: Selection, pool: WorkerPool, path: Path, *, slots: int, progress: Progress = SILENT
 ) -> ExtractionReport:
-    """Have the crew look at every selected clip that the dataset at ``path`` lacks."""
+    """Have every selected clip extracted that the dataset at ``path`` lacks."""
     present, stale = _committed(selection, Ledger(path / "ledger"))
     skip = {*present, *(failure.clip for failure in stale)}
     todo = [clip for clip in selection.clips if clip.name not in skip]
-    left = sum(clip.frames for clip in todo)
-    progress.expect(left)
-    with RunLog(beside(path)) as log:
-        crew.muster()
-        log.begin(workers=crew.workers, slots=slots, clips=len(todo))
-        supervisor = _Supervisor(crew, slots, log, progress, frames=left)
+    frames = sum(clip.samples for clip in todo)
+    progress.expect(frames)
+    with RunLog(log_path(path)) as log:
+        pool.refresh_workers()
+        log.begin(workers=pool.workers, slots=slots, clips=len(todo))
+        supervisor = _Supervisor(pool, slots, log, progress, frames=frames)
         begun = time.perf_counter()
-        supervisor.work_through(todo)
-        # Whoever was near a dying worker is asked again, alone: only one clip can be to blame then.
+        supervisor.extract(todo)
+        # Clips that a dying worker held are tried again, one at a time: only that clip can be to blame then.
         suspects, supervisor.suspects = supervisor.suspects, []
         for clip in suspects:
-            supervisor.work_through([clip])
+            supervisor.extract([clip])
         for clip in supervisor.suspects:
             supervisor.leave_out(clip, DEADLY)
         wall_s = time.perf_counter() - begun
         log.end(wall_s=wall_s)
-    receipts = supervisor.receipts
+    results = supervisor.results
     return ExtractionReport(
-        committed=tuple(receipt.clip for receipt in receipts),
+        committed=tuple(result.clip for result in results),
         present=present,
-        failed=(*selection.failures, *stale, *supervisor.failed),
+        failed=(*selection.failed, *stale, *supervisor.failed),
         gave_up=supervisor.gave_up,
-        frames=sum(receipt.frames for receipt in receipts),
+        frames=sum(result.frames for result in results),
         wall_s=wall_s,
-        workers=crew.workers,
-        images_s=sum(receipt.images_s for receipt in receipts),
-        disk_s=sum(receipt.disk_s for receipt in receipts),
+        workers=pool.workers,
+        inputs_s=sum(result.inputs_s for result in results),
+        disk_s=sum(result.disk_s for result in results),
     )
 
 
 def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], list[LeftOut]]:
-    """Selected clips that are in the dataset, and those whose entry is of something else."""
+    """Selected clips that are in the dataset, and those that it holds with another number of frames."""
     present, stale = [], []
     names = set(ledger.clips())
     for clip in selection.clips:
@@ -209,88 +214,89 @@ def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], l
         except DatasetError as error:
             stale.append(LeftOut.because(clip.name, error))
             continue
-        if frames == clip.frames:
+        if frames == clip.samples:
             present.append(clip.name)
         else:
-            reason = f"it has {clip.frames} frames, but the dataset holds it with {frames}"
+            reason = f"it has {clip.samples} frames, but the dataset holds it with {frames}"
             repair = f"delete ledger/{clip.name}.json to extract it again"
             stale.append(LeftOut(clip.name, reason, repair))
     return tuple(present), stale
 
 
 class _Supervisor:
-    """Sends clips out through a sliding window and keeps the books."""
+    """Submits clips through a sliding window and records the results."""
 
-    def __init__(self, crew: Crew, slots: int, log: RunLog, progress: Progress, *, frames: int) -> None:
+    def __init__(self, pool: WorkerPool, slots: int, log: RunLog, progress: Progress, *, frames: int) -> None:
         self.frames_to_do, self.frames_left_out = frames, 0
-        self.crew = crew
+        self.pool = pool
         self.slots = slots
         self.log = log
         self.progress = progress
-        self.receipts: list[Receipt] = []
+        self.results: list[ClipResult] = []
         self.failed: list[LeftOut] = []
-        self.suspects: list[SelectedClip] = []
-        self.in_a_row = 0
+        self.suspects: list[Clip] = []
+        self.failures_in_a_row = 0
         self.gave_up = False
 
-    def work_through(self, todo: Sequence[SelectedClip]) -> None:
-        """Have every clip looked at, unless too many fail in a row."""
-        waiting: list[deque[SelectedClip]] = [deque() for _ in range(self.slots)]
+    def extract(self, todo: Sequence[Clip]) -> None:
+        """Have every clip extracted, unless too many fail in a row."""
+        waiting: list[deque[Clip]] = [deque() for _ in range(self.slots)]
         for clip in todo:
-            waiting[clip.rank % self.slots].append(clip)
-        under_way: list[set[Pending]] = [set() for _ in range(self.slots)]
-        done: queue.SimpleQueue[tuple[SelectedClip, Pending]] = queue.SimpleQueue()
+            waiting[clip.index % self.slots].append(clip)
+        under_way: list[set[PendingClip]] = [set() for _ in range(self.slots)]
+        done: queue.SimpleQueue[tuple[Clip, PendingClip]] = queue.SimpleQueue()
 
-        def send(clip: SelectedClip) -> None:
-            pending = self.crew.submit(clip)
-            under_way[clip.rank % self.slots].add(pending)
+        def submit(clip: Clip) -> None:
+            pending = self.pool.submit(clip)
+            under_way[clip.index % self.slots].add(pending)
             pending.add_done_callback(lambda _: done.put((clip, pending)))
 
         while True:
-            window = CLIPS_AHEAD * max(1, self.crew.workers)
+            window = CLIPS_AHEAD * max(1, self.pool.workers)
             for slot in range(self.slots):
                 while waiting[slot] and len(under_way[slot]) < window:
-                    send(waiting[slot].popleft())
+                    submit(waiting[slot].popleft())
             if not any(under_way):
                 return
-            if self.in_a_row >= GIVE_UP_AFTER:
+            if self.failures_in_a_row >= GIVE_UP_AFTER:
                 self.gave_up = True
+                self.progress.say("gave up after three failures in a row; other clips were not tried")
                 return
-            self.crew.muster()
+            self.pool.refresh_workers()
             with contextlib.suppress(queue.Empty):
-                clip, pending = done.get(timeout=LOOK_EVERY_S)
-                under_way[clip.rank % self.slots].remove(pending)
-                self.settle(clip, pending)
-            self.progress.reach(self.crew.frames, self.status())
+                clip, pending = done.get(timeout=POLL_EVERY_S)
+                under_way[clip.index % self.slots].remove(pending)
+                self.record(clip, pending)
+            self.progress.reach(self.pool.frames, self.status())
 
-    def settle(self, clip: SelectedClip, pending: Pending) -> None:
-        """Enter one outcome in the books."""
+    def record(self, clip: Clip, pending: PendingClip) -> None:
+        """Record the result of one clip."""
         try:
-            receipt = pending.result()
+            result = pending.result()
         except (ClipError, FeatureError) as error:
             self.leave_out(clip, error)
         except WorkerDiedError:
             self.suspects.append(clip)
         else:
-            self.receipts.append(receipt)
-            self.in_a_row = 0
-            self.log.clip(receipt)
+            self.results.append(result)
+            self.failures_in_a_row = 0
+            self.log.clip(result)
 
-    def leave_out(self, clip: SelectedClip, error: TeachonceError) -> None:
-        """Report a clip that cannot be made."""
+    def leave_out(self, clip: Clip, error: TeachonceError) -> None:
+        """Record a clip that cannot be extracted."""
         self.failed.append(LeftOut.because(clip.name, error))
-        self.in_a_row += 1
+        self.failures_in_a_row += 1
         self.log.failure(self.failed[-1])
-        self.frames_left_out += clip.frames
+        self.frames_left_out += clip.samples
         self.progress.expect(self.frames_to_do - self.frames_left_out)
         self.progress.say(f"left out {clip.name}: {error.happened}")
 
     def status(self) -> str:
-        """Waits and errors in a few words."""
-        busy_s = sum(receipt.wall_s for receipt in self.receipts) or 1.0
-        images = sum(receipt.images_s for receipt in self.receipts) / busy_s
-        disk = sum(receipt.disk_s for receipt in self.receipts) / busy_s
+        """Return waits and failures in a few words."""
+        busy_s = sum(result.wall_s for result in self.results) or 1.0
+        inputs = sum(result.inputs_s for result in self.results) / busy_s
+        disk = sum(result.disk_s for result in self.results) / busy_s
         return (
-            f"waiting {images:.0%} for images, {disk:.0%} for the disk; "
-            f"{len(self.receipts)} clips done, {len(self.failed)} left out"
+            f"waiting {inputs:.0%} for inputs, {disk:.0%} for the disk; "
+            f"{len(self.results)} clips done, {len(self.failed)} left out"
         )

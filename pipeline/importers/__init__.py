@@ -1,1 +1,1 @@
-"""Latent datasets made of what other programs wrote."""
+"""Latent datasets from files that other programs wrote."""

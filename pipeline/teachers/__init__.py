@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cache_schema.plugins import resolve
+from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.progress import Progress
     from pipeline.teachers.protocol import Teacher, TeacherPreset
 
 TEACHERS = {
@@ -30,11 +32,12 @@ def load_teacher(
     device: str | None = None,
     precision: str = "fp32",
     quantize: str | None = None,
+    progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher, on this machine's GPU if it has one and no device is named."""
+    """Load a preset's teacher; by default on this machine's GPU, if it has one."""
     import torch
 
     best = "cuda" if torch.cuda.is_available() else "cpu"
     return teacher_preset(name).load(
-        checkpoint, device=device or best, precision=precision, quantize=quantize
+        checkpoint, device=device or best, precision=precision, quantize=quantize, progress=progress
     )

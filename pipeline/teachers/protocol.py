@@ -1,71 +1,92 @@
-"""The seam every teacher fits: it sees images and ego state, never ground truth.
+"""The teacher seam: what every teacher must do to be run over a source.
 
-Dimension letters: B slots (clips that advance in lock-step), C cameras, H height, W width.
+The types in between are a teacher's own. A *sample* is what the source of its ``kind`` gives; it holds no
+ground truth. *Inputs* are one prepared sample. A *batch* is one row of inputs a slot. *State* is what the
+teacher carries from step to step: the memories of a streaming teacher, nothing for others.
+
+Who owns which memory. Inputs belong to the worker, which passes them to one ``collate`` and drops them. A
+batch is passed to one ``step`` and dropped; a GPU may still read it while the next batch is collated, so a
+teacher that reuses pinned buffers needs two sets in turn. The tensors that ``step`` returns may be buffers
+that its next step overwrites: the worker copies them first, in order of the current stream of their device.
+
+Dimension letters: B slots (clips that advance together).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from cache_schema.format.features import FeatureSpec
     from cache_schema.format.manifest import TeacherIdentity
-    from pipeline.teachers.orion.images import ImagePreprocessing
-
-
-@dataclass(frozen=True)
-class FrameBatch:
-    """The next frame of each of B slots. There is no field for ground truth.
-
-    An idle slot (no clip left for it) holds an empty clip name; what the teacher says about it is ignored.
-    """
-
-    clips: tuple[str, ...]
-    """(B) name of the clip in each slot. A teacher's memory of a slot starts afresh when its clip changes."""
-    images: Tensor
-    """(B, C, 3, h, w) uint8 RGB, resized and cropped but neither stretched nor normalised."""
-    lidar2img: Tensor
-    """(B, C, 4, 4) float32, LiDAR frame to pixels of the network's input image."""
-    ego_pose: Tensor
-    """(B, 4, 4) float32, LiDAR to world."""
-    ego_pose_inv: Tensor
-    """(B, 4, 4) float32, world to LiDAR."""
-    timestamp: Tensor
-    """(B) float64, seconds."""
-    command: Tensor
-    """(B) int64, index into ``cache_schema.vocabulary.driving.COMMANDS``."""
-    can_bus: Tensor
-    """(B, 18) float64."""
+    from cache_schema.progress import Progress
+    from pipeline.source import Source
 
 
 class Teacher(Protocol):
-    """A frozen model that speaks about frames."""
+    """A frozen model that computes features of samples."""
 
-    features: tuple[FeatureSpec, ...]
-    """What it says of every frame, promised before it has seen one."""
-    identity: TeacherIdentity
-    """Who it is: goes into the manifest, and must agree when a dataset is resumed."""
-    images: ImagePreprocessing
-    """How camera images are prepared for it."""
-
-    def begin(self, slots: int) -> Any:
-        """Empty memories for ``slots`` clips."""
+    @property
+    def kind(self) -> str:
+        """Kind of source whose samples it reads, such as ``driving``."""
         ...
 
-    def step(self, frames: FrameBatch, state: Any) -> tuple[dict[str, Tensor], Any]:
-        """Look at one frame a slot; return a (B, *shape) tensor for each feature, and the new memories.
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """Features of every sample, promised before the first."""
+        ...
 
-        A value too large for the type it is stored in may come as infinity: the dataset refuses it.
+    @property
+    def identity(self) -> TeacherIdentity:
+        """Goes into the manifest, and must agree when a dataset is resumed."""
+        ...
+
+    def prepare(self, sample: Any) -> Any:
+        """Turn a sample into inputs, on the CPU: decode, resize, tokenise. Called by several threads at once.
+
+        Raises:
+            ClipError: A file of the sample is missing or broken; its clip is left out.
         """
         ...
 
-    def assets(self) -> dict[str, dict[str, Tensor]]:
-        """Small weights that readers of the dataset need: file stem -> tensor name -> tensor."""
+    def collate(self, inputs: Sequence[Any]) -> Any:
+        """Stack the inputs of B slots to a batch, in pinned memory if there is a GPU.
+
+        Args:
+            inputs: (B) what ``prepare`` returned; None for an idle slot. As many in every batch, because
+                kernels round differently for another batch size.
+        """
+        ...
+
+    def begin(self, slots: int) -> Any:
+        """Return the state before the first step of ``slots`` slots."""
+        ...
+
+    def step(self, batch: Any, state: Any) -> tuple[Mapping[str, Tensor | Sequence[Tensor]], Any]:
+        """Compute the features of one sample a slot.
+
+        Slots hold samples of unrelated clips. The samples of a clip come in order and in one slot, so that
+        the state may hold what they share: the memory of a video, or the encoding of an image that several
+        questions are about. A slot's clip may change from one step to the next; a teacher with memory reads
+        the clip's name from its samples.
+
+        Returns:
+            For every feature a tensor (B, *shape), or for a ragged feature a list of B tensors; and the new
+            state. Rows of idle slots are ignored. A value too large for the feature's dtype may come as
+            infinity: the dataset refuses it.
+        """
+        ...
+
+    def assets(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return small weights that readers of the dataset need: file stem -> tensor name -> tensor."""
         ...
 
 
@@ -73,31 +94,52 @@ class TeacherPreset(Protocol):
     """A teacher's sizes and promises, known without its weights."""
 
     @property
-    def features(self) -> tuple[FeatureSpec, ...]:
-        """What the teacher will say of every frame."""
+    def kind(self) -> str:
+        """Kind of source whose samples the teacher reads."""
         ...
 
     @property
-    def images(self) -> ImagePreprocessing:
-        """How camera images are prepared for it."""
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """Features that the teacher computes of every sample."""
         ...
 
     def load(
-        self, checkpoint: Path | None, *, device: str, precision: str = "fp32", quantize: str | None = None
+        self,
+        checkpoint: Path | None,
+        *,
+        device: str,
+        precision: str = "fp32",
+        quantize: str | None = None,
+        progress: Progress = SILENT,
     ) -> Teacher:
         """Build the teacher.
 
         Args:
-            checkpoint: Its weights. None: they are random, and its identity says so.
+            checkpoint: Its weights. None: they are random, and its identity records that.
             device: Where it runs.
-            precision: In which numbers its large parts compute, such as fp16.
+            precision: Number format that its large parts compute in, such as fp16.
             quantize: How its language model is quantised, such as nf4; None for not.
+            progress: Counts tensors.
 
         Raises:
             RequestError: This teacher does not come in that precision or quantisation.
         """
         ...
 
-    def convert(self, checkpoint: Path, folder: Path) -> None:
+    def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write the checkpoint to a new folder in a form that starts faster and is safe to open."""
         ...
+
+
+def check_kind(teacher: Teacher | TeacherPreset, source: Source) -> None:
+    """Check that a teacher can read the samples of a source.
+
+    Raises:
+        RequestError: They are of another kind.
+    """
+    if teacher.kind != source.kind:
+        raise RequestError(
+            f"the teacher reads {teacher.kind!r} samples, and the source has {source.kind!r} samples",
+            expected="a source and a teacher of the same kind",
+            repair="choose another --source or another --teacher",
+        )

@@ -1,1 +1,1 @@
-"""What Bench2Drive's annotations tell of the future and of other road users."""
+"""Ground truth from Bench2Drive's annotations: the ego's future, and other road users."""

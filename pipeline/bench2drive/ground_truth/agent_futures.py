@@ -1,4 +1,4 @@
-"""Where the other actors drive next (spec: Bench2Drive, section 3.7).
+"""Future tracks of the other actors (spec: Bench2Drive, section 3.7).
 
 Dimension letters: K boxes of the present frame, T = 6 steps of 0.5 s.
 """
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from pipeline.bench2drive.ground_truth.boxes import Boxes
 
-STANDING = 9
-"""Goal of an actor that gets less than 1 m along both axes; goals 0 to 7 are eighths of a turn."""
-
 
 @dataclass(frozen=True, eq=False)
 class AgentFutures:
@@ -34,18 +31,6 @@ class AgentFutures:
     """(K, T) bool, True where the actor is annotated at the end of the step."""
     yaw_offsets: np.ndarray
     """(K, T) radians from step to step, in [-pi, pi]. Not masked: a missing actor's yaw counts as 0."""
-    goal: np.ndarray
-    """(K) int64, direction of the whole way."""
-
-    def vectors(self, boxes: Boxes) -> np.ndarray:
-        """(K, 34): offsets, mask, goal, x, y, box_yaw, vx, vy, width, length, height, label, yaw offsets."""
-        state = (boxes.centre[:, :2], boxes.box_yaw, boxes.velocity, boxes.size, boxes.label)
-        columns = (self.offsets, self.mask, self.goal, *state, self.yaw_offsets)
-        return np.concatenate(
-            [column.reshape(len(boxes), math.prod(column.shape[1:])) for column in columns],
-            axis=1,
-            dtype=np.float64,
-        )
 
 
 def agent_futures(boxes: Boxes, clip: Sequence[Boxes], index: int, world2lidar: np.ndarray) -> AgentFutures:
@@ -59,23 +44,15 @@ def agent_futures(boxes: Boxes, clip: Sequence[Boxes], index: int, world2lidar: 
     """
     positions = np.zeros((len(boxes), TRAJECTORY_STEPS + 1, 2))
     yaws = np.zeros(positions.shape[:2])
-    there = np.zeros(positions.shape[:2], dtype=bool)
+    present = np.zeros(positions.shape[:2], dtype=bool)
     for step, frame in enumerate(clip[index::FRAMES_PER_STEP][: TRAJECTORY_STEPS + 1]):
         now, then = np.nonzero(boxes.id[:, None] == frame.id)
         poses = world2lidar @ frame.actor2world[then]
-        positions[now, step], yaws[now, step], there[now, step] = poses[:, :2, 3], heading(poses), True
-    mask = there[:, 1:]
+        positions[now, step], yaws[now, step], present[now, step] = poses[:, :2, 3], heading(poses), True
+    mask = present[:, 1:]
     turns = np.diff(yaws, axis=1)
     return AgentFutures(
         offsets=np.where(mask[..., None], np.diff(positions, axis=1), 0.0),
         mask=mask,
         yaw_offsets=np.where(np.abs(turns) > math.pi, turns - np.copysign(2 * math.pi, turns), turns),
-        goal=_goals(positions[:, -1] - positions[:, 0]),
     )
-
-
-def _goals(way: np.ndarray) -> np.ndarray:
-    """Sort ways (K, 2) into eighths of a turn, counted from -x."""
-    direction = np.floor((np.arctan2(way[:, 1], way[:, 0]) + math.pi) / (math.pi / 4)).astype(np.int64)
-    # The original compares the larger, signed coordinate: whoever moves left and back counts as standing.
-    return np.where(way.max(1) < 1.0, STANDING, direction)

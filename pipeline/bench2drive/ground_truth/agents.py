@@ -1,10 +1,8 @@
-"""The other road users as the truth holds them, for collision metrics (spec: Bench2Drive, sections 3.7, 5.1).
+"""The other road users as ground truth, for collision metrics (spec: Bench2Drive, sections 3.7, 5.1).
 
-Boxes and futures are those that the published metrics read, with places of a fixed number. Whether a camera
-sees an agent is told as if nothing occluded: depth images, which tell more, are often left out of downloads,
-and the same clip must have the same truth everywhere.
+Boxes and futures are those that the published metrics read, padded to a fixed number of agents.
 
-Dimension letters: F frames of a clip, A places for agents, T steps of 0.5 s.
+Dimension letters: F frames of a clip, A agents, T steps of 0.5 s.
 """
 
 from __future__ import annotations
@@ -27,16 +25,16 @@ LABELS = (*VEHICLES, *HUMANS)
 
 
 def road_users(annotation: Annotation) -> Boxes:
-    """Vehicles and people that some camera may see; without the speed of people, which nothing here reads.
+    """Return the vehicles and people that some camera may see.
 
     Raises:
         ClipError: An actor lacks a key.
     """
-    return seen_boxes(frame_boxes(annotation, {}, LABELS), annotation)
+    return seen_boxes(frame_boxes(annotation, LABELS), annotation)
 
 
-def truth_agents(clip: Sequence[Boxes], world2lidar: np.ndarray) -> dict[str, np.ndarray]:
-    """Values (F, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH_AGENTS``.
+def agent_features(clip: Sequence[Boxes], world2lidar: np.ndarray) -> dict[str, np.ndarray]:
+    """Return (F, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH_AGENTS``.
 
     Args:
         clip: The ``road_users`` of each of F frames.
@@ -50,14 +48,14 @@ def truth_agents(clip: Sequence[Boxes], world2lidar: np.ndarray) -> dict[str, np
         nearest = np.argsort(np.hypot(*counted.centre[:, :2].T), kind="stable")[:AGENTS]
         agents = counted.take(nearest)
         futures = agent_futures(agents, clip, frame, world2lidar[frame])
-        places = slice(len(agents))
+        rows = slice(len(agents))
         width, length, _ = agents.size.T
-        values["truth_agent_boxes"][frame, places] = np.column_stack(
+        values["truth_agent_boxes"][frame, rows] = np.column_stack(
             [agents.centre[:, :2], length, width, agents.yaw]
         )
-        values["truth_agent_classes"][frame, places] = agents.label
-        values["truth_agent_offsets"][frame, places] = np.concatenate(
+        values["truth_agent_classes"][frame, rows] = agents.label
+        values["truth_agent_offsets"][frame, rows] = np.concatenate(
             [futures.offsets, futures.yaw_offsets[..., None]], axis=-1
         )
-        values["truth_agent_offsets_mask"][frame, places] = futures.mask
+        values["truth_agent_offsets_mask"][frame, rows] = futures.mask
     return values

@@ -1,11 +1,11 @@
-"""Where the ego drives next: the planning target (spec: Bench2Drive, section 3.6).
+"""The future track of the ego: the planning target (spec: Bench2Drive, section 3.6).
 
 Dimension letters: F frames of a clip, T steps of 0.5 s.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 FRAMES_PER_STEP = 5
 """0.5 s at 10 Hz."""
-ORION_HISTORY_FRAMES = 10
-"""ORION's data loader looks back 1 s first, and masks the whole sample where the clip has no such frame."""
-
-MaskReading = Literal["complete", "orion"]
 
 
 def relative_positions(ego_pose: np.ndarray, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Find where the LiDAR was and will be, as seen from every frame.
+    """Return where the LiDAR was and will be, in the LiDAR frame of every frame.
 
     Args:
         ego_pose: (F, 4, 4) LiDAR to world.
@@ -34,28 +30,25 @@ def relative_positions(ego_pose: np.ndarray, steps: Sequence[int]) -> tuple[np.n
         (F, T, 2) metres, LiDAR frame, 0 outside the clip; and (F, T) bool, True inside the clip.
     """
     frames = np.arange(len(ego_pose))
-    there = frames[:, None] + FRAMES_PER_STEP * np.asarray(steps)  # (F, T)
-    inside = (there >= 0) & (there < len(frames))
-    origins = ego_pose[np.where(inside, there, 0), :3, 3]  # (F, T, 3)
+    other = frames[:, None] + FRAMES_PER_STEP * np.asarray(steps)  # (F, T)
+    inside = (other >= 0) & (other < len(frames))
+    origins = ego_pose[np.where(inside, other, 0), :3, 3]  # (F, T, 3)
     world2lidar = rigid_inverse(ego_pose)
     positions = np.einsum("fij,ftj->fti", world2lidar[:, :2, :3], origins) + world2lidar[:, None, :2, 3]
     return np.where(inside[..., None], positions, 0.0), inside
 
 
-def ego_trajectories(ego_pose: np.ndarray, mask: MaskReading = "complete") -> tuple[np.ndarray, np.ndarray]:
+def ego_trajectories(ego_pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the planning target of every frame of a clip.
 
     Args:
         ego_pose: (F, 4, 4) float64, LiDAR to world, 0.1 s apart.
-        mask: ``complete``: a step counts wherever the clip has that frame. ``orion``: besides, nothing counts
-            in the first ten frames of a clip, as in ORION's own data loader and its published metrics.
 
     Returns:
-        (F, 6, 2) float32 offsets from step to step in metres, LiDAR frame, 0 where masked; and (F, 6) bool.
+        (F, 6, 2) float32 offsets from step to step in metres, LiDAR frame, 0 where masked; and (F, 6) bool,
+        True wherever the clip has the frame at the end of the step.
     """
     positions, inside = relative_positions(ego_pose, range(TRAJECTORY_STEPS + 1))
-    valid = inside[:, 1:].copy()
-    if mask == "orion":
-        valid[:ORION_HISTORY_FRAMES] = False
+    valid = inside[:, 1:]
     offsets = np.where(valid[..., None], np.diff(positions, axis=1), 0.0)
     return offsets.astype(np.float32), valid

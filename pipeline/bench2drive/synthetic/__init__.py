@@ -1,4 +1,4 @@
-"""Synthetic clips in Bench2Drive's own layout: small, free to share, and the same on every run."""
+"""Synthetic clips in Bench2Drive's own layout: small, free to share, and reproducible."""
 
 from pipeline.bench2drive.synthetic.demo_data import write_demo_data
 

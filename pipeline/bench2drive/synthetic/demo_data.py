@@ -18,12 +18,12 @@ from cache_schema.format.manifest import DataIdentity
 from cache_schema.progress import SILENT
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, RawClip
 from pipeline.bench2drive.geometry import CAMERAS
+from pipeline.bench2drive.source import DATA_FILE
 from pipeline.bench2drive.splits import SPLIT_FILE
 from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import WEATHERS, Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
-from pipeline.source import DATA_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,13 +57,13 @@ def write_demo_data(
     """Write synthetic clips to ``root/v1``, with a split in which every fourth is for validation.
 
     With the same libraries, the bytes depend on ``clips``, ``frames`` and ``seed`` alone. The root appears
-    when all of it is written; one that already holds the very same data is left as it is.
+    when all of it is written; one that already holds the same data is left as it is.
 
     Args:
         root: A new or empty folder.
         clips: Number of clips.
-        frames: Frames a clip, 10 a second. 41 are needed for one whole trajectory in ORION's reading.
-        seed: Another seed, other clips.
+        frames: Frames a clip, at 10 Hz. ORION's data loader needs 41 for one whole trajectory.
+        seed: Of the random numbers that draw the clips.
         workers: Processes that write clips side by side.
         progress: Counts clips.
 
@@ -77,7 +77,7 @@ def write_demo_data(
         raise RequestError(
             f"{clips} clips of {frames} frames from seed {seed} by {workers} workers cannot be written",
             expected="at least one clip, one frame and one worker, and a seed of 0 or more",
-            repair="ask for more",
+            repair="give larger numbers",
         )
     identity = DataIdentity(
         name=f"synthetic, {clips} clips of {frames} frames, seed {seed}",
@@ -113,7 +113,7 @@ def _holds(root: Path, identity: DataIdentity) -> bool:
 
 
 def _plan(folder: Path, clips: int, frames: int, seed: int) -> tuple[list[_ClipPlan], list[str]]:
-    """Decide what each clip shows. Validation clips repeat manoeuvres of training clips, drawn anew."""
+    """Choose scenario and weather of each clip; validation repeats training scenarios, with other numbers."""
     scenarios, weathers = list(MANOEUVRES), list(WEATHERS)
     for_validation = max(1, round(clips / 4)) if clips > 1 else 0
     for_training = clips - for_validation
@@ -152,7 +152,7 @@ def _write_clip(plan: _ClipPlan) -> str:
     painter = Painter(scene, plan.weather, rng)
     for frame in range(plan.frames):
         text = json.dumps(recorder.annotation(frame), indent=4)
-        # mtime 0: the bytes must not tell when they were written.
+        # mtime 0: the bytes must not depend on the time of writing.
         (clip.path / "anno" / f"{frame:05d}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         for camera, image in painter.paint(frame):
             image.save(clip.image_path(camera, frame), quality=JPEG_QUALITY, subsampling="4:2:0")

@@ -1,4 +1,4 @@
-"""A scene seen through the six cameras: flat ground, road, lines and shaded cuboids, the far ones first."""
+"""Camera images of a scene: flat ground, road, lines and shaded cuboids, the far ones first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, A, transform
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
-from pipeline.bench2drive.synthetic.route import LANE_WIDTH, Route
+from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, Route
 from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _dim(colour: Colour, light: float) -> Colour:
 
 
 def _cut(polygon: np.ndarray) -> np.ndarray:
-    """Keep of a polygon (N, 3) in optical axes what lies before the nearest plane."""
+    """Clip a polygon (N, 3) in optical axes at the nearest plane."""
     kept = []
     for here, there in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
         if here[2] > NEAREST_M:
@@ -135,8 +135,8 @@ def _cut(polygon: np.ndarray) -> np.ndarray:
 
 def _road(route: Route) -> tuple[np.ndarray, list[Colour]]:
     """Return the road and its lines as quadrilaterals (Q, 4, 3) and their colours, in drawing order."""
-    half = LANE_WIDTH / 2
-    edge = -2.5 * LANE_WIDTH
+    half = LANE_WIDTH_M / 2
+    edge = -2.5 * LANE_WIDTH_M
     bands = (
         (edge - 3.0, half + 4.5, PAVEMENT, False),
         (edge, half + 0.5, ROAD, False),
@@ -162,7 +162,7 @@ def _scenery(route: Route, rng: Generator) -> list[Cuboid]:
     road = np.stack([route.x, route.y], axis=1)
     for s in np.arange(route.s[0], route.s[-1], 9.0):
         for side in (-1, 1):
-            lateral = side * rng.uniform(14, 26) - LANE_WIDTH
+            lateral = side * rng.uniform(14, 26) - LANE_WIDTH_M
             half_height = rng.uniform(2, 5)
             extent = (rng.uniform(1, 4), rng.uniform(1, 4), half_height)
             red, green, blue = (int(channel) for channel in rng.integers(60, 200, 3))

@@ -1,4 +1,4 @@
-"""How the ego drives along a route: gently, behind its leader, and not through red."""
+"""The ego's motion along a route: smooth, behind its leader, and stopping at red lights."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.bench2drive.synthetic.route import STEP
+from pipeline.bench2drive.synthetic.route import STEP_M
 
 if TYPE_CHECKING:
     from pipeline.bench2drive.synthetic.route import Route
 
-DT = 0.1
-COMFORT = 3.5
+DT_S = 0.1
+COMFORT_MPS2 = 3.5
 """Acceleration and planned braking, m/s²."""
-HARDEST = 6.0
+HARDEST_MPS2 = 6.0
 """Braking where plans change, m/s²."""
-GRIP = 4.0
+GRIP_MPS2 = 4.0
 """Sideways acceleration in curves, m/s²."""
-GAP = 7.0
+GAP_M = 7.0
 """Metres between the middles of two standing cars."""
 
 
@@ -44,14 +44,14 @@ class Leader:
 
     def drive(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Distance along the route (F) and speed (F) at every frame."""
-        time = np.arange(frames) * DT
+        time = np.arange(frames) * DT_S
         target = np.where((time >= self.slow_from) & (time < self.slow_until), self.slow_speed, self.speed)
         speed = np.empty(frames)
         now = self.speed
         for frame in range(frames):
             speed[frame] = now
-            now += np.clip(target[frame] - now, -HARDEST * DT, COMFORT * DT)
-        return self.s + np.cumsum(speed) * DT - speed[0] * DT, speed
+            now += np.clip(target[frame] - now, -HARDEST_MPS2 * DT_S, COMFORT_MPS2 * DT_S)
+        return self.s + np.cumsum(speed) * DT_S - speed[0] * DT_S, speed
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,24 +71,26 @@ def drive(
     route: Route, frames: int, *, speed: float, cruise: float, stop_line: StopLine | None, leader: Leader
 ) -> Drive:
     """Drive from the route's start at ``speed``; ``cruise`` is what the road allows where it is straight."""
-    free = _plan_braking(np.minimum(cruise, np.sqrt(GRIP / np.maximum(np.abs(route.curvature), 1e-6))))
+    free = _plan_braking(np.minimum(cruise, np.sqrt(GRIP_MPS2 / np.maximum(np.abs(route.curvature), 1e-6))))
     leader_s, leader_speed = leader.drive(frames)
     distances, speeds, accelerations = np.zeros((3, frames))
     s = acceleration = 0.0
     for frame in range(frames):
-        gap = leader_s[frame] - s - GAP
+        gap = leader_s[frame] - s - GAP_M
         target = min(
             float(np.interp(s, route.s, free)),
-            float(np.sqrt(2 * COMFORT * max(gap, 0.0) + leader_speed[frame] ** 2)),
+            float(np.sqrt(2 * COMFORT_MPS2 * max(gap, 0.0) + leader_speed[frame] ** 2)),
         )
-        if stop_line and frame * DT < stop_line.green_at:
-            target = min(target, float(np.sqrt(2 * COMFORT * max(stop_line.s - s, 0.0))))
+        if stop_line and frame * DT_S < stop_line.green_at:
+            target = min(target, float(np.sqrt(2 * COMFORT_MPS2 * max(stop_line.s - s, 0.0))))
         distances[frame], speeds[frame] = s, speed
-        acceleration += 0.5 * (float(np.clip((target - speed) / 0.4, -HARDEST, COMFORT)) - acceleration)
-        acceleration = max(acceleration, -speed / DT)
+        acceleration += 0.5 * (
+            float(np.clip((target - speed) / 0.4, -HARDEST_MPS2, COMFORT_MPS2)) - acceleration
+        )
+        acceleration = max(acceleration, -speed / DT_S)
         accelerations[frame] = acceleration
-        s += speed * DT / np.hypot(1.0, route.slope_of_shift(s))
-        speed += acceleration * DT
+        s += speed * DT_S / np.hypot(1.0, route.slope_of_shift(s))
+        speed += acceleration * DT_S
     slope = route.slope_of_shift(distances)
     position, yaw = route.at(distances, np.interp(distances, route.s, route.shift))
     yaw = yaw + np.arctan(slope)
@@ -104,5 +106,5 @@ def _plan_braking(limit: np.ndarray) -> np.ndarray:
     """Lower speed limits along the route to what still allows braking for the ones ahead."""
     planned = limit.copy()
     for index in range(len(planned) - 2, -1, -1):
-        planned[index] = min(planned[index], np.sqrt(planned[index + 1] ** 2 + 2 * COMFORT * STEP))
+        planned[index] = min(planned[index], np.sqrt(planned[index + 1] ** 2 + 2 * COMFORT_MPS2 * STEP_M))
     return planned

@@ -1,4 +1,4 @@
-"""What happens in a clip: six manoeuvres with random numbers, named after Bench2Drive's scenarios."""
+"""Manoeuvres of the ego: six kinds with random numbers, named after Bench2Drive's scenarios."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.bench2drive.synthetic.driving import DT, Leader, StopLine
+from pipeline.bench2drive.synthetic.driving import DT_S, Leader, StopLine
 from pipeline.bench2drive.synthetic.route import (
     CHANGE_LEFT,
     CHANGE_RIGHT,
-    LANE_WIDTH,
+    LANE_WIDTH_M,
     LEFT,
     RIGHT,
     STRAIGHT,
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-FASTEST = 11.0
+MAX_SPEED_MPS = 11.0
 
 
 @dataclass(frozen=True)
 class Manoeuvre:
-    """A route and what the ego meets on it. Metres and seconds."""
+    """A route, and the traffic and lights along it. Metres and seconds."""
 
     pieces: tuple[Piece, ...]
     speed: float
@@ -60,7 +60,7 @@ def _turn_right(rng: Generator) -> Manoeuvre:
 
 
 def _pull_away(rng: Generator) -> Manoeuvre:
-    cruise = rng.uniform(7, FASTEST)
+    cruise = rng.uniform(7, MAX_SPEED_MPS)
     bend = Piece.arc(rng.uniform(30, 60), rng.choice((-1, 1)) * rng.uniform(0.4, 0.8))
     pieces = (Piece(rng.uniform(6, 14), option=STRAIGHT), bend)
     return Manoeuvre(pieces, 0.0, cruise, _free_leader(cruise), StopLine(2.0, green_at=rng.uniform(0.3, 1.5)))
@@ -77,9 +77,9 @@ def _red_light(rng: Generator) -> Manoeuvre:
 def _change_lanes(rng: Generator) -> Manoeuvre:
     cruise = rng.uniform(6, 11)
     before = Piece(rng.uniform(2, 5))
-    there = Piece(rng.uniform(16, 20), shift=-LANE_WIDTH, option=CHANGE_LEFT)
+    there = Piece(rng.uniform(16, 20), shift=-LANE_WIDTH_M, option=CHANGE_LEFT)
     beside = Piece(5)
-    back = Piece(rng.uniform(16, 20), shift=LANE_WIDTH, option=CHANGE_RIGHT)
+    back = Piece(rng.uniform(16, 20), shift=LANE_WIDTH_M, option=CHANGE_RIGHT)
     return Manoeuvre(
         (before, there, beside, back),
         rng.uniform(4, cruise),
@@ -114,7 +114,7 @@ def draw_manoeuvre(scenario: str, frames: int, rng: Generator) -> Manoeuvre:
     """Draw a manoeuvre, and bends and turns after it for as long as a clip of ``frames`` may last."""
     first = MANOEUVRES[scenario](rng)
     pieces = list(first.pieces)
-    while sum(piece.length for piece in pieces) < frames * DT * FASTEST:
+    while sum(piece.length for piece in pieces) < frames * DT_S * MAX_SPEED_MPS:
         side = rng.choice((-1, 1))
         junction = Piece.arc(rng.uniform(8, 13), side * math.pi / 2, RIGHT if side > 0 else LEFT)
         bend = Piece.arc(rng.uniform(30, 60), side * rng.uniform(0.3, 0.8))

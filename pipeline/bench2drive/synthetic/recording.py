@@ -1,4 +1,4 @@
-"""A scene written down as Bench2Drive's annotations: every key of them (spec: Bench2Drive, section 1.4)."""
+"""A scene as Bench2Drive's annotations, with every key of them (spec: Bench2Drive, section 1.4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pipeline.bench2drive.geometry import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     LIDAR_TOP,
-    RADARS,
-    TOP_DOWN,
     Mount,
 )
 from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
@@ -20,8 +18,18 @@ from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+TOP_DOWN = Mount((0.0, 0.0, 50.0), pitch=-90, fov=110)
+RADARS = {
+    "RADAR_FRONT": Mount((2.27, 0.0, 0.48), fov=30),
+    "RADAR_FRONT_LEFT": Mount((1.21, -0.85, 0.74), yaw=-90, fov=30),
+    "RADAR_FRONT_RIGHT": Mount((1.21, 0.85, 0.74), yaw=90, fov=30),
+    "RADAR_BACK_LEFT": Mount((-2.0, -0.67, 0.51), yaw=-90, fov=30),
+    "RADAR_BACK_RIGHT": Mount((-2.0, 0.67, 0.51), yaw=-90, fov=30),
+}
+"""The yaw of the last one is wrong in the original dataset, and therefore here."""
+
 RECORDED_WITHIN_M = 100.0
-GNSS_MOUNT_X = -1.4
+GNSS_MOUNT_X_M = -1.4
 NEAR_M, FAR_M = 7.5, 50.0
 """How far ahead the two route nodes lie."""
 
@@ -68,7 +76,7 @@ class Recorder:
         yaw_rate = drive.yaw_rate[frame]
         yaw = drive.yaw[frame]
         forward = np.array([np.cos(yaw), np.sin(yaw)])
-        x, y = drive.position[frame] + GNSS_MOUNT_X * forward + self.gnss_noise[frame]
+        x, y = drive.position[frame] + GNSS_MOUNT_X_M * forward + self.gnss_noise[frame]
         near, far = (self._node(drive.s[frame] + distance) for distance in (NEAR_M, FAR_M))
         record = {
             "x": x,
@@ -126,7 +134,7 @@ class Recorder:
         return box | self._particulars(actor, frame)
 
     def _particulars(self, actor: Actor, frame: int) -> dict[str, Any]:
-        """What only actors of this kind have."""
+        """Return the keys that only actors of this kind have."""
         world2actor = np.linalg.inv(actor.pose(frame))
         body = {"bbx_loc": (0.0, 0.0, actor.rise), "world_cord": actor.corners(frame)}
         distance = np.linalg.norm(actor.location[frame, :2] - self.scene.ego.location[frame, :2])

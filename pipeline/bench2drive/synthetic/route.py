@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 LEFT, RIGHT, STRAIGHT, FOLLOW, CHANGE_LEFT, CHANGE_RIGHT = range(1, 7)
 """CARLA's road options."""
 
-LANE_WIDTH = 3.5
-STEP = 0.25
-BEHIND, AHEAD = 80.0, 120.0
+LANE_WIDTH_M = 3.5
+STEP_M = 0.25
+BEHIND_M, AHEAD_M = 80.0, 120.0
 """Straight road before the start and after the last piece."""
-EASING = 3.0
+EASING_M = 3.0
 """Length over which the curvature changes."""
 
 
@@ -48,11 +48,11 @@ class Route:
     """The road's reference line and the ego's lane on it, looked up by distance from the start."""
 
     def __init__(self, pieces: Sequence[Piece], *, start: tuple[float, float], yaw: float) -> None:
-        pieces = [Piece(BEHIND), *pieces, Piece(AHEAD)]
-        counts = [max(1, round(piece.length / STEP)) for piece in pieces]
-        bends = [piece.turn / (count * STEP) for piece, count in zip(pieces, counts, strict=True)]
-        window = np.ones(round(EASING / STEP)) / round(EASING / STEP)
-        self.s = np.arange(sum(counts)) * STEP - counts[0] * STEP
+        pieces = [Piece(BEHIND_M), *pieces, Piece(AHEAD_M)]
+        counts = [max(1, round(piece.length / STEP_M)) for piece in pieces]
+        bends = [piece.turn / (count * STEP_M) for piece, count in zip(pieces, counts, strict=True)]
+        window = np.ones(round(EASING_M / STEP_M)) / round(EASING_M / STEP_M)
+        self.s = np.arange(sum(counts)) * STEP_M - counts[0] * STEP_M
         self.curvature = np.convolve(np.repeat(bends, counts), window, mode="same")
         self.option = np.repeat([piece.option for piece in pieces], counts)
         moves = [
@@ -61,9 +61,9 @@ class Route:
         ]
         before = np.cumsum([0.0, *(piece.shift for piece in pieces[:-1])])
         self.shift = np.repeat(before, counts) + np.concatenate(moves)
-        self.yaw = yaw + np.cumsum(self.curvature) * STEP
-        self.x = start[0] + self.s[0] * np.cos(yaw) + np.cumsum(np.cos(self.yaw)) * STEP
-        self.y = start[1] + self.s[0] * np.sin(yaw) + np.cumsum(np.sin(self.yaw)) * STEP
+        self.yaw = yaw + np.cumsum(self.curvature) * STEP_M
+        self.x = start[0] + self.s[0] * np.cos(yaw) + np.cumsum(np.cos(self.yaw)) * STEP_M
+        self.y = start[1] + self.s[0] * np.sin(yaw) + np.cumsum(np.sin(self.yaw)) * STEP_M
 
     def at(self, s: ArrayLike, lateral: ArrayLike = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return positions (..., 2) and headings (...) at distances, ``lateral`` metres to the right."""
@@ -73,7 +73,7 @@ class Route:
 
     def slope_of_shift(self, s: ArrayLike) -> np.ndarray:
         """Sideways metres for a metre of road, in the ego's lane."""
-        return np.interp(np.asarray(s), self.s, np.gradient(self.shift, STEP))
+        return np.interp(np.asarray(s), self.s, np.gradient(self.shift, STEP_M))
 
     def option_at(self, s: ArrayLike) -> np.ndarray:
         """Road option at distances along the road."""

@@ -1,4 +1,4 @@
-"""Who is where in a clip: the ego, other road users, lights and signs. UE world, metres, degrees, 10 Hz."""
+"""Positions in a clip of the ego, other road users, lights and signs. UE world, metres, degrees, 10 Hz."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from pipeline.bench2drive.geometry import pose_matrix, transform
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
-from pipeline.bench2drive.synthetic.driving import DT, Drive, drive
+from pipeline.bench2drive.synthetic.driving import DT_S, Drive, drive
 from pipeline.bench2drive.synthetic.manoeuvres import draw_manoeuvre
-from pipeline.bench2drive.synthetic.route import LANE_WIDTH, Route
+from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, Route
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -60,7 +60,7 @@ class Actor:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything that a clip shows."""
+    """The contents of a clip."""
 
     route: Route
     drive: Drive
@@ -71,7 +71,7 @@ class Scene:
 
 
 def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
-    """Draw a scene of F frames in which the ego does what the scenario says."""
+    """Draw a scene of F frames in which the ego drives the scenario."""
     plan = draw_manoeuvre(scenario, frames, rng)
     x, y = rng.uniform(-500, 500, 2)
     route = Route(plan.pieces, start=(x, y), yaw=rng.integers(4) * np.pi / 2)
@@ -79,7 +79,7 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
         route, frames, speed=plan.speed, cruise=plan.cruise, stop_line=plan.stop_line, leader=plan.leader
     )
     along = _Along(route, frames)
-    time = np.arange(frames) * DT
+    time = np.arange(frames) * DT_S
     line = plan.stop_line.s if plan.stop_line else None
     junction = 24.0 if line is None else line
     green_at = plan.stop_line.green_at if plan.stop_line else 0.0
@@ -88,7 +88,7 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
     def shift(s: np.ndarray) -> np.ndarray:
         return np.interp(s, route.s, route.shift)
 
-    # Somebody crosses before a red light and is across when it changes; else people keep to the pavement.
+    # A walker crosses before a red light and is across when it changes; else walkers keep to the pavement.
     crossing = 1.4 * (green_at - time) - 2.0 if line is not None else np.full(frames, 7.0 + rng.uniform(0, 1))
     walking = np.full(frames, junction + 5.0) if line is not None else rng.uniform(8, 18) + 1.3 * time
     actors = (
@@ -98,7 +98,7 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
         ),
         along.actor(
             "vehicle", 202, "vehicle.dodge.charger_2020", (2.5, 1.05, 0.77), (40, 60, 200),
-            rng.uniform(40, 60) - 8.0 * time, -2 * LANE_WIDTH, turn=180.0, speed=np.full(frames, 8.0),
+            rng.uniform(40, 60) - 8.0 * time, -2 * LANE_WIDTH_M, turn=180.0, speed=np.full(frames, 8.0),
         ),
         along.actor(
             "parked", 203, _PARKED_TESLA, (2.4, 1.08, 0.74), (220, 200, 40),

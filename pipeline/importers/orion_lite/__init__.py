@@ -1,1 +1,1 @@
-"""What Orion-Lite's collector wrote."""
+"""Import of dumps by Orion-Lite's collector."""

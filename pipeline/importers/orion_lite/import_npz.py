@@ -1,13 +1,12 @@
 """Make a latent dataset of a dump by Orion-Lite's collector, without running the teacher.
 
-The dump holds 529 tokens of 4096 numbers a frame, of which 528 are made of 256 numbers each. Where the
+The dump holds 529 tokens of 4096 numbers a frame, of which 528 are projections of 256 numbers each. Where the
 teacher's projections are given, these are recovered, and every frame is checked against them; without, the
-tokens are taken as they are. What the dump does not tell (poses, CAN bus) is not promised.
+tokens are stored as they are. What the dump does not hold (poses, CAN bus) is not promised.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,19 +17,20 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.format.ledger import ClipInfo
-from cache_schema.format.manifest import AssetSpec, CodeIdentity, Manifest, TeacherIdentity
+from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
-from cache_schema.storage.atomic_io import sha256_bytes
+from pipeline.bench2drive.source import BENCH2DRIVE
 from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
 from pipeline.importers.orion_lite.npz_features import FrameConversion
 from pipeline.importers.orion_lite.query_recovery import TOLERANCE, read_teacher
-from pipeline.source import BENCH2DRIVE
+from pipeline.manifest import new_manifest
 from pipeline.teachers.orion.presets import ORION_7B
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.dataset.clip_writer import ClipWriter
+    from cache_schema.format.manifest import Manifest
     from cache_schema.progress import Progress
     from pipeline.importers.orion_lite.npz_dump import Dump, DumpedClip
     from pipeline.importers.orion_lite.npz_features import Frame
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 BLOCK_FRAMES = 16
 """Frames that are in memory at a time."""
 PROBES = 3
-"""Frames of different clips that are looked at before anything is written."""
-PROBES_A_CLIP = 3
+"""Frames of different clips that are examined before anything is written."""
+PROBES_PER_CLIP = 3
 """Frames of a clip that are tried until one opens."""
 FAULTS_SHOWN = 3
 """Frames of a clip that are named."""
@@ -62,8 +62,21 @@ class ImportReport:
     frames: int
     """Frames of the clips that it added."""
     largest_error: float | None
-    """Largest relative error of their tokens when made again of the queries; None at full width."""
+    """Largest relative error of their tokens when projected again from the queries; None at full width."""
     wall_s: float
+
+    def __rich__(self) -> str:
+        """Show it as lines."""
+        lines = [
+            f"{len(self.committed)} clips and {self.frames:,} frames in {self.wall_s:.1f} s; "
+            f"{len(self.present)} clips were already there"
+        ]
+        if self.largest_error is not None:
+            lines.append(
+                f"tokens projected from the queries differ by at most {self.largest_error:.1e} (relative)"
+            )
+        lines += [f"without {feature}: {reason}" for feature, reason in self.lacking.items()]
+        return "\n".join(lines)
 
 
 def import_npz(
@@ -79,15 +92,15 @@ def import_npz(
     Args:
         folder: The dump: a flat folder, or ``train/`` and ``val/``.
         out: The dataset's folder; made if it does not exist.
-        teacher: ``teacher_heads.safetensors``, ``Orion.pth`` or a folder made of it; None for full width.
-            From a whole checkpoint comes the planner too, without which no student starts.
+        teacher: ``teacher_heads.safetensors``, ``Orion.pth`` or a folder converted from it; None for full
+            width. A whole checkpoint also holds the planner, without which no student starts.
         preset: Sizes of the teacher that made the dump.
         progress: Counts clips.
 
     Raises:
         ClipError: There is no frame in the folder, or none opens.
         CheckpointError: The projections cannot be read, or are not those of the dump.
-        IdentityError: At ``out`` is a dataset that was made of something else.
+        IdentityError: At ``out`` is a dataset that was made from something else.
         DatasetError: The disk refuses, or another run writes to the dataset.
     """
     begun = time.perf_counter()
@@ -126,11 +139,11 @@ def import_npz(
 
 
 def _probes(dump: Dump) -> list[Frame]:
-    """A frame each of some clips."""
+    """Read one frame each of some clips."""
     probes: list[Frame] = []
     fault = None
     for clip in dump.clips:
-        for path in clip.files[:PROBES_A_CLIP]:
+        for path in clip.files[:PROBES_PER_CLIP]:
             try:
                 probes.append(read_frame(path))
                 break
@@ -148,34 +161,16 @@ def _probes(dump: Dump) -> list[Frame]:
 
 
 def _manifest(conversion: FrameConversion, parts: TeacherParts | None) -> Manifest:
-    """Who made the dump is known only as far as a checkpoint tells."""
-    assets = {} if parts is None else parts.assets
-    return Manifest(
-        features=conversion.features,
-        teacher=TeacherIdentity(
-            name="orion-lite-import",
-            weights="unknown" if parts is None else parts.weights,
-            precision="unknown",
-        ),
-        data=BENCH2DRIVE,
-        code=CodeIdentity(
-            teachonce=importlib.metadata.version("teachonce"),
-            libraries={name: importlib.metadata.version(name) for name in ("numpy", "zarr")},
-        ),
-        assets=tuple(
-            AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))
-            for name, content in sorted(assets.items())
-        ),
+    """Return the manifest; only a checkpoint identifies the teacher that made the dump."""
+    teacher = TeacherIdentity(
+        name="orion-lite-import", weights="unknown" if parts is None else parts.weights, precision="unknown"
     )
+    assets = {} if parts is None else parts.assets
+    return new_manifest(conversion.features, teacher, BENCH2DRIVE, assets, libraries=("numpy", "zarr"))
 
 
 def _info(clip: DumpedClip) -> ClipInfo:
-    return ClipInfo(
-        name=clip.name,
-        frames=len(clip.files),
-        split=clip.split,
-        tags=clip.parts.tags,
-    )
+    return ClipInfo(name=clip.name, frames=len(clip.files), split=clip.split, tags=clip.parts.tags)
 
 
 def _check_length(clip: DumpedClip, frames: int) -> None:
@@ -190,7 +185,7 @@ def _check_length(clip: DumpedClip, frames: int) -> None:
 def _import_clip(
     clip: DumpedClip, stored: ClipWriter, conversion: FrameConversion, pool: ThreadPoolExecutor
 ) -> float:
-    """Write one clip; return the largest error of its frames. After a fault the rest is still looked at."""
+    """Write one clip; return the largest error of its frames. After a fault the rest is still checked."""
     begun = time.perf_counter()
     faults: dict[int, str] = {}
     largest = 0.0

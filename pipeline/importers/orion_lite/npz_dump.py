@@ -1,7 +1,7 @@
-"""What Orion-Lite's collector leaves behind: one ``.npz`` a frame (spec: Orion-Lite, section 1.4).
+"""Dumps by Orion-Lite's collector: one ``.npz`` a frame (spec: Orion-Lite, section 1.4).
 
-Files are read as what a stranger wrote: sizes are looked at before anything is inflated, and nothing is
-unpickled. The collector writes straight to the final name, so a file that exists may still be half a file.
+Files are not trusted: sizes are checked before anything is inflated, and nothing is unpickled. The collector
+writes straight to the final name, so a file that exists may still be half a file.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ KEYS = (
     "agent_fut_preds",
     "agent_fut_cls_preds",
 )
-"""Arrays of a frame. All have unit dimensions in front or in between, not everywhere the same."""
+"""Arrays of a frame. All have unit dimensions in front or in between, which differ."""
 MEMBER_BYTES = 64 * 2**20
-"""One array, inflated. The largest of an honest frame takes 4.3 MB, twice that in float32."""
+"""Limit of one inflated array. The largest of a valid frame takes 4.3 MB, twice that in float32."""
 MEMBERS = 64
-"""Arrays of one file."""
+"""Limit of arrays in one file."""
 
 _FILE_NAME = re.compile(
     r"data_(?:.*_)?([A-Za-z0-9]+_Town\d{2}(?:HD)?_Route\d+_Weather\d+)_(\d+)(?:\.npy)?\.npz"
 )
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
-"""What zipfile and numpy raise for files that are damaged, encrypted or something else."""
+"""Raised by zipfile and numpy for files that are damaged, encrypted or something else."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DumpedClip:
 
 @dataclass(frozen=True)
 class Dump:
-    """What was found in a folder."""
+    """The clips that were found in a folder."""
 
     clips: tuple[DumpedClip, ...]
     """Sorted by name."""
@@ -119,7 +119,7 @@ def find_dump(folder: Path) -> Dump:
 
 
 def read_frame(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of one frame that are known and there, without their unit dimensions.
+    """Read the known arrays of one frame, as far as they exist, without their unit dimensions.
 
     Raises:
         ClipError: The file is not a whole archive of plain arrays.
@@ -129,8 +129,8 @@ def read_frame(path: Path) -> dict[str, np.ndarray]:
             members = {info.filename: info for info in archive.infolist()}
             if len(members) > MEMBERS:
                 raise ValueError(f"it lists {len(members)} arrays, more than {MEMBERS}")
-            there = {key: members[f"{key}.npy"] for key in KEYS if f"{key}.npy" in members}
-            return {key: _read_member(archive, member) for key, member in there.items()}
+            known = {key: members[f"{key}.npy"] for key in KEYS if f"{key}.npy" in members}
+            return {key: _read_member(archive, member) for key, member in known.items()}
     except _UNREADABLE as error:
         raise ClipError(
             f"{path.name} cannot be read: {error}",
@@ -140,18 +140,18 @@ def read_frame(path: Path) -> dict[str, np.ndarray]:
 
 
 def _npz_files(folder: Path) -> Iterator[tuple[Path, Split | None]]:
-    places: tuple[tuple[Path, Split | None], ...] = (
+    folders: tuple[tuple[Path, Split | None], ...] = (
         (folder, None),
         (folder / "train", "train"),
         (folder / "val", "val"),
     )
-    for place, split in places:
-        if place.is_dir():
-            yield from ((path, split) for path in sorted(place.iterdir()) if path.suffix == ".npz")
+    for inside, split in folders:
+        if inside.is_dir():
+            yield from ((path, split) for path in sorted(inside.iterdir()) if path.suffix == ".npz")
 
 
 def _fault(frames: dict[int, list[tuple[Split, Path]]]) -> str | None:
-    """Say why these are not the frames of one clip, if so."""
+    """Return why these are not the frames of one clip; None if they are."""
     if len({split for found in frames.values() for split, _ in found}) > 1:
         return "it has frames in train/ and in val/"
     twice = sorted(number for number, found in frames.items() if len(found) > 1)
@@ -185,6 +185,6 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
     if dtype.kind not in "biuf" or min(shape, default=1) < 1:
         raise ValueError(f"{member.filename} holds {dtype}{shape}, not numbers")
     if math.prod(shape) * dtype.itemsize != len(content) - begin:
-        raise ValueError(f"{member.filename} says {dtype}{shape}, but has {len(content) - begin} bytes")
+        raise ValueError(f"{member.filename} declares {dtype}{shape}, but has {len(content) - begin} bytes")
     values = np.frombuffer(content, dtype, offset=begin)
     return values.reshape(shape, order="F" if in_columns else "C").squeeze()

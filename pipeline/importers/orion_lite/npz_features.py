@@ -1,4 +1,4 @@
-"""What a frame of a dump says, as features (spec: Orion-Lite, section 1.4).
+"""Frames of a dump as features (spec: Orion-Lite, section 1.4).
 
 Dimension letters: n frames, N tokens, D width of a token, A agents, M modes, T steps.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Frame = dict[str, np.ndarray]
 
-MADE_OF = {
+COMPUTED_FROM = {
     "planning_token": ("planning_token",),
     "lane_points": ("lane_preds",),
     "lane_logits": ("lane_scores",),
@@ -37,22 +37,22 @@ MADE_OF = {
     "ego_trajectory_mask": ("ego_fut_masks",),
     "command": ("ego_fut_cmd",),
 }
-"""Feature, and the arrays of a frame that it is made of; all but the tokens, the time and the number."""
+"""Feature -> arrays of a frame that it is computed from; all but the tokens, the time and the number."""
 
 MASK = "True where the dump has a truth: ORION's reading, in which the first ten frames of a clip have none."
-"""What the mask of a dump means, unlike that of an extraction."""
+"""Description of a dump's mask, which differs from that of an extraction."""
 
 
 class FrameConversion:
-    """Frames of a dump to values of features.
+    """Converts frames of a dump to values of features.
 
     Args:
-        probes: Some frames: what one of them holds is promised of all.
+        probes: Some frames: what one of them holds is promised for all.
         preset: Sizes of the teacher that made the dump.
         heads: Its projections; None to keep tokens at full width.
 
     Raises:
-        ClipError: The probes hold no tokens or no planning token, or others than this teacher makes.
+        ClipError: The probes hold no tokens or no planning token, or others than this teacher computes.
         CheckpointError: The projections are not those of the dump.
     """
 
@@ -82,30 +82,30 @@ class FrameConversion:
             assert derivation is not None, "ORION's own segments are those of vision tokens"
             self._recovery = QueryRecovery(heads, derivation)
             self._check_heads([tokens for tokens in with_tokens if tokens.shape == self._token_shape])
-        self._made: list[FeatureSpec] = []
+        self._converted: list[FeatureSpec] = []
         self.lacking: dict[str, str] = {}
         """Features of an extraction that the dump has no data for, and why."""
         for name, spec in offered.items():
-            if name in MADE_OF:
+            if name in COMPUTED_FROM:
                 fault = self._fault(spec, probes)
                 if fault is None:
                     is_mask = name == "ego_trajectory_mask"
-                    self._made.append(spec.model_copy(update={"description": MASK}) if is_mask else spec)
+                    self._converted.append(spec.model_copy(update={"description": MASK}) if is_mask else spec)
                 else:
                     self.lacking[name] = fault
             elif name not in {"scene_queries", "ego_token", "timestamp", "frame_index"}:
-                self.lacking[name] = "a dump does not tell"
+                self.lacking[name] = "a dump does not hold it"
         if "planning_token" in self.lacking:
             raise ClipError(
                 f"the first frames of the dump hold no planning token: {self.lacking['planning_token']}",
                 expected=f"what Orion-Lite's collector writes with the teacher {preset.name}",
                 repair="give the folder that the collector wrote to",
             )
-        self.features = (*inputs, *self._made, offered["timestamp"], offered["frame_index"])
-        """What every frame is promised to have."""
+        self.features = (*inputs, *self._converted, offered["timestamp"], offered["frame_index"])
+        """Features of every frame."""
 
     def load(self, number: int, path: Path) -> Frame:
-        """Values of all features of one frame, the tokens still whole.
+        """Read one frame; return its value of every feature, with the tokens still projected.
 
         Raises:
             ClipError: The file does not open, or is not like the others.
@@ -114,13 +114,13 @@ class FrameConversion:
         values = {TOKENS: _shaped(frame, TOKENS, self._token_shape)}
         if not np.isfinite(values[TOKENS]).all():
             raise _misfit(f"{TOKENS} holds values that overflowed")
-        values |= {spec.name: _value(spec, frame, self._modes) for spec in self._made}
+        values |= {spec.name: _value(spec, frame, self._modes) for spec in self._converted}
         values["timestamp"] = np.array(number / FRAME_RATE_HZ)
         values["frame_index"] = np.array(number)
         return values
 
     def finish(self, frames: list[Frame]) -> tuple[Frame, np.ndarray]:
-        """Put n frames together, tokens as they are stored; also the relative error (n) of the tokens."""
+        """Stack n frames, tokens as they are stored; also return the relative error (n) of the tokens."""
         values = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
         tokens = values.pop(TOKENS)  # (n, N, D)
         if self._recovery is None:
@@ -129,7 +129,7 @@ class FrameConversion:
         return values | {"scene_queries": queries, "ego_token": ego}, errors
 
     def _fault(self, spec: FeatureSpec, probes: list[Frame]) -> str | None:
-        """Why a feature cannot be made of any of some frames; None if it can of one."""
+        """Return why a feature can be computed from none of these frames; None if it can from one."""
         faults = []
         for frame in probes:
             try:
@@ -143,7 +143,7 @@ class FrameConversion:
     def _check_heads(self, tokens: list[np.ndarray]) -> None:
         assert self._recovery is not None
         errors = self._recovery(np.stack(tokens))[2]
-        # One honest frame is enough: of the others, each is judged when its turn comes.
+        # One valid frame is enough: every frame is checked again when it is read.
         if not (errors <= TOLERANCE).any():
             raise CheckpointError(
                 f"the projections do not fit the dump: its tokens are {errors.min():.1e} from any queries",
@@ -164,7 +164,7 @@ def _full_width(shape: tuple[int, ...]) -> FeatureSpec:
 
 
 def _segments(tokens: tuple[int, ...], config: OrionConfig) -> tuple[tuple[str, int], ...]:
-    """What the queries behind (N, D) tokens are: some dumps are without history."""
+    """Return the segments of the queries behind (N, D) tokens: some dumps are without history."""
     without_history = tuple(segment for segment in config.scene_segments if segment[0] != "history")
     shapes: dict[tuple[int, ...], tuple[tuple[str, int], ...]] = {
         (sum(length for _, length in segments) + 1, config.language.width): segments
@@ -180,8 +180,8 @@ def _segments(tokens: tuple[int, ...], config: OrionConfig) -> tuple[tuple[str, 
 
 
 def _value(spec: FeatureSpec, frame: Frame, modes: int) -> np.ndarray:
-    """One feature of one frame, of the feature's shape."""
-    first = MADE_OF[spec.name][0]
+    """Return one feature of one frame, in the feature's shape."""
+    first = COMPUTED_FROM[spec.name][0]
     if spec.name == "agent_offsets":
         agents = spec.shape[0]
         futures = _shaped(frame, first, (agents, modes, *spec.shape[1:]))  # (A, M, T, 2)
@@ -200,7 +200,7 @@ def _value(spec: FeatureSpec, frame: Frame, modes: int) -> np.ndarray:
 
 
 def _shaped(frame: Frame, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of the frame, which came without its unit dimensions, in the shape that it must have."""
+    """Return an array of the frame, read without its unit dimensions, in the shape that it must have."""
     if key not in frame:
         raise _misfit(f"{key} is missing")
     if frame[key].shape != tuple(size for size in shape if size != 1):

@@ -1,7 +1,7 @@
-"""Vision tokens back to the narrow queries that they were projected from.
+"""Recovery of the narrow queries that vision tokens were projected from.
 
-All but one of ORION's tokens are one linear map of narrower queries, so least squares finds these again, and
-what is left over tells whether the map was the right one (spec: Orion-Lite, sections 7.1 and 8.10).
+All but one of ORION's tokens are a linear map of narrower queries, so least squares recovers these, and the
+residual shows whether the map was the right one (spec: Orion-Lite, sections 7.1 and 8.10).
 
 Dimension letters: n frames, N tokens, Q = N - 1 queries, D width of a token, E width of a query.
 """
@@ -37,17 +37,17 @@ HEADS = {
 }
 """A teacher's projections by their names in the asset ``teacher_heads``."""
 TOLERANCE = 3e-4
-"""Largest relative error of an honest frame: tokens rounded to float16 are 2.1e-4 from their queries' map."""
+"""Largest relative error of a valid frame: tokens rounded to float16 are 2.1e-4 from their queries' map."""
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherParts:
-    """What an import takes over from the teacher itself."""
+    """What an import takes from the teacher itself."""
 
     heads: dict[str, np.ndarray]
     """Asset ``teacher_heads``, float32."""
     assets: dict[str, bytes]
-    """Files to go into the dataset."""
+    """Files of the dataset's assets, by name."""
     weights: str
     """Digest of the whole checkpoint, or that it is not known."""
 
@@ -83,19 +83,19 @@ def read_teacher(path: Path, config: OrionConfig) -> TeacherParts:
 
 
 class QueryRecovery:
-    """Splits tokens into queries and the ego token.
+    """Recovers queries and the ego token from tokens.
 
     Args:
         heads: Asset ``teacher_heads``.
         derivation: How tokens follow from queries and the ego token, which this undoes.
 
     Raises:
-        CheckpointError: A projection loses directions, so that queries cannot be told from their tokens.
+        CheckpointError: A projection has no full rank, so that queries cannot be recovered from their tokens.
     """
 
     def __init__(self, heads: Mapping[str, np.ndarray], derivation: Derivation) -> None:
         self.rows: list[tuple[str | None, slice]] = []
-        """Projection, and the tokens that it made."""
+        """Projection, and the rows of tokens that are its output."""
         begin = 0
         for segment in derivation.segments:
             self.rows.append((segment.projection, slice(begin, begin + segment.length)))
@@ -123,22 +123,22 @@ class QueryRecovery:
 
         Returns:
             Queries (n, Q, E) float32, ego tokens (n, D) as they are, and the relative error (n) of the tokens
-            made of these queries again, by the worse of the two projections.
+            that are projected from these queries, by the worse of the two projections.
         """
         parts, ego = [], tokens[:, :0]
-        wrong, whole = ({name: np.zeros(len(tokens)) for name in self.weights} for _ in range(2))
+        error, total = ({name: np.zeros(len(tokens)) for name in self.weights} for _ in range(2))
         for name, rows in self.rows:
             if name is None:
                 ego = tokens[:, rows]
                 continue
             projected = tokens[:, rows].astype(np.float32) - self.biases[name]  # (n, q, D)
             queries = projected @ self.inverses[name]  # (n, q, E)
-            left_over = projected - queries @ self.weights[name].T
-            wrong[name] += np.square(left_over).sum(axis=(1, 2))
-            whole[name] += np.square(tokens[:, rows], dtype=np.float32).sum(axis=(1, 2))
+            residual = projected - queries @ self.weights[name].T
+            error[name] += np.square(residual).sum(axis=(1, 2))
+            total[name] += np.square(tokens[:, rows], dtype=np.float32).sum(axis=(1, 2))
             parts.append(queries)
-        # Tokens of nothing but zeros are exact if nothing is left over.
-        ratios = [wrong[name] / np.where(whole[name] > 0, whole[name], 1) for name in self.weights]
+        # Tokens of zeros are exact if the residual is zero.
+        ratios = [error[name] / np.where(total[name] > 0, total[name], 1) for name in self.weights]
         return np.concatenate(parts, axis=1), ego[:, 0], np.sqrt(np.max(ratios, axis=0))
 
 

@@ -15,25 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from cache_schema.errors import ClipError
-from pipeline.bench2drive.geometry import IMAGE_HEIGHT, IMAGE_WIDTH
-
-try:
-    import simplejpeg
-except ImportError:  # an extra: `pip install teachonce[fast]`
-    simplejpeg = None
+from pipeline.bench2drive.jpeg import CAMERA_SIZE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
-
-UNDECODABLE = (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
-"""What the decoders raise for files that are no whole JPEG, besides OSError."""
-CAMERA_SIZE = (IMAGE_WIDTH, IMAGE_HEIGHT)
-"""Width and height of every Bench2Drive camera image."""
 
 
 @dataclass(frozen=True)
@@ -56,37 +43,9 @@ class ImagePreprocessing:
         """Width and height after resize and crop."""
         return self.resized[0], self.resized[1] - self.crop_top
 
-    def load(self, path: Path) -> np.ndarray:
-        """Read one JPEG; return (3, h, w) uint8 RGB, resized and cropped.
-
-        Raises:
-            ClipError: The file is missing, not a whole JPEG, or not 1600x900.
-        """
-        try:
-            with Image.open(path) as image:
-                if image.size != CAMERA_SIZE:
-                    raise ClipError(
-                        f"the image {path} is {image.width}x{image.height}",
-                        expected="1600x900, to which resize and intrinsics are tied",
-                        repair="use Bench2Drive's original images",
-                    )
-                return self.shrink(_decoded(path, image))
-        except FileNotFoundError as error:
-            raise ClipError(
-                f"the image {path} does not exist",
-                expected="a JPEG of every camera for every annotated frame",
-                repair="unpack the clip's archive again, or leave the clip out",
-            ) from error
-        except (OSError, *UNDECODABLE) as error:
-            raise ClipError(
-                f"the image {path} cannot be decoded: {error}",
-                expected="a whole JPEG file",
-                repair="unpack the clip's archive again, or leave the clip out",
-            ) from error
-
     def shrink(self, image: Image.Image) -> np.ndarray:
         """Resize and crop a 1600x900 image to (3, h, w) uint8; channels keep their order."""
-        # Only the rows that stay are made; whatever lies above them still shines in, as without the box.
+        # Only the rows that stay are computed; the rows above them still count in the filter.
         top = self.crop_top * image.height / self.resized[1]
         box = (0, top, image.width, image.height)
         shrunk = image.resize(self.cropped, Image.Resampling.BICUBIC, box)
@@ -98,7 +57,7 @@ class ImagePreprocessing:
         stretched = F.interpolate(
             images.reshape(-1, channels, height, width).float(), self.network[::-1], mode="bilinear"
         )
-        mean, std = _a_channel(self.mean, images.device), _a_channel(self.std, images.device)
+        mean, std = _per_channel(self.mean, images.device), _per_channel(self.std, images.device)
         return ((stretched - mean) / std).reshape(*lead, *stretched.shape[1:])
 
     def intrinsic(self, camera: np.ndarray) -> np.ndarray:
@@ -113,14 +72,6 @@ class ImagePreprocessing:
 
 
 @functools.cache
-def _a_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A constant (3, 1, 1). Kept, because to copy it to a GPU is to wait for all that runs there."""
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a constant (3, 1, 1). Cached, because a copy to a GPU waits for everything that runs there."""
     return torch.tensor(values, device=device).view(3, 1, 1)
-
-
-def _decoded(path: Path, image: Image.Image) -> Image.Image:
-    """Decode an opened JPEG; both decoders yield the same pixels."""
-    if simplejpeg is not None and image.mode == "RGB":
-        return Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGB"))
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,4 +1,4 @@
-"""A port of ORION against recorded vectors, frame by frame and stage by stage.
+"""Comparison of this port of ORION with recorded vectors, frame by frame and stage by stage.
 
 A recording is a folder: ``meta.json`` (sizes and frames), ``state_dict.safetensors`` (weights under the
 released names), ``inputs.safetensors`` and ``outputs.safetensors`` (tensors called ``FRAME.STAGE``). Every
@@ -13,21 +13,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from rich.console import Group
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
+from cache_schema.terminal import table
 from pipeline.teachers.orion.checkpoints.reader import merged
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, build
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M
 from pipeline.teachers.orion.network.memory import OrionMemory
-from pipeline.teachers.orion.recording import listening, recorded_sizes, stages
+from pipeline.teachers.orion.recording import capture_activations, recorded_sizes, stages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from cache_schema.progress import Progress
     from pipeline.teachers.orion.network.config import OrionConfig
     from pipeline.teachers.orion.network.memory import QueryMemory
 
@@ -69,7 +73,7 @@ class ParityReport:
 
     @property
     def failures(self) -> tuple[ParityRow, ...]:
-        """Rows beyond the tolerance; what is not a number is beyond it."""
+        """Rows beyond the tolerance; NaN is beyond it."""
         return tuple(
             row for row in self.rows if row.difference is not None and not row.difference <= self.tolerance
         )
@@ -79,10 +83,27 @@ class ParityReport:
         """Whether something was compared, and all of it agrees."""
         return not self.failures and any(row.difference is not None for row in self.rows)
 
+    def __rich__(self) -> Group:
+        """Show it as a table and a line."""
+        stages = table("frame", "stage", "largest difference", "")
+        for row in self.rows:
+            difference = "not computed" if row.difference is None else f"{row.difference:.1e}"
+            verdict = "beyond tolerance" if row in self.failures else ""
+            stages.add_row(str(row.frame), row.stage, difference, verdict)
+        return Group(
+            stages,
+            f"{len(self.failures)} of {len(self.rows)} rows beyond {self.tolerance:g}; "
+            "positions are compared as fractions of the detection range",
+        )
+
 
 @torch.inference_mode()
 def replay(
-    recording: Path, *, tolerance: float = 1e-4, planner: Callable[[Tensors], PlannerForward] | None = None
+    recording: Path,
+    *,
+    tolerance: float = 1e-4,
+    planner: Callable[[Tensors], PlannerForward] | None = None,
+    progress: Progress = SILENT,
 ) -> ParityReport:
     """Run the recorded weights over the recorded frames and compare every stage.
 
@@ -91,6 +112,7 @@ def replay(
         tolerance: Largest absolute difference that passes.
         planner: Makes a planner from its weights, which are under the released names. Without it the stages
             behind the planning token are not computed.
+        progress: Counts frames.
 
     Raises:
         RequestError: The folder is not a recording.
@@ -120,13 +142,14 @@ def replay(
         planner({k.removeprefix(PLANNER_PREFIX): v for k, v in planner_weights.items()}) if planner else None
     )
 
+    progress.expect(len(frames))
     rows: list[ParityRow] = []
     memory = OrionMemory.empty(config, slots=1, device="cpu")
     clip = None
     for index, frame in enumerate(frames):
         given, recorded = _of_frame(inputs, index), _of_frame(outputs, index)
-        with listening(model) as heard:
-            said, memory = model(
+        with capture_activations(model) as activations:
+            output, memory = model(
                 given["img"][None],
                 given["lidar2img"],
                 given["ego_pose"],
@@ -137,16 +160,17 @@ def replay(
                 memory,
             )
         clip = frame["scene_token"]
-        computed = stages(model, said, heard)
+        computed = stages(model, output, activations)
         if plan is not None:
-            computed |= _trajectory(plan(said.planning_token, given["noise"]), given["command"])
-        computed |= _remembered(memory, recorded, config)
+            computed |= _trajectory(plan(output.planning_token, given["noise"]), given["command"])
+        computed |= _memory_stages(memory, recorded, config)
         rows += [
             ParityRow(index, stage, _difference(stage, ours, recorded[stage]))
             for stage, ours in computed.items()
             if stage in recorded
         ]
         rows += [ParityRow(index, stage, None) for stage in sorted(recorded.keys() - computed.keys())]
+        progress.advance()
     return ParityReport(tuple(rows), tolerance)
 
 
@@ -160,19 +184,19 @@ def _trajectory(planned: Tensors, command: Tensor) -> Tensors:
     return planned | {"traj": planned["ego_fut_preds_all"][0, int(command)].cumsum(dim=0)}
 
 
-def _remembered(memory: OrionMemory, recorded: Tensors, config: OrionConfig) -> Tensors:
-    """What is remembered after a frame, under its recorded names; times are recorded as negative."""
+def _memory_stages(memory: OrionMemory, recorded: Tensors, config: OrionConfig) -> Tensors:
+    """The memory after a frame, under its recorded names; times are recorded as negative."""
     return {
         "state.det.memory_canbus": memory.signals.signals,
         "state.det.memory_scene_query": memory.history.tokens,
         "state.det.scene_memory_timestamp": -memory.history.times[..., None],
         "state.det.sample_time": -memory.timestamp,
-        **_queries_remembered("state.det", memory.objects, recorded, config.detection.kept),
-        **_queries_remembered("state.map", memory.lanes, recorded, config.lanes.kept),
+        **_query_memory_stages("state.det", memory.objects, recorded, config.detection.kept),
+        **_query_memory_stages("state.map", memory.lanes, recorded, config.lanes.kept),
     }
 
 
-def _queries_remembered(head: str, queries: QueryMemory, recorded: Tensors, kept: int) -> Tensors:
+def _query_memory_stages(head: str, queries: QueryMemory, recorded: Tensors, kept: int) -> Tensors:
     """A head's memory, each frame's ``kept`` entries ordered as recorded: near ties of a score may swap."""
     points = queries.points.squeeze(2)
     ours = torch.cat((queries.contents, points.flatten(2)), dim=-1)[0]

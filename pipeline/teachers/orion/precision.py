@@ -1,4 +1,4 @@
-"""In which numbers a teacher computes: the types of its parts, and how its language model is quantised.
+"""Number formats that a teacher computes in: types of its parts, quantisation of its language model.
 
 Source: spec ORION teacher 5.
 """
@@ -30,7 +30,7 @@ _QUANTISED = "language_model.model.layers."
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class PrecisionConfig:
     """Precision and quantisation of a forward pass.
 
     Raises:
@@ -64,7 +64,7 @@ class Arithmetic:
 
     @property
     def description(self) -> str:
-        """The precision for a reader."""
+        """The precision as the teacher's identity records it."""
         if self.precision == "fp32":
             return "fp32"
         return f"{self.precision} backbone and language model, fp32 heads"

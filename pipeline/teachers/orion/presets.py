@@ -1,13 +1,13 @@
-"""The two sizes ORION comes in: as released, and small enough for a laptop."""
+"""The sizes of ORION: as released, and small enough for a laptop."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cache_schema.errors import RequestError
-from cache_schema.format.features import FeatureSpec
-from cache_schema.vocabulary.driving import LIDAR
+from cache_schema.progress import SILENT
+from pipeline.teachers.orion.features import orion_features
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.network.config import (
     BackboneConfig,
@@ -22,13 +22,16 @@ from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.format.features import FeatureSpec
+    from cache_schema.progress import Progress
     from pipeline.teachers.orion.teacher import OrionTeacher
 
 
 @dataclass(frozen=True)
 class OrionPreset:
-    """An ORION of certain sizes, before its weights are read."""
+    """An ORION of certain sizes, before its weights are read; implements ``TeacherPreset``."""
 
+    kind: ClassVar[str] = "driving"
     name: str
     """Part of the teacher's identity."""
     config: OrionConfig
@@ -47,11 +50,17 @@ class OrionPreset:
 
     @property
     def features(self) -> tuple[FeatureSpec, ...]:
-        """What the teacher says of every frame."""
+        """Features that the teacher computes of every frame."""
         return orion_features(self.config)
 
     def load(
-        self, checkpoint: Path | None, *, device: str, precision: str = "fp32", quantize: str | None = None
+        self,
+        checkpoint: Path | None,
+        *,
+        device: str,
+        precision: str = "fp32",
+        quantize: str | None = None,
+        progress: Progress = SILENT,
     ) -> OrionTeacher:
         """Build the teacher; see ``TeacherPreset``.
 
@@ -60,103 +69,32 @@ class OrionPreset:
             RequestError: No checkpoint is given, and this preset has no random weights; or precision and
                 quantisation are unknown, or do not go together.
         """
-        source = self.random_seed if checkpoint is None else checkpoint
-        if source is None:
+        weights = self.random_seed if checkpoint is None else checkpoint
+        if weights is None:
             raise RequestError(
                 f"the teacher {self.name} needs a checkpoint",
                 expected="--checkpoint with Orion.pth, or a folder made from it by `teachonce convert`",
                 repair="download the released weights and give their path, or try orion-tiny",
             )
-        # transformers takes seconds to import, and a preset is asked for its features without being loaded.
-        from pipeline.teachers.orion.precision import Arithmetic
+        # transformers takes seconds to import, and a preset's features are read without loading it.
+        from pipeline.teachers.orion.precision import PrecisionConfig
         from pipeline.teachers.orion.teacher import OrionTeacher
 
-        return OrionTeacher(self, source, device=device, arithmetic=Arithmetic(precision, quantize))
+        return OrionTeacher(
+            self.name,
+            self.config,
+            self.images,
+            weights,
+            device=device,
+            precision=PrecisionConfig(precision, quantize),
+            progress=progress,
+        )
 
-    def convert(self, checkpoint: Path, folder: Path) -> None:
+    def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""
         from pipeline.teachers.orion.checkpoints.convert import convert
 
-        convert(checkpoint, folder, config=self.config)
-
-
-def orion_features(config: OrionConfig) -> tuple[FeatureSpec, ...]:
-    """The features an ORION of certain sizes promises."""
-    detection, lanes, token_width = config.detection, config.lanes, config.language.width
-    objects = detection.objects
-    return (
-        FeatureSpec(
-            name="scene_queries",
-            shape=(config.vision_tokens - 1, config.width),
-            axes=("query", "channel"),
-            dtype="float16",
-            role="input",
-            segments=config.scene_segments,
-            description="Scene, history and map queries before their projection to the width of a token.",
-        ),
-        FeatureSpec(
-            name="ego_token",
-            shape=(token_width,),
-            axes=("channel",),
-            dtype="float16",
-            role="input",
-            description="Token made from command, CAN bus and ego motion.",
-        ),
-        FeatureSpec(
-            name="planning_token",
-            shape=(token_width,),
-            axes=("channel",),
-            dtype="float16",
-            role="target",
-            description="Hidden state after the language model's final norm at <waypoint_ego>.",
-        ),
-        FeatureSpec(
-            name="lane_points",
-            shape=(lanes.lanes, config.lane_points, 2),
-            axes=("lane", "point", "xy"),
-            dtype="float16",
-            role="target",
-            unit="m",
-            frame=LIDAR,
-            description="Points of every lane query.",
-        ),
-        FeatureSpec(
-            name="lane_logits",
-            shape=(lanes.lanes, lanes.classes),
-            axes=("lane", "class"),
-            dtype="float16",
-            role="target",
-            description="Class logits of every lane query.",
-        ),
-        FeatureSpec(
-            name="agent_xy",
-            shape=(objects, 2),
-            axes=("agent", "xy"),
-            dtype="float16",
-            role="target",
-            unit="m",
-            frame=LIDAR,
-            description="Box centre of every object query.",
-        ),
-        FeatureSpec(
-            name="agent_class_scores",
-            shape=(objects, detection.classes),
-            axes=("agent", "class"),
-            dtype="float16",
-            role="target",
-            description="Sigmoid class scores of every object query.",
-        ),
-        FeatureSpec(
-            name="agent_offsets",
-            shape=(objects, detection.steps, 2),
-            axes=("agent", "step", "xy"),
-            dtype="float16",
-            role="target",
-            unit="m",
-            frame=LIDAR,
-            description="Likeliest future of every object query: offset of each 0.5 s step.",
-        ),
-    )
+        convert(checkpoint, folder, config=self.config, progress=progress)
 
 
 ORION_7B = OrionPreset(name="orion-7b", config=OrionConfig())

@@ -1,4 +1,4 @@
-"""A recorded ORION: its sizes, and what the modules of ours say at each recorded stage.
+"""A recorded ORION: its sizes, and the activations of this port at each recorded stage.
 
 Dimension letters: B slots, N images, H W token rows and columns, E head width, D token width.
 """
@@ -27,43 +27,43 @@ if TYPE_CHECKING:
 
     from pipeline.teachers.orion.network.model import Orion, OrionOutput
 
-Heard = dict[str, tuple["Tensor", "Tensor"]]
+Activations = dict[str, tuple["Tensor", "Tensor"]]
 """First input and output of each module of a model, by module name."""
 
 
 @contextmanager
-def listening(model: Orion) -> Generator[Heard]:
-    """Note what goes in and out of every module while the model runs."""
-    heard: Heard = {}
+def capture_activations(model: Orion) -> Generator[Activations]:
+    """Record the first input and the output of every module while the model runs."""
+    activations: Activations = {}
 
-    def note(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], said: Tensor) -> None:
-            if given:
-                heard[name] = given[0], said
+    def record(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if inputs:
+                activations[name] = inputs[0], output
 
         return module.register_forward_hook(hook)
 
-    hooks = [note(name, module) for name, module in model.named_modules()]
+    hooks = [record(name, module) for name, module in model.named_modules()]
     try:
-        yield heard
+        yield activations
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def stages(model: Orion, said: OrionOutput, heard: Heard) -> dict[str, Tensor]:
-    """Every stage that we compute, under its recorded name and in its recorded shape."""
+def stages(model: Orion, result: OrionOutput, activations: Activations) -> dict[str, Tensor]:
+    """Return every stage that is computed here, under its recorded name and in its recorded shape."""
 
     def output(name: str) -> Tensor:
-        return heard[name][1]
+        return activations[name][1]
 
     def layers(head: str) -> Tensor:
         names = (f"{head}.decoder.layers.{layer}" for layer in itertools.count())
-        return torch.stack([output(name) for name in itertools.takewhile(heard.__contains__, names)])
+        return torch.stack([output(name) for name in itertools.takewhile(activations.__contains__, names)])
 
-    detection, road_map = said.detection, said.road_map
-    ego_input, ego_token = heard["pts_bbox_head.can_bus_embed"]
-    vision_tokens, _ = heard["language_model"]
+    detection, road_map = result.detection, result.road_map
+    ego_input, ego_token = activations["pts_bbox_head.can_bus_embed"]
+    vision_tokens, _ = activations["language_model"]
     return {
         "img_feats": output("img_backbone").permute(0, 3, 1, 2),  # (N, D, H, W)
         "pos_embed": output("ray_positions"),
@@ -85,12 +85,12 @@ def stages(model: Orion, said: OrionOutput, heard: Heard) -> dict[str, Tensor]:
         "vision_tokens": vision_tokens,
         # Beside the planning token, for which the model computes no other position of the last layer.
         "llm_hidden": model.language_model.hidden_states(vision_tokens),
-        "planning_token": said.planning_token,
+        "planning_token": result.planning_token,
     }
 
 
 def recorded_sizes(meta: Mapping[str, Any], stored: Mapping[str, Tensor], input_ids: Tensor) -> OrionConfig:
-    """The sizes of a recorded model.
+    """Return the sizes of a recorded model.
 
     Args:
         meta: Its description, as JSON.

@@ -1,4 +1,4 @@
-"""ORION as a ``Teacher``: frames in, features out, memories per slot."""
+"""ORION as a ``Teacher``: frames in, features out, one memory a slot."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache_schema.format.manifest import TeacherIdentity
+from cache_schema.progress import SILENT
 from pipeline.teachers.orion.checkpoints.reader import Fingerprint, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
@@ -15,18 +16,25 @@ from pipeline.teachers.orion.checkpoints.tensors import (
     model_shapes,
     planner_shapes,
     random_weights,
+    teacher_shapes,
 )
+from pipeline.teachers.orion.features import orion_features
+from pipeline.teachers.orion.inputs import collate, prepare
 from pipeline.teachers.orion.network.memory import OrionMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
 
+    from cache_schema.progress import Progress
+    from pipeline.bench2drive.source import DrivingSample
+    from pipeline.teachers.orion.images import ImagePreprocessing
+    from pipeline.teachers.orion.inputs import OrionBatch, OrionInputs
+    from pipeline.teachers.orion.network.config import OrionConfig
     from pipeline.teachers.orion.network.model import OrionOutput
-    from pipeline.teachers.orion.precision import Arithmetic
-    from pipeline.teachers.orion.presets import OrionPreset
-    from pipeline.teachers.protocol import FrameBatch
+    from pipeline.teachers.orion.precision import PrecisionConfig
 
 
 @dataclass(frozen=True)
@@ -42,91 +50,117 @@ class OrionTeacher:
     """A frozen ORION; implements ``Teacher``.
 
     Args:
-        preset: Sizes, name and preprocessing.
-        source: A checkpoint, or the seed of random weights.
+        name: Part of its identity.
+        config: Sizes.
+        images: How camera images are prepared.
+        weights: A checkpoint, or the seed of random weights.
         device: Where it runs.
-        arithmetic: In which numbers it computes.
+        precision: Number formats that it computes in.
+        progress: Counts tensors.
     """
 
+    kind = "driving"
+
     def __init__(
-        self, preset: OrionPreset, source: Path | int, *, device: str, arithmetic: Arithmetic
+        self,
+        name: str,
+        config: OrionConfig,
+        images: ImagePreprocessing,
+        weights: Path | int,
+        *,
+        device: str,
+        precision: PrecisionConfig,
+        progress: Progress = SILENT,
     ) -> None:
-        self.features = preset.features
-        self.images = preset.images
-        self.config = preset.config
+        self.features = orion_features(config)
+        self.images = images
+        self.config = config
         self.device = device
-        self.model = build(preset.config)
+        self.model = build(config)
         # One weight at a time, so that host and device hold no more than what is computed with.
-        if isinstance(source, int):
-            for name, weight in random_weights(model_shapes(preset.config), source):
-                arithmetic.place(self.model, name, weight, device)
-            # Drawn only when asked for, because at full token width it outweighs a tiny model by far.
-            self._planner = lambda: dict(random_weights(planner_shapes(preset.config), source))
-            origin = f"random:{source}"
+        if isinstance(weights, int):
+            shapes = model_shapes(config)
+            progress.expect(len(shapes))
+            for key, weight in random_weights(shapes, weights):
+                precision.place(self.model, key, weight, device)
+                progress.advance()
+            # Drawn only when needed: at full token width it is far larger than a tiny model.
+            self._planner = lambda: dict(random_weights(planner_shapes(config), weights))
+            origin = f"random:{weights}"
         else:
             fingerprint, planner = Fingerprint(), {}
-            for name, weight in read_weights(source, preset.config):
-                fingerprint.add(name, weight)
-                if name.startswith(PLANNER_PREFIX):
-                    planner[name.removeprefix(PLANNER_PREFIX)] = weight
+            progress.expect(len(teacher_shapes(config)))
+            for key, weight in read_weights(weights, config):
+                fingerprint.add(key, weight)
+                if key.startswith(PLANNER_PREFIX):
+                    planner[key.removeprefix(PLANNER_PREFIX)] = weight
                 else:
-                    arithmetic.place(self.model, name, weight, device)
+                    precision.place(self.model, key, weight, device)
+                progress.advance()
             self._planner = lambda: planner
             origin = str(fingerprint)
         self.model.to(device)
         self.identity = TeacherIdentity(
-            name=preset.name,
+            name=name,
             weights=origin,
-            precision=arithmetic.description,
-            quantization=arithmetic.quantize,
-            prompt=preset.config.language.prompt,
-            preprocessing=as_json(preset.images),
-            architecture=as_json(preset.config),
+            precision=precision.description,
+            quantization=precision.quantize,
+            prompt=config.language.prompt,
+            preprocessing=as_json(images),
+            architecture=as_json(config),
         )
 
+    def prepare(self, sample: DrivingSample) -> OrionInputs:
+        """Decode and shrink the images of a frame; see ``Teacher``."""
+        return prepare(sample, self.images)
+
+    def collate(self, inputs: Sequence[OrionInputs | None]) -> OrionBatch:
+        """Stack one row a slot; see ``Teacher``."""
+        return collate(inputs, self.images)
+
     def begin(self, slots: int) -> OrionState:
-        """Empty memories for ``slots`` clips."""
+        """Return empty memories for ``slots`` clips."""
         return OrionState(("",) * slots, OrionMemory.empty(self.config, slots, self.device))
 
-    def step(self, frames: FrameBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
-        """Look at one frame a slot.
+    def step(self, batch: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
+        """Compute the features of one frame a slot.
 
         Args:
-            frames: The next frame of each of B slots.
+            batch: The next frame of each of B slots.
             state: Memories of these slots. It stays as it is.
 
         Returns:
             A (B, *shape) tensor for each feature, on the teacher's device and in the type it is stored in
-            (infinity where it is too large for that), and the new memories. A slot's memory starts afresh
-            when its clip changes or 2 s or more have passed.
+            (infinity where it is too large for that), and the new memories. A slot's memory is cleared when
+            its clip changes or 2 s or more have passed.
         """
-        said, state = self.look(frames, state)
-        values = spoken(said)
+        output, state = self.forward(batch, state)
+        values = features_of(output)
         return {spec.name: values[spec.name].to(getattr(torch, spec.dtype)) for spec in self.features}, state
 
     @torch.inference_mode()
-    def look(self, frames: FrameBatch, state: OrionState) -> tuple[OrionOutput, OrionState]:
-        """The same as ``step``, but all that the model says, in float32."""
+    def forward(self, batch: OrionBatch, state: OrionState) -> tuple[OrionOutput, OrionState]:
+        """Run the model; like ``step``, but return its whole output, in float32."""
 
         def on_device(x: Tensor) -> Tensor:
             return x.to(self.device, non_blocking=True)
 
-        same_clip = [now == before for now, before in zip(frames.clips, state.clips, strict=True)]
-        signals = torch.cat((frames.command[:, None].double(), frames.can_bus), dim=-1)
-        said, memory = self.model(
-            self.images.normalise(on_device(frames.images)),
-            on_device(frames.lidar2img),
-            on_device(frames.ego_pose),
-            on_device(frames.ego_pose_inv),
-            on_device(frames.timestamp),
+        same_clip = [now == before for now, before in zip(batch.clips, state.clips, strict=True)]
+        signals = torch.cat((batch.command[:, None].double(), batch.can_bus), dim=-1)
+        output, memory = self.model(
+            self.images.normalise(on_device(batch.images)),
+            on_device(batch.lidar2img),
+            on_device(batch.ego_pose),
+            on_device(batch.ego_pose_inv),
+            on_device(batch.timestamp_s),
             on_device(signals),
             on_device(torch.tensor(same_clip)),
             state.memory,
         )
-        return said, OrionState(frames.clips, memory)
+        return output, OrionState(batch.clips, memory)
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
-        """The projections of scene queries to vision tokens, and the planner under its checkpoint names."""
+        """Return the projections of queries to vision tokens, and the planner by its checkpoint names."""
         scene, lanes = self.model.pts_bbox_head.output_projection, self.model.map_head.output_projection
         heads = {
             "scene.weight": scene.weight,
@@ -140,13 +174,13 @@ class OrionTeacher:
         }
 
 
-def spoken(said: OrionOutput) -> dict[str, Tensor]:
-    """Features by name, in float32."""
-    detection, road_map = said.detection, said.road_map
+def features_of(output: OrionOutput) -> dict[str, Tensor]:
+    """Return the features by name, in float32."""
+    detection, road_map = output.detection, output.road_map
     return {
         "scene_queries": torch.cat((detection.scene, detection.history, road_map.queries), dim=1),
         "ego_token": detection.ego_token,
-        "planning_token": said.planning_token,
+        "planning_token": output.planning_token,
         "lane_points": road_map.points[..., :2],
         "lane_logits": road_map.class_logits,
         "agent_xy": detection.boxes[..., :2],

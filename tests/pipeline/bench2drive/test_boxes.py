@@ -4,18 +4,23 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cache_schema.errors import ClipError
 from pipeline.bench2drive.annotations import read_annotation
-from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
-from pipeline.bench2drive.ground_truth.agent_futures import STANDING, agent_futures
-from pipeline.bench2drive.ground_truth.boxes import read_boxes
+from pipeline.bench2drive.geometry import pose_matrix
+from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
+from pipeline.bench2drive.ground_truth.boxes import Boxes, frame_boxes, seen_boxes
 from pipeline.bench2drive.ground_truth.classes import CLASSES, UNKNOWN, label_of
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS, filter_corners, visible
 from tests.paths import ROOT
 
 SAMPLE = ROOT / "../shared/samples/bench2drive_real_anno_Accident_Town03_Route24816_Weather25_00093.json"
+ALL_LABELS = (UNKNOWN, *range(len(CLASSES)))
+
+
+def boxes_of(clip) -> list[Boxes]:
+    """All boxes of every frame that are near enough, seen or not."""
+    return [frame_boxes(read_annotation(clip.annotation_path(frame)), ALL_LABELS) for frame in clip.frames]
 
 
 @pytest.fixture
@@ -32,20 +37,16 @@ def clip_of(write_clip, frame_record):
 
 
 def test_golden_vehicle(clip_of, vehicle):
-    (boxes,) = read_boxes(clip_of([vehicle()]))
+    (boxes,) = boxes_of(clip_of([vehicle()]))
     np.testing.assert_allclose(boxes.centre[0], (-3.071797, 21.710508, -1.09), atol=1e-6)
     np.testing.assert_allclose(boxes.size[0], (2.0, 4.8, 1.5))
     assert boxes.yaw[0] == pytest.approx(1.308997)
-    assert boxes.box_yaw[0] == pytest.approx(-2.879793)
-    np.testing.assert_allclose(boxes.velocity[0], (1.552914, 5.795555), atol=1e-6)
     assert (boxes.id[0], boxes.num_points[0], CLASSES[boxes.label[0]]) == (201, 40, "car")
-    row = (-3.071797, 21.710508, -1.84, 2.0, 4.8, 1.5, -2.879793, 1.552914, 5.795555)
-    np.testing.assert_allclose(boxes.rows[0], row, atol=1e-6)
 
 
 def test_golden_vehicle_in_the_front_camera(clip_of, vehicle):
     clip = clip_of([vehicle()])
-    (boxes,) = read_boxes(clip)
+    (boxes,) = boxes_of(clip)
     annotation = read_annotation(clip.annotation_path(0))
     point = annotation.lidar2cam[0] @ (*boxes.centre[0], 1)
     assert point[2] == pytest.approx(20.520508, abs=1e-6)
@@ -54,7 +55,7 @@ def test_golden_vehicle_in_the_front_camera(clip_of, vehicle):
 
 
 def test_golden_corners(clip_of, vehicle):
-    (boxes,) = read_boxes(clip_of([vehicle()]))
+    (boxes,) = boxes_of(clip_of([vehicle()]))
     corners = filter_corners(boxes.centre[0], boxes.size[0], boxes.yaw[0])
     np.testing.assert_allclose(corners[0], (-0.494756, 21.365748, -0.34), atol=1e-6)
     world = pose_matrix((120, 58, 0), (0, 0, 45)) @ np.append(
@@ -64,27 +65,17 @@ def test_golden_corners(clip_of, vehicle):
 
 
 def test_golden_walker(clip_of, walker):
-    # 0.12 m sideways in one frame, as the ego sees it straight ahead of its right wheel.
-    step = np.array([np.cos(np.radians(120)), np.sin(np.radians(120))]) * 0.12
-    before = walker()
-    for key in ("location", "center"):
-        before[key] = [110 - step[0], 48 - step[1], 1]
-    first, second = read_boxes(clip_of([before], [walker()]))
-    np.testing.assert_allclose(second.centre[0], (-6.732051, 8.050254, -0.84), atol=1e-6)
-    assert second.yaw[0] == pytest.approx(0.0, abs=1e-9)
-    assert second.box_yaw[0] == pytest.approx(-math.pi / 2)
-    np.testing.assert_allclose(second.velocity[0], (1.2, 0.0), atol=1e-6)
-    assert first.velocity[0].tolist() == [0, 0]
-    assert CLASSES[second.label[0]] == "pedestrian"
+    (boxes,) = boxes_of(clip_of([walker()]))
+    np.testing.assert_allclose(boxes.centre[0], (-6.732051, 8.050254, -0.84), atol=1e-6)
+    assert boxes.yaw[0] == pytest.approx(0.0, abs=1e-9)
+    assert CLASSES[boxes.label[0]] == "pedestrian"
 
 
 def test_golden_light(clip_of, light):
-    (boxes,) = read_boxes(clip_of([light]), "off")
+    (boxes,) = boxes_of(clip_of([light]))
     np.testing.assert_allclose(boxes.centre[0], (-6.339746, 31.370762, 3.16), atol=1e-6)
     assert abs(boxes.yaw[0]) == pytest.approx(math.pi)
-    assert boxes.box_yaw[0] == pytest.approx(-4.712389)
     assert boxes.num_points[0] == -1
-    assert boxes.velocity[0].tolist() == [0, 0]
     assert CLASSES[boxes.label[0]] == "traffic_light"
     assert len(boxes.for_planning()) == 1
 
@@ -104,24 +95,25 @@ def test_golden_light(clip_of, light):
     ],
 )
 def test_filters(clip_of, vehicle, change, read, planned):
-    (boxes,) = read_boxes(clip_of([vehicle(**change)]), "off")
+    (boxes,) = boxes_of(clip_of([vehicle(**change)]))
     assert (len(boxes), len(boxes.for_planning())) == (read, planned)
 
 
 def test_a_frame_without_boxes(clip_of):
     clip = clip_of([])
-    (boxes,) = read_boxes(clip)
-    assert boxes.rows.shape == (0, 9)
+    (boxes,) = boxes_of(clip)
+    assert boxes.centre.shape == boxes.size.shape == (0, 3)
     assert boxes.actor2world.shape == (0, 4, 4)
     futures = agent_futures(boxes, [boxes], 0, np.eye(4))
-    assert futures.vectors(boxes).shape == (0, 34)
+    assert futures.offsets.shape == (0, 6, 2)
+    assert futures.mask.shape == futures.yaw_offsets.shape == (0, 6)
 
 
 def test_a_missing_key_names_the_box(clip_of, vehicle):
     broken = vehicle()
     del broken["extent"]
     with pytest.raises(ClipError, match=r"'bounding_boxes\[1\].extent'"):
-        read_boxes(clip_of([broken]))
+        boxes_of(clip_of([broken]))
 
 
 def placed(vehicle, x, y, yaw=30.0, **changes):
@@ -144,44 +136,27 @@ def placed(vehicle, x, y, yaw=30.0, **changes):
 @pytest.mark.parametrize(("x", "y", "seen"), [(0, 20, True), (0, -20, True), (2, 0, False), (-2, 0.3, False)])
 def test_boxes_beside_the_ego_are_in_no_camera(clip_of, vehicle, x, y, seen):
     clip = clip_of([placed(vehicle, x, y, extent=[0.2, 0.2, 0.2])])
-    assert len(read_boxes(clip, "fov")[0]) == seen
-    assert len(read_boxes(clip, "off")[0]) == 1
+    (boxes,) = boxes_of(clip)
+    assert len(boxes) == 1
+    assert len(seen_boxes(boxes, read_annotation(clip.annotation_path(0)))) == seen
 
 
-def test_visibility_by_depth(clip_of, vehicle):
-    clip = clip_of([vehicle()])
-    with pytest.raises(ClipError, match="depth image"):
-        read_boxes(clip, "depth")
-    for metres, seen in ((255, 1), (5, 0)):
-        for camera in CAMERAS:
-            path = clip.depth_path(camera, 0)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (1600, 900), metres).save(path)
-        assert len(read_boxes(clip, "depth")[0]) == seen
-
-
-def test_one_far_neighbour_is_enough_to_be_seen(clip_of, vehicle):
-    clip = clip_of([vehicle()])
-    annotation = read_annotation(clip.annotation_path(0))
-    corners = np.array([[-1.0, 20.0, -1.0], [1.0, 20.0, -1.0]])
-    depth = np.zeros((6, 900, 1600), dtype=np.uint8)
-    assert not visible(corners[None], annotation, depth)
-    for corner in corners:
-        u, v, w = annotation.intrinsic[0] @ (annotation.lidar2cam[0] @ (*corner, 1))[:3]
-        depth[0, int(v / w) + 1, int(u / w) - 1] = 255
-    assert visible(corners[None], annotation, depth)
+def test_two_points_in_one_camera_are_seen_and_one_is_not(clip_of, vehicle):
+    annotation = read_annotation(clip_of([vehicle()]).annotation_path(0))
+    corners = np.array([[-1.0, 20.0, -1.0], [1.0, 20.0, -1.0], [1.0, 80.0, -1.0], [0.0, 0.0, 0.0]])
+    assert visible(corners[None], annotation).tolist() == [True]
+    # One point is visible; those 80 m away and at the LiDAR itself are not.
+    assert visible(corners[None, 1:], annotation).tolist() == [False]
 
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the real frame may not be shared, and is not at hand")
 def test_real_boxes(tmp_path):
-    from pipeline.bench2drive.ground_truth.boxes import frame_boxes
-
-    boxes = frame_boxes(read_annotation(SAMPLE), {})
+    annotation = read_annotation(SAMPLE)
+    boxes = frame_boxes(annotation, ALL_LABELS)
     assert boxes.label.tolist() == [label_of("vehicle.lincoln.mkz_2020"), 0, CLASSES.index("traffic_sign")]
     # Distances in the file are between actors; the LiDAR sits 0.39 m behind the ego's origin.
     flat = np.linalg.norm(boxes.centre[:2, :2], axis=1)
     np.testing.assert_allclose(flat, (66.285, 20.236), atol=0.5)
-    np.testing.assert_allclose(np.linalg.norm(boxes.velocity[:2], axis=1), (5.521849, 8.156595), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -223,29 +198,16 @@ def drive_ahead(clip_of, vehicle, gap=()):
 
 def test_futures(clip_of, vehicle):
     clip = drive_ahead(clip_of, vehicle)
-    boxes = read_boxes(clip, "off")
+    boxes = boxes_of(clip)
     futures = agent_futures(boxes[0], boxes, 0, read_annotation(clip.annotation_path(0)).world2lidar)
     np.testing.assert_allclose(futures.offsets[0], [(0, 2)] * 6, atol=1e-9)
     assert futures.mask.all()
     np.testing.assert_allclose(futures.yaw_offsets[0], [-math.radians(10)] * 6, atol=1e-9)
-    assert futures.goal.tolist() == [6]
-
-
-def test_the_34_numbers(clip_of, vehicle):
-    clip = drive_ahead(clip_of, vehicle)
-    boxes = read_boxes(clip, "off")
-    world2lidar = read_annotation(clip.annotation_path(0)).world2lidar
-    (vector,) = agent_futures(boxes[0], boxes, 0, world2lidar).vectors(boxes[0])
-    ahead = 20.39
-    expected = (
-        [0, 2] * 6 + [1] * 6 + [6] + [0, ahead, -math.pi, 0, 6, 2, 4.8, 1.5, 0] + [-math.radians(10)] * 6
-    )
-    np.testing.assert_allclose(vector, expected, atol=1e-9)
 
 
 def test_a_gap_in_the_future(clip_of, vehicle):
     clip = drive_ahead(clip_of, vehicle, gap=(10,))
-    boxes = read_boxes(clip, "off")
+    boxes = boxes_of(clip)
     world2lidar = read_annotation(clip.annotation_path(0)).world2lidar
     futures = agent_futures(boxes[0], boxes, 0, world2lidar)
     assert futures.mask[0].tolist() == [True, False, True, True, True, True]
@@ -259,9 +221,8 @@ def test_a_gap_in_the_future(clip_of, vehicle):
 def test_an_actor_that_leaves_and_one_that_stands(clip_of, vehicle):
     parked = placed(vehicle, 3.0, 12.0, id="7")
     clip = clip_of(*([parked, placed(vehicle, 0.0, 20.0)] if frame < 12 else [parked] for frame in range(31)))
-    boxes = read_boxes(clip, "off")
+    boxes = boxes_of(clip)
     futures = agent_futures(boxes[0], boxes, 0, read_annotation(clip.annotation_path(0)).world2lidar)
-    assert futures.goal.tolist() == [STANDING, STANDING]
     assert futures.mask.tolist() == [[True] * 6, [True, True, False, False, False, False]]
     late = agent_futures(boxes[28], boxes, 28, np.eye(4))
     assert not late.mask.any()
@@ -269,14 +230,14 @@ def test_an_actor_that_leaves_and_one_that_stands(clip_of, vehicle):
 
 def test_turns_are_wrapped_once(clip_of, vehicle):
     clip = clip_of(*([placed(vehicle, 0.0, 20.0, yaw=-50.0 - 20.0 * (frame // 5))] for frame in range(31)))
-    boxes = read_boxes(clip, "off")
+    boxes = boxes_of(clip)
     futures = agent_futures(boxes[0], boxes, 0, read_annotation(clip.annotation_path(0)).world2lidar)
     np.testing.assert_allclose(futures.yaw_offsets[0], [math.radians(20)] * 6, atol=1e-9)
 
 
-def test_a_disagreeing_yaw_is_believed_for_tracks(clip_of, vehicle):
+def test_tracks_follow_a_yaw_that_disagrees_with_its_matrix(clip_of, vehicle):
     lying = vehicle(rotation=[0, 0, 90])
-    (boxes,) = read_boxes(clip_of([lying]), "off")
+    (boxes,) = boxes_of(clip_of([lying]))
     np.testing.assert_allclose(boxes.actor2world[0][:3, :3], [(0, 1, 0), (-1, 0, 0), (0, 0, 1)], atol=1e-12)
     np.testing.assert_allclose(boxes.actor2world[0][:3, 3], (120, -58, 0), atol=1e-9)
     assert boxes.yaw[0] == pytest.approx(1.308997)

@@ -105,7 +105,6 @@ def test_a_hole_in_the_numbering(tmp_path, missing):
 def test_image_paths(tmp_path):
     clip = RawClip(tmp_path / NAME)
     assert clip.image_path("CAM_FRONT_LEFT", 7) == tmp_path / NAME / "camera/rgb_front_left/00007.jpg"
-    assert clip.depth_path("CAM_BACK", 12) == tmp_path / NAME / "camera/depth_back/00012.png"
 
 
 def test_the_official_validation_clips():

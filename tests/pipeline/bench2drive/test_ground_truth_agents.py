@@ -1,4 +1,4 @@
-"""What the truth keeps of the other actors, by hand and against the published reading."""
+"""What the ground truth keeps of the other actors, by hand and against the published reading."""
 
 import math
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from cache_schema.vocabulary.driving import AGENTS, GROUND_TRUTH_AGENTS
+from pipeline.bench2drive.annotations import read_annotation
+from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
-from pipeline.bench2drive.ground_truth.boxes import read_boxes
-from pipeline.bench2drive.reader import read_annotations
+from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
+from pipeline.bench2drive.ground_truth.classes import CLASSES, UNKNOWN
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def agents_of(clip):
 
 
 def test_the_golden_vehicle_and_what_is_left_out(clip_of, vehicle, walker, light):
-    beside = [99.0, 51.732, 0.75]  # 2 m to the right, where no camera looks
+    beside = [99.0, 51.732, 0.75]  # 2 m to the right, in no camera's view
     unseen = vehicle(id="9", center=beside, extent=[0.2, 0.2, 0.2])
     others = [light, vehicle(id="5", num_points=0), vehicle(id="6", type_id="vehicle.unheard.of"), unseen]
     agents = agents_of(clip_of([*others, vehicle(), walker()]))
@@ -40,10 +42,10 @@ def test_the_golden_vehicle_and_what_is_left_out(clip_of, vehicle, walker, light
     assert agents["truth_agent_count"].tolist() == [2]
     # The walker is nearer, so it comes first.
     assert agents["truth_agent_classes"][0].tolist() == [7, 0] + [-1] * (AGENTS - 2)
-    walking, driving, nobody = agents["truth_agent_boxes"][0, :3]
+    walking, driving, padding = agents["truth_agent_boxes"][0, :3]
     np.testing.assert_allclose(walking, (-6.732051, 8.050254, 0.38, 0.38, 0.0), atol=1e-5)
     np.testing.assert_allclose(driving, (-3.071797, 21.710508, 4.8, 2.0, 1.308997), atol=1e-5)
-    assert not nobody.any()
+    assert not padding.any()
 
 
 def test_a_future_of_one_step(clip_of, vehicle):
@@ -53,7 +55,7 @@ def test_a_future_of_one_step(clip_of, vehicle):
     pose[1, 3] = 60
     later["world2vehicle"] = np.linalg.inv(pose).tolist()
     agents = agents_of(clip_of(*[[vehicle()]] * 5, [later]))
-    # 2 m along UE y, which is 60 degrees left of the way the ego looks (30 degrees): sin and cos of 60.
+    # 2 m along UE y, which is 60 degrees left of the ego's heading (30 degrees): sin and cos of 60.
     np.testing.assert_allclose(
         agents["truth_agent_offsets"][0, 0, 0],
         (2 * math.cos(math.pi / 6), 2 * math.sin(math.pi / 6), 0),
@@ -83,26 +85,26 @@ def test_a_clip_without_actors(clip_of):
 
 
 def test_synthetic_clips_equal_the_published_reading(demo_root):
-    """The same as boxes of all classes, filtered, and their 34-vectors."""
+    """The same as boxes of all classes, filtered only afterwards."""
     clip = find_clips(demo_root).clips[0]
-    boxes = read_boxes(clip)
+    frames = [read_annotation(clip.annotation_path(frame)) for frame in clip.frames]
+    labels = (UNKNOWN, *range(len(CLASSES)))
+    boxes = [seen_boxes(frame_boxes(annotation, labels), annotation) for annotation in frames]
     annotations = read_annotations(clip)
     for frame in clip.frames:
         counted = boxes[frame].for_planning()
         counted = counted.take(np.isin(counted.label, (0, 1, 2, 3, 7)))
-        vectors = agent_futures(counted, boxes, frame, annotations.ego_pose_inv[frame]).vectors(counted)
-        order = np.argsort(np.linalg.norm(counted.centre[:, :2], axis=1), kind="stable")
-        rows, vectors = counted.rows[order], vectors[order]
-        places = slice(len(rows))
+        counted = counted.take(np.argsort(np.linalg.norm(counted.centre[:, :2], axis=1), kind="stable"))
+        futures = agent_futures(counted, boxes, frame, annotations.ego_pose_inv[frame])
+        rows = slice(len(counted))
         stored = {name: values[frame] for name, values in annotations.agents.items()}
-        assert stored["truth_agent_count"] == len(rows) > 2
-        np.testing.assert_allclose(stored["truth_agent_boxes"][places, :2], rows[:, :2], atol=1e-4)
-        np.testing.assert_allclose(stored["truth_agent_boxes"][places, 2:4], rows[:, [4, 3]], atol=1e-6)
-        turned = stored["truth_agent_boxes"][places, 4] - (-rows[:, 6] - math.pi / 2)
+        assert stored["truth_agent_count"] == len(counted) > 2
+        np.testing.assert_allclose(stored["truth_agent_boxes"][rows, :2], counted.centre[:, :2], atol=1e-4)
+        np.testing.assert_allclose(stored["truth_agent_boxes"][rows, 2:4], counted.size[:, [1, 0]], atol=1e-6)
+        turned = stored["truth_agent_boxes"][rows, 4] - counted.yaw
         np.testing.assert_allclose(np.cos(turned), 1, atol=1e-9)
-        np.testing.assert_allclose(
-            stored["truth_agent_offsets"][places, :, :2].reshape(len(rows), 12), vectors[:, :12], atol=1e-4
-        )
-        np.testing.assert_array_equal(stored["truth_agent_offsets_mask"][places], vectors[:, 12:18] == 1)
-        np.testing.assert_allclose(stored["truth_agent_offsets"][places, :, 2], vectors[:, 28:], atol=1e-5)
-        np.testing.assert_array_equal(stored["truth_agent_classes"][places], vectors[:, 27])
+        offsets = stored["truth_agent_offsets"][rows]
+        np.testing.assert_allclose(offsets[..., :2], futures.offsets, atol=1e-4)
+        np.testing.assert_array_equal(stored["truth_agent_offsets_mask"][rows], futures.mask)
+        np.testing.assert_allclose(offsets[..., 2], futures.yaw_offsets, atol=1e-5)
+        np.testing.assert_array_equal(stored["truth_agent_classes"][rows], counted.label)

@@ -12,10 +12,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from cache_schema.errors import RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.progress import Progress
+from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
-from pipeline.bench2drive.ground_truth.boxes import read_boxes
-from pipeline.bench2drive.reader import read_annotations
+from pipeline.bench2drive.ground_truth.agents import road_users
 from pipeline.bench2drive.splits import split_of, validation_clips
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.bench2drive.synthetic.drawing import Painter
@@ -23,6 +23,7 @@ from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
 from pipeline.teachers.orion.images import ImagePreprocessing
+from pipeline.teachers.orion.inputs import lidar2img
 from tests.heard import Heard
 
 TOP_LEVEL = {
@@ -216,8 +217,9 @@ def test_our_reader_sees_the_actors_where_they_are_drawn(clips):
             continue  # the car ahead is behind the parked one
         record = record_of(clip, 1)
         colours = {int(box["id"]): box.get("color") for box in record["bounding_boxes"]}
-        matrices = read_annotations(clip).lidar2img(ImagePreprocessing())[1]
-        boxes = read_boxes(clip)[1]
+        annotation = read_annotation(clip.annotation_path(1))
+        matrices = lidar2img(annotation.lidar2cam, annotation.intrinsic, ImagePreprocessing())
+        boxes = road_users(annotation)
         for number, centre in zip(boxes.id.tolist(), boxes.centre, strict=True):
             if number != 201:
                 continue
@@ -293,15 +295,15 @@ def test_what_each_manoeuvre_shows(seed):
 
 
 def test_commands_agree_with_what_follows(clips):
-    """The planner says left before the gyroscope does, and right likewise."""
+    """The route's command turns left before the gyroscope does, and right likewise."""
     for scenario, command in (("SignalizedJunctionLeftTurn", 1), ("SignalizedJunctionRightTurn", 2)):
         rng = np.random.default_rng(1)
         scene = draw_scene(scenario, 50, rng)
         recorder = Recorder(scene, 0, rng)
         records = [recorder.annotation(frame) for frame in range(50)]
-        said = next(i for i, record in enumerate(records) if record["command_near"] == command)
+        commanded = next(i for i, record in enumerate(records) if record["command_near"] == command)
         turning = next(i for i, record in enumerate(records) if abs(record["angular_velocity"][2]) > 0.1)
-        assert said < turning
+        assert commanded < turning
         # The gyroscope's z is positive to the right.
         assert np.sign(records[turning]["angular_velocity"][2]) == (-1 if command == 1 else 1)
 

@@ -28,9 +28,8 @@ FUTURE_12 = [
 ]
 
 
-@pytest.mark.parametrize("reading", ["complete", "orion"])
-def test_offsets_of_the_circle(circle, reading):
-    offsets, mask = ego_trajectories(circle, reading)
+def test_offsets_of_the_circle(circle):
+    offsets, mask = ego_trajectories(circle)
     np.testing.assert_allclose(offsets[12], FUTURE_12, atol=1e-5)
     assert mask[12].all()
     assert (offsets.shape, offsets.dtype, mask.dtype) == ((60, 6, 2), np.float32, np.bool_)
@@ -44,17 +43,7 @@ def test_history_of_the_circle(circle):
     assert not inside[9, 0]
 
 
-def test_orion_masks_the_first_ten_frames(circle):
-    offsets, mask = ego_trajectories(circle, "orion")
-    assert not mask[:10].any()
-    assert not offsets[:10].any()
-    assert mask[10].all()
-    assert mask[29].all()
-    assert mask[30].tolist() == [True] * 5 + [False]
-    assert mask.all(1).sum() == 60 - 40
-
-
-def test_the_complete_reading_masks_only_the_end(circle):
+def test_only_the_end_is_masked(circle):
     offsets, mask = ego_trajectories(circle)
     assert mask[:30].all()
     assert mask[30].tolist() == [True] * 5 + [False]
@@ -63,11 +52,8 @@ def test_the_complete_reading_masks_only_the_end(circle):
     np.testing.assert_allclose(offsets[0], offsets[12], atol=1e-5)
 
 
-@pytest.mark.parametrize("reading", ["complete", "orion"])
-def test_a_clip_of_forty_frames_has_no_whole_trajectory_for_orion(circle, reading):
-    _, mask = ego_trajectories(circle[:40], reading)
-    assert mask.all(1).sum() == (10 if reading == "complete" else 0)
-    assert ego_trajectories(circle[:41], "orion")[1].all(1).sum() == 1
+def test_a_clip_of_forty_frames_has_ten_whole_trajectories(circle):
+    assert ego_trajectories(circle[:40])[1].all(1).sum() == 10
 
 
 def test_a_clip_of_one_frame(circle):

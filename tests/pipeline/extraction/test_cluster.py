@@ -1,4 +1,4 @@
-"""Real worker processes, really killed. After every fault the digests are those of an undisturbed run."""
+"""Real worker processes that are killed. After every fault the digests are those of an undisturbed run."""
 
 import functools
 import json
@@ -16,10 +16,11 @@ import torch
 
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
-from pipeline.extraction.cluster import TeacherPlugin, local_cluster
-from pipeline.extraction.log import beside, summarise
+from pipeline.bench2drive.source import Bench2Drive
+from pipeline.extraction.cluster import TeacherPlugin
+from pipeline.extraction.dask_cluster import local_cluster
+from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
-from pipeline.source import select_clips
 from pipeline.teachers.orion.presets import ORION_TINY
 from tests.paths import ROOT
 
@@ -49,7 +50,7 @@ def teacher():
 def undisturbed(clips_root: Path, teacher, tmp_path_factory) -> dict[str, str]:
     """Digests of a run in one process, two slots."""
     path = tmp_path_factory.mktemp("undisturbed") / "latents.zarr"
-    extract(select_clips(clips_root), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     return digests(path)
 
 
@@ -75,9 +76,9 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def mended(path: Path, root: Path, teacher) -> dict[str, str]:
+def completed(path: Path, root: Path, teacher) -> dict[str, str]:
     """Digests after a second run, which finds nothing but whole clips."""
-    assert extract(select_clips(root), teacher, path, slots=2).failed == ()
+    assert extract(Bench2Drive(root).select(), teacher, path, slots=2).failed == ()
     assert verify(path).problems == ()
     return digests(path)
 
@@ -93,12 +94,12 @@ def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
     assert "3 clips and 19 frames" in out
     assert digests(path) == undisturbed
     assert verify(path).problems == ()
-    told = summarise(beside(path))
-    assert (told.clips, told.frames, told.retries) == (3, 19, 0)
-    assert told.busy_s == pytest.approx(told.images_s + told.teacher_s + told.disk_s)
+    summary = summarise(log_path(path))
+    assert (summary.clips, summary.frames, summary.retries) == (3, 19, 0)
+    assert summary.busy_s == pytest.approx(summary.inputs_s + summary.teacher_s + summary.disk_s)
 
 
-def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, tmp_path):
+def test_a_worker_that_dies_in_mid_clip_is_replaced(undisturbed, clips_root, tmp_path):
     path = tmp_path / "died.zarr"
     victim = sorted(undisturbed)[0]
     trouble = {"dies_once": victim, "marker": str(tmp_path / "died")}
@@ -107,7 +108,7 @@ def test_a_worker_that_dies_in_mid_clip_costs_nothing(undisturbed, clips_root, t
     assert (tmp_path / "died").exists()
     assert digests(path) == undisturbed
     assert verify(path).problems == ()
-    assert summarise(beside(path)).retries >= 1
+    assert summarise(log_path(path)).retries >= 1
 
 
 def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(
@@ -117,18 +118,18 @@ def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(
     victim = sorted(undisturbed)[1]
     code, _, err = finish(start(path, clips_root, workers=2, poison=victim))
     assert code == 2, err
-    assert f"left out {victim}: every worker that looks at it dies" in err
+    assert f"left out {victim}: every worker that extracts it dies" in err
     assert digests(path) == {clip: digest for clip, digest in undisturbed.items() if clip != victim}
     assert verify(path).problems == ()
-    assert list(summarise(beside(path)).failures) == [victim]
+    assert list(summarise(log_path(path)).failures) == [victim]
     # Once the cause is gone, another run makes what is missing.
-    assert mended(path, clips_root, teacher) == undisturbed
-    assert summarise(beside(path)).failures == {}
+    assert completed(path, clips_root, teacher) == undisturbed
+    assert summarise(log_path(path)).failures == {}
 
 
 def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
     path = tmp_path / "turns.zarr"
-    process = start(path, clips_root, workers=2, doze_s=0.4)
+    process = start(path, clips_root, workers=2, delay_s=0.4)
     wait_for(lambda: partial_clips(path), process)
     workers = {
         child.pid
@@ -147,37 +148,37 @@ def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
 
 def test_the_main_process_killed(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "main.zarr"
-    process = start(path, clips_root, workers=2, doze_s=0.2)
+    process = start(path, clips_root, workers=2, delay_s=0.2)
     wait_for(lambda: partial_clips(path), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     # At once, though the orphaned workers may not have noticed yet.
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
 
 
 def test_ctrl_c_twice(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "twice.zarr"
-    process = start(path, clips_root, workers=2, doze_s=0.2)
+    process = start(path, clips_root, workers=2, delay_s=0.2)
     wait_for(lambda: partial_clips(path), process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code in (130, -signal.SIGINT), err
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
 
 
-def test_the_lease_of_a_dead_host_binds_nobody(undisturbed, clips_root, teacher, tmp_path):
+def test_the_lock_of_a_dead_host_is_ignored(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "stale.zarr"
-    extract(select_clips(clips_root, "val"), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)
     (path / ".lock").write_text("process 4711 on a-host-that-is-gone")
     left_behind = path / ".partial" / "a-host-that-is-gone-4711" / sorted(undisturbed)[0]
     shutil.copytree(path / "clips" / sorted(digests(path))[0], left_behind)
-    assert mended(path, clips_root, teacher) == undisturbed
+    assert completed(path, clips_root, teacher) == undisturbed
 
 
-def test_a_worker_without_a_gpu_computes_with_one_thread_whatever_its_environment_says(tmp_path, monkeypatch):
-    """So that its sums are rounded as everybody's."""
+def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(tmp_path, monkeypatch):
+    """So that its sums are rounded as on other workers."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "2")
     load = functools.partial(ORION_TINY.load, None, device="cpu")

@@ -15,10 +15,9 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import ClipError, DatasetError, IdentityError
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
-from pipeline.bench2drive.reader import read_annotations
+from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
-from pipeline.source import select_clips
 from pipeline.teachers.orion.presets import ORION_TINY
 from tests.paths import ROOT
 
@@ -37,7 +36,7 @@ def digests(path: Path) -> dict[str, str]:
 def undisturbed(clips_root: Path, teacher, tmp_path_factory) -> Path:
     """All clips, two slots, no disturbance."""
     path = tmp_path_factory.mktemp("undisturbed") / "latents.zarr"
-    report = extract(select_clips(clips_root), teacher, path, slots=2)
+    report = extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     assert len(report.committed) == 3
     assert report.failed == ()
     assert report.frames == 19
@@ -59,19 +58,19 @@ def test_the_dataset_is_whole_and_holds_what_was_promised(undisturbed, clips_roo
     assert verify(undisturbed).problems == ()
     dataset = LatentDataset.open(undisturbed)
     assert [dataset.clip(name).split for name in dataset.clips] == [
-        clip.split for clip in select_clips(clips_root).clips
+        clip.split for clip in Bench2Drive(clips_root).select().clips
     ]
     assert dataset.manifest.teacher.weights == "random:0"
     assert dataset.manifest.data.name.startswith("synthetic")
-    for clip in select_clips(clips_root).clips:
-        for name, values in read_annotations(clip.raw).truth().items():
+    for clip in Bench2Drive(clips_root).select().clips:
+        for name, values in clip.open().ground_truth().items():
             np.testing.assert_array_equal(dataset.read(clip.name, name), values)
 
 
 def test_lock_step_equals_one_clip_at_a_time(undisturbed, clips_root, teacher, tmp_path):
     """Clips of 9, 6 and 4 frames in two slots, so that one slot is taken over in mid-run."""
     alone = tmp_path / "alone.zarr"
-    extract(select_clips(clips_root), teacher, alone, slots=1)
+    extract(Bench2Drive(clips_root).select(), teacher, alone, slots=1)
     together, one = LatentDataset.open(undisturbed), LatentDataset.open(alone)
     for clip in one.clips:
         for spec in one.manifest.features:
@@ -87,20 +86,20 @@ def test_lock_step_equals_one_clip_at_a_time(undisturbed, clips_root, teacher, t
 
 def test_a_second_run_does_nothing(undisturbed, clips_root, teacher):
     before = digests(undisturbed)
-    report = extract(select_clips(clips_root), teacher, undisturbed, slots=2)
+    report = extract(Bench2Drive(clips_root).select(), teacher, undisturbed, slots=2)
     assert (report.frames, report.committed, len(report.present)) == (0, (), 3)
     assert digests(undisturbed) == before
 
 
 def test_half_first_and_the_rest_later_gives_the_same_digests(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "halves.zarr"
-    extract(select_clips(clips_root, "val"), teacher, path, slots=2)
-    extract(select_clips(clips_root, "train"), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select("train"), teacher, path, slots=2)
     assert digests(path) == digests(undisturbed)
 
 
 def test_the_plan_is_what_the_dataset_becomes(undisturbed, clips_root, tmp_path):
-    cost = plan(tmp_path / "none.zarr", select_clips(clips_root), ORION_TINY)
+    cost = plan(tmp_path / "none.zarr", Bench2Drive(clips_root).select(), ORION_TINY)
     assert (cost.clips, cost.frames, cost.hours_left()) == (3, 19, None)
     files = [f for part in ("clips/*", "ledger") for f in undisturbed.glob(f"{part}/**/*") if f.is_file()]
     assert cost.files == len(files)
@@ -114,14 +113,14 @@ def test_the_plan_is_what_the_dataset_becomes(undisturbed, clips_root, tmp_path)
 
 def test_the_plan_of_a_half_done_dataset(clips_root, teacher, tmp_path):
     path = tmp_path / "half.zarr"
-    report = extract(select_clips(clips_root, "val"), teacher, path)
-    cost = plan(path, select_clips(clips_root), ORION_TINY)
+    report = extract(Bench2Drive(clips_root).select("val"), teacher, path)
+    cost = plan(path, Bench2Drive(clips_root).select(), ORION_TINY)
     assert (cost.committed_clips, cost.committed_frames) == (1, report.frames)
-    assert cost.frames_a_second is not None
-    assert cost.hours_left() == pytest.approx((19 - report.frames) / cost.frames_a_second / 3600)
+    assert cost.frames_per_second is not None
+    assert cost.hours_left() == pytest.approx((19 - report.frames) / cost.frames_per_second / 3600)
     assert cost.hours_left(workers=8) == pytest.approx(cost.hours_left() / 8)
     # The clips of a run share its time.
-    assert cost.frames_a_second == pytest.approx(report.frames / report.wall_s, rel=0.5)
+    assert cost.frames_per_second == pytest.approx(report.frames / report.wall_s, rel=0.5)
 
 
 COMMAND = [sys.executable, "-m", "cli", "extract"]
@@ -197,7 +196,7 @@ def test_a_truncated_image_leaves_out_its_clip_alone(undisturbed, broken_root, t
     victim = clip_folders(broken_root)[1]
     image = victim / "camera" / "rgb_back" / "00003.jpg"
     image.write_bytes(image.read_bytes()[:1000])
-    report = extract(select_clips(broken_root), teacher, tmp_path / "x.zarr", slots=2)
+    report = extract(Bench2Drive(broken_root).select(), teacher, tmp_path / "x.zarr", slots=2)
     assert [failure.clip for failure in report.failed] == [victim.name]
     assert "rgb_back/00003.jpg cannot be decoded" in report.failed[0].reason
     expected = digests(undisturbed)
@@ -224,7 +223,7 @@ def test_three_failures_in_a_row_stop_the_run(broken_root, teacher, tmp_path):
     shutil.copytree(clip_folders(broken_root)[0], broken_root / "v1" / "ZZZ_Town01_Route1_Weather1")
     for clip in clip_folders(broken_root)[:3]:
         shutil.rmtree(clip / "camera" / "rgb_front")
-    report = extract(select_clips(broken_root), teacher, tmp_path / "x.zarr")
+    report = extract(Bench2Drive(broken_root).select(), teacher, tmp_path / "x.zarr")
     assert report.gave_up  # one clip was not tried
     assert len(report.failed) == 3
     assert digests(tmp_path / "x.zarr") == {}
@@ -234,50 +233,54 @@ def test_a_broken_annotation_names_file_and_clip(broken_root, teacher, tmp_path)
     victim = clip_folders(broken_root)[2]
     file = sorted((victim / "anno").iterdir())[1]
     file.write_bytes(b"not gzip")
-    report = extract(select_clips(broken_root), teacher, tmp_path / "x.zarr", slots=2)
+    report = extract(Bench2Drive(broken_root).select(), teacher, tmp_path / "x.zarr", slots=2)
     assert [failure.clip for failure in report.failed] == [victim.name]
     assert file.name in report.failed[0].reason
 
 
 def test_an_empty_data_root_is_a_clear_error(tmp_path):
     with pytest.raises(ClipError, match="no clips"):
-        select_clips(tmp_path)
+        Bench2Drive(tmp_path).select()
 
 
 def test_three_failures_of_three_are_no_giving_up(broken_root, teacher, tmp_path):
     for clip in clip_folders(broken_root):
         shutil.rmtree(clip / "camera" / "rgb_front")
-    report = extract(select_clips(broken_root), teacher, tmp_path / "x.zarr")
+    report = extract(Bench2Drive(broken_root).select(), teacher, tmp_path / "x.zarr")
     assert len(report.failed) == 3
     assert not report.gave_up  # there was nothing left to try
 
 
 class NanTeacher:
-    """Our teacher, struck by a NaN at one frame of one clip."""
+    """ORION with a NaN at one frame of one clip."""
+
+    kind = "driving"
 
     def __init__(self, teacher, clip: str) -> None:
         self.teacher, self.clip = teacher, clip
-        self.features, self.identity, self.images = teacher.features, teacher.identity, teacher.images
+        self.features, self.identity = teacher.features, teacher.identity
+        self.prepare, self.collate = teacher.prepare, teacher.collate
         self.begin, self.assets = teacher.begin, teacher.assets
 
-    def step(self, frames, state):
-        said, state = self.teacher.step(frames, state)
-        for row, (clip, time_s) in enumerate(zip(frames.clips, frames.timestamp.tolist(), strict=True)):
+    def step(self, batch, state):
+        outputs, state = self.teacher.step(batch, state)
+        for row, (clip, time_s) in enumerate(zip(batch.clips, batch.timestamp_s.tolist(), strict=True)):
             if clip == self.clip and time_s == pytest.approx(0.2):
-                said["planning_token"][row, 5] = float("nan")
-        return said, state
+                outputs["planning_token"][row, 5] = float("nan")
+        return outputs, state
 
 
 def test_a_nan_from_the_teacher_is_refused_by_name(undisturbed, clips_root, teacher, tmp_path):
     victim = clip_folders(clips_root)[0].name
-    report = extract(select_clips(clips_root), NanTeacher(teacher, victim), tmp_path / "x.zarr", slots=2)
+    clips = Bench2Drive(clips_root).select()
+    report = extract(clips, NanTeacher(teacher, victim), tmp_path / "x.zarr", slots=2)
     assert [failure.clip for failure in report.failed] == [victim]
     assert "'planning_token', frame 2" in report.failed[0].reason
     expected = digests(undisturbed)
     del expected[victim]
     assert digests(tmp_path / "x.zarr") == expected
     # The next run, with a sound teacher, mends it.
-    extract(select_clips(clips_root), teacher, tmp_path / "x.zarr", slots=2)
+    extract(Bench2Drive(clips_root).select(), teacher, tmp_path / "x.zarr", slots=2)
     assert digests(tmp_path / "x.zarr") == digests(undisturbed)
 
 
@@ -286,7 +289,7 @@ def test_another_teacher_is_refused(undisturbed, clips_root):
 
     other = dataclasses.replace(ORION_TINY, random_seed=1).load(None, device="cpu")
     with pytest.raises(IdentityError, match=r"teacher\.weights: 'random:0' there, 'random:1' now"):
-        extract(select_clips(clips_root), other, undisturbed)
+        extract(Bench2Drive(clips_root).select(), other, undisturbed)
 
 
 def test_a_clip_that_was_half_unpacked_when_it_was_extracted_is_named(broken_root, teacher, tmp_path):
@@ -295,24 +298,24 @@ def test_a_clip_that_was_half_unpacked_when_it_was_extracted_is_named(broken_roo
     whole = spare.read_bytes()
     spare.unlink()
     path = tmp_path / "x.zarr"
-    extract(select_clips(broken_root), teacher, path, slots=2)
+    extract(Bench2Drive(broken_root).select(), teacher, path, slots=2)
     spare.write_bytes(whole)
-    report = extract(select_clips(broken_root), teacher, path, slots=2)
+    report = extract(Bench2Drive(broken_root).select(), teacher, path, slots=2)
     assert [failure.clip for failure in report.failed] == [victim.name]
     assert "it has 9 frames, but the dataset holds it with 8" in report.failed[0].reason
     assert len(report.present) == 2
 
 
 class BrokenTeacher(NanTeacher):
-    """Our teacher, whose process lives but whose every answer is an exception that is no clip's fault."""
+    """ORION whose every step raises an exception that is no clip's fault."""
 
-    def step(self, frames, state):
+    def step(self, batch, state):
         raise MemoryError("out of GPU memory")
 
 
 def test_a_teacher_that_fails_for_good_ends_the_run(clips_root, teacher, tmp_path):
     with pytest.raises(MemoryError, match="out of GPU memory"):
-        extract(select_clips(clips_root), BrokenTeacher(teacher, ""), tmp_path / "x.zarr", slots=2)
+        extract(Bench2Drive(clips_root).select(), BrokenTeacher(teacher, ""), tmp_path / "x.zarr", slots=2)
 
 
 def test_a_disk_that_refuses_a_commit_ends_the_run(clips_root, teacher, tmp_path):
@@ -320,12 +323,12 @@ def test_a_disk_that_refuses_a_commit_ends_the_run(clips_root, teacher, tmp_path
     path = tmp_path / "x.zarr"
 
     class Unmounting(NanTeacher):
-        def step(self, frames, state):
+        def step(self, batch, state):
             shutil.rmtree(path / "clips", ignore_errors=True)
-            return self.teacher.step(frames, state)
+            return self.teacher.step(batch, state)
 
     with pytest.raises(DatasetError, match="refuses"):
-        extract(select_clips(clips_root), Unmounting(teacher, ""), path, slots=2)
+        extract(Bench2Drive(clips_root).select(), Unmounting(teacher, ""), path, slots=2)
 
 
 @pytest.fixture
@@ -347,16 +350,16 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(
 ):
     path = small_disk / "x.zarr"
     ballast = small_disk / "ballast"
-    extract(select_clips(clips_root, "val"), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)
     with contextlib.suppress(OSError), ballast.open("wb") as file:
         while True:
             file.write(bytes(4096))
     before = digests(path)
     assert len(before) == 1
     with pytest.raises(DatasetError, match=r"No space left on device(.|\n)*committed clips are safe"):
-        extract(select_clips(clips_root), teacher, path, slots=2)
+        extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     assert digests(path) == before
     ballast.unlink()
-    extract(select_clips(clips_root), teacher, path, slots=2)
+    extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     assert digests(path) == digests(undisturbed)
     assert verify(path).problems == ()

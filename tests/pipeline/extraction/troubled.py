@@ -1,7 +1,7 @@
-"""A teacher in trouble: ours, in a process that dies, dozes or stumbles as the environment tells.
+"""ORION in a process that dies or is slow, as the environment configures it.
 
 ``TROUBLE`` is JSON: ``poison`` a clip that kills its process every time, ``dies_once`` a clip that kills it
-the first time (``marker`` is the file that remembers), ``doze_s`` seconds that every step takes longer.
+the first time (``marker`` is the file that records it), ``delay_s`` seconds that every step takes longer.
 """
 
 import json
@@ -14,17 +14,20 @@ from pipeline.teachers.orion.presets import ORION_TINY
 
 
 class TroubledTeacher:
+    kind = "driving"
+
     def __init__(self, teacher, trouble: dict) -> None:
         self.teacher, self.trouble = teacher, trouble
-        self.features, self.identity, self.images = teacher.features, teacher.identity, teacher.images
+        self.features, self.identity = teacher.features, teacher.identity
+        self.prepare, self.collate = teacher.prepare, teacher.collate
         self.begin, self.assets = teacher.begin, teacher.assets
 
-    def step(self, frames, state):
-        time.sleep(self.trouble.get("doze_s", 0))
-        for clip, time_s in zip(frames.clips, frames.timestamp.tolist(), strict=True):
+    def step(self, batch, state):
+        time.sleep(self.trouble.get("delay_s", 0))
+        for clip, time_s in zip(batch.clips, batch.timestamp_s.tolist(), strict=True):
             if clip and time_s > 0.15:  # in mid-clip
                 self._die_of(clip)
-        return self.teacher.step(frames, state)
+        return self.teacher.step(batch, state)
 
     def _die_of(self, clip: str) -> None:
         if clip == self.trouble.get("poison"):
@@ -36,7 +39,7 @@ class TroubledTeacher:
 
 
 class TroubledPreset:
-    features, images = ORION_TINY.features, ORION_TINY.images
+    kind, features = ORION_TINY.kind, ORION_TINY.features
 
     def load(self, checkpoint, **options) -> TroubledTeacher:
         trouble = json.loads(os.environ.get("TROUBLE", "{}"))

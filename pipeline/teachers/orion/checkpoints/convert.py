@@ -1,4 +1,4 @@
-"""A checkpoint as sharded safetensors: adapters merged, copies and unused tensors left out, quick to open."""
+"""Conversion of a checkpoint to sharded safetensors: adapters merged, copies and unused tensors left out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 
 from cache_schema.errors import RequestError
+from cache_schema.progress import SILENT
 from pipeline.teachers.orion.checkpoints.reader import CONFIG, INDEX, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.progress import Progress
     from pipeline.teachers.orion.network.config import OrionConfig
 
 SHARD_BYTES = 5 * 10**9
 """Largest file of a converted checkpoint."""
 
 
-def convert(checkpoint: Path, out: Path, *, config: OrionConfig, shard_bytes: int = SHARD_BYTES) -> None:
+def convert(
+    checkpoint: Path,
+    out: Path,
+    *,
+    config: OrionConfig,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = SILENT,
+) -> None:
     """Write the tensors a teacher needs to a folder that ``read_weights`` opens.
 
     The folder appears under its name when it is whole; a run that is stopped leaves ``OUT.partial``, which
@@ -35,6 +44,7 @@ def convert(checkpoint: Path, out: Path, *, config: OrionConfig, shard_bytes: in
         out: Folder to make; must not exist.
         config: Sizes of the model.
         shard_bytes: Largest file.
+        progress: Counts tensors.
 
     Raises:
         CheckpointError: The checkpoint does not fit the sizes.
@@ -43,7 +53,7 @@ def convert(checkpoint: Path, out: Path, *, config: OrionConfig, shard_bytes: in
     if out.exists():
         raise RequestError(
             f"{out} exists already",
-            expected="a folder that is still to be made",
+            expected="a folder that does not exist yet",
             repair="choose another name, or remove it",
         )
     weights = read_weights(checkpoint, config)
@@ -57,6 +67,7 @@ def convert(checkpoint: Path, out: Path, *, config: OrionConfig, shard_bytes: in
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
 
+    progress.expect(len(shapes))
     shard: dict[str, torch.Tensor] = {}
     for name, tensor in weights:
         shard[name] = tensor.contiguous()
@@ -64,6 +75,7 @@ def convert(checkpoint: Path, out: Path, *, config: OrionConfig, shard_bytes: in
         if len(shard) == len(plan.filename_to_tensors[file]):
             save_file(shard, partial / file, metadata={"format": "pt"})
             shard = {}
+        progress.advance()
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
     (partial / INDEX).write_text(json.dumps(index, indent=1))
     (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))

@@ -1,4 +1,4 @@
-"""The fused checkpoint: the teacher's eyes and a student in place of its language model and planner.
+"""The fused checkpoint: the teacher's vision stack, and a student for its language model and planner.
 
 The layout is Orion-Lite's (spec Orion-Lite 5.1), so that its closed-loop evaluation loads the file.
 """
@@ -11,8 +11,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from cache_schema.errors import CheckpointError, IdentityError, RequestError
+from cache_schema.progress import SILENT
 from cache_schema.storage.new_file import new_file
 from pipeline.teachers.orion.checkpoints.reader import as_json, digest, read_weights
+from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 from pipeline.teachers.orion.network.config import OrionConfig
 
 if TYPE_CHECKING:
@@ -22,15 +24,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cache_schema.format.manifest import TeacherIdentity
+    from cache_schema.progress import Progress
 
 REPLACED = ("lm_head.", "present_distribution.", "future_distribution.", "predict_model.", "ego_fut_decoder.")
-"""Groups of the teacher's tensors that the student stands in for."""
+"""Groups of the teacher's tensors that the student replaces."""
 STUDENT = "student_model."
 """Before the name of every tensor of the student."""
 
 
 def fuse(
-    checkpoint: Path, student: Mapping[str, Tensor], target: Path, *, teacher: TeacherIdentity, described: str
+    checkpoint: Path,
+    student: Mapping[str, Tensor],
+    target: Path,
+    *,
+    teacher: TeacherIdentity,
+    described: str,
+    progress: Progress = SILENT,
 ) -> int:
     """Write the fused checkpoint: a dict of ``state_dict`` and ``meta``, as ``torch.save`` writes it.
 
@@ -41,10 +50,11 @@ def fuse(
         checkpoint: ``Orion.pth``.
         student: All weights under their released names, with the planner's.
         target: File to write; it must not exist.
-        teacher: Whom the student learned from.
+        teacher: The student's teacher.
         described: The student's description as JSON; becomes ``meta["teachonce"]``. The evaluation that loads
-            the file does not read it: a student that has not the released depth and width must be announced
-            to it in its own way.
+            the file does not read it: a student of other than the released depth and width must be configured
+            there.
+        progress: Counts tensors of the checkpoint.
 
     Returns:
         Tensors in the file.
@@ -62,8 +72,8 @@ def fuse(
             repair="give the released file that the folder was converted from",
         )
     with new_file(target, RuntimeError) as file:
-        _check_teacher(checkpoint, teacher)
-        # It has just been read whole, so that it opens.
+        _check_teacher(checkpoint, teacher, progress)
+        # It has just been read whole, so it opens.
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         stored = {
             name.removeprefix("module."): value for name, value in content.get("state_dict", content).items()
@@ -76,13 +86,13 @@ def fuse(
             "student_prefix": STUDENT,
             "teachonce": described,
         }
-        # Through a Python file, whose errors tell the reason.
+        # Through a Python file, whose errors name the reason.
         with file.open("wb") as opened:
             torch.save({"state_dict": state, "meta": meta}, opened)
     return len(state)
 
 
-def _check_teacher(checkpoint: Path, teacher: TeacherIdentity) -> None:
+def _check_teacher(checkpoint: Path, teacher: TeacherIdentity, progress: Progress) -> None:
     try:
         config = TypeAdapter(OrionConfig).validate_python(teacher.architecture)
     except ValidationError:
@@ -93,7 +103,8 @@ def _check_teacher(checkpoint: Path, teacher: TeacherIdentity) -> None:
             expected="a student of an ORION teacher",
             repair="export to .safetensors or .onnx, which need no teacher",
         )
-    found = digest(read_weights(checkpoint, config))
+    progress.expect(len(teacher_shapes(config)))
+    found = digest(read_weights(checkpoint, config), progress)
     if found != teacher.weights:
         raise IdentityError(
             f"{checkpoint} holds the weights {found}, and the student learned from {teacher.weights}",
@@ -103,7 +114,7 @@ def _check_teacher(checkpoint: Path, teacher: TeacherIdentity) -> None:
 
 
 def _plain(meta: object) -> dict[str, Any]:
-    """What a loader may want of the teacher's meta, such as the names of classes: text, numbers, lists."""
+    """Return what a loader may need of the teacher's meta, such as names of classes: text, numbers, lists."""
     if not isinstance(meta, dict):
         return {}
     return {name: value for name, value in meta.items() if isinstance(name, str) and _is_plain(value)}

@@ -1,4 +1,4 @@
-"""The released checkpoint's names for ORION's weights, and which of its tensors are copies or of no use here.
+"""The released checkpoint's names for ORION's weights, and which of its tensors are copies or unused here.
 
 Source: spec ORION teacher 4.
 """
@@ -30,7 +30,7 @@ _SPELLINGS = (
     (r"_decoder(_[mc]q)?\.ffn_norm\.", r"_decoder\1.3."),
     (r"((?:motion|memory)_decoder(?:_[mc]q)?)\.", r"\1._layers.0.transformer_layers."),
 )
-"""Our spelling -> the checkpoint's, applied in order."""
+"""Name in this port -> name in the checkpoint, as patterns that are applied in order."""
 
 _COPIES = (
     (r"^(?:pts_bbox_head|map_head)\.(query_pos|time_embedding|ego_pose_pe)\.", r"\1."),
@@ -52,14 +52,14 @@ _ADAPTED = re.compile(r"^(lm_head\..*\.self_attn\.[qkvo]_proj)\.weight$")
 
 
 def checkpoint_name(name: str) -> str:
-    """The checkpoint's name for a weight of ``Orion``."""
+    """Return the checkpoint's name for a weight of ``Orion``."""
     for ours, theirs in _SPELLINGS:
         name = re.sub(ours, theirs, name)
     return name
 
 
 def adapter_names(name: str) -> tuple[str, str, str] | None:
-    """Checkpoint names of the frozen weight and adapters A and B behind a weight; None if not adapted."""
+    """Return the names of the frozen weight and adapters A and B behind a weight; None if not adapted."""
     match = _ADAPTED.match(name)
     if match is None:
         return None
@@ -68,7 +68,7 @@ def adapter_names(name: str) -> tuple[str, str, str] | None:
 
 
 def copy_of(name: str, backbone: BackboneConfig) -> str | None:
-    """The name under which the same tensor is stored first; None where this is the first."""
+    """Return the name under which the same tensor is stored first; None where this is the first."""
     rotation = re.match(r"^img_backbone\.blocks\.(\d+)\.attn\.rope\.(freqs_(?:cos|sin))$", name)
     if rotation:
         span = "glb" if int(rotation[1]) in backbone.global_blocks else "win"
@@ -81,5 +81,5 @@ def copy_of(name: str, backbone: BackboneConfig) -> str | None:
 
 
 def is_unused(name: str) -> bool:
-    """Whether extraction ignores a tensor of the checkpoint."""
+    """Return whether extraction ignores a tensor of the checkpoint."""
     return any(re.search(pattern, name) for pattern in _UNUSED)

@@ -1,7 +1,7 @@
-"""Read ORION's weights: the released ``Orion.pth``, or a folder that ``convert`` made of it.
+"""Reader of ORION's weights: the released ``Orion.pth``, or a folder that ``convert`` made from it.
 
-Either way come the same float32 tensors under our names, strictly checked, so that the digest of both is the
-same.
+Both give the same float32 tensors under the names of this port, strictly checked, so that both have the same
+digest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cache_schema.errors import CheckpointError
+from cache_schema.progress import SILENT
 from pipeline.teachers.orion.checkpoints.names import adapter_names, checkpoint_name, copy_of, is_unused
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, teacher_shapes
 
@@ -26,20 +27,21 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from torch import Tensor
 
+    from cache_schema.progress import Progress
     from pipeline.teachers.orion.checkpoints.tensors import Shapes
     from pipeline.teachers.orion.network.config import OrionConfig
 
 INDEX = "model.safetensors.index.json"
-"""Which file of a converted folder holds which tensor."""
+"""File of a converted folder: tensor -> file that holds it."""
 
 CONFIG = "config.json"
-"""The sizes of a converted model."""
+"""File of a converted folder: the sizes of the model."""
 
 LANE_TABLE = "map_head.instance_embedding_lane.weight"
 
 
 def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]]:
-    """Check a checkpoint against the sizes of a model, then give its tensors one by one, sorted by name.
+    """Check a checkpoint against the sizes of a model, then yield its tensors one by one, sorted by name.
 
     Args:
         path: A ``.pth`` file or a converted folder.
@@ -65,7 +67,7 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
 
 
 class Fingerprint:
-    """The digest of weights that come one by one; as text, ``sha256:...``."""
+    """Digest of weights that come one by one; as text, ``sha256:...``."""
 
     def __init__(self) -> None:
         self._total = hashlib.sha256()
@@ -74,21 +76,22 @@ class Fingerprint:
         return f"sha256:{self._total.hexdigest()}"
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take in name, shape and bytes of a float32 tensor; their order matters."""
+        """Add name, shape and bytes of a float32 tensor; the order matters."""
         self._total.update(f"{name} {tuple(tensor.shape)}\n".encode())
         self._total.update(tensor.contiguous().view(torch.uint8).numpy())
 
 
-def digest(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """The fingerprint of all ``weights``."""
+def digest(weights: Iterable[tuple[str, Tensor]], progress: Progress = SILENT) -> str:
+    """Return the fingerprint of all ``weights``; ``progress`` counts them."""
     fingerprint = Fingerprint()
     for name, tensor in weights:
         fingerprint.add(name, tensor)
+        progress.advance()
     return str(fingerprint)
 
 
 def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors under the released names to tensors in use; see ``read_weights``."""
+    """Turn tensors under the released names into tensors in use; see ``read_weights``."""
     stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
     shapes = teacher_shapes(config)
     _check(stored, released_shapes(shapes, config), config, path)
@@ -96,7 +99,7 @@ def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Ite
 
 
 def released_shapes(shapes: Shapes, config: OrionConfig) -> Shapes:
-    """Names and shapes that the released checkpoint must have for a teacher's tensors."""
+    """Return names and shapes that the released checkpoint must have for a teacher's tensors."""
     released: Shapes = {}
     for ours, shape in shapes.items():
         name = _released_name(ours)
@@ -119,26 +122,26 @@ def _released_name(ours: str) -> str:
 
 
 def _check(stored: Mapping[str, Tensor], expected: Shapes, config: OrionConfig, path: Path) -> None:
-    complaints = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in stored]
+    faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in stored]
     for name, tensor in stored.items():
         original = copy_of(name, config.backbone)
         if name in expected:
             if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
                 found = f"{list(tensor.shape)} {tensor.dtype}"
-                complaints.append(f"misshapen: {name} is {found}, not {list(expected[name])} torch.float32")
+                faults.append(f"misshapen: {name} is {found}, not {list(expected[name])} torch.float32")
         elif original is not None and original in stored:
             if not torch.equal(tensor, stored[original]):
-                complaints.append(f"differs from its other copy {original}: {name}")
+                faults.append(f"differs from its other copy {original}: {name}")
         elif not is_unused(name):
-            complaints.append(f"unexpected: {name} {list(tensor.shape)}")
-    _refuse(path, complaints)
+            faults.append(f"unexpected: {name} {list(tensor.shape)}")
+    _refuse(path, faults)
 
 
-def _refuse(path: Path, complaints: list[str]) -> None:
-    if complaints:
+def _refuse(path: Path, faults: list[str]) -> None:
+    if faults:
         raise CheckpointError(
-            f"the checkpoint {path} does not fit: {len(complaints)} of its tensors\n    "
-            + "\n    ".join(sorted(complaints)),
+            f"the checkpoint {path} does not fit: {len(faults)} of its tensors\n    "
+            + "\n    ".join(sorted(faults)),
             expected="exactly the tensors of the chosen teacher",
             repair="choose the preset of these weights, or download them again",
         )
@@ -155,10 +158,10 @@ def _merge(stored: Mapping[str, Tensor], shapes: Shapes) -> Iterator[tuple[str, 
 
 
 def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """W + B A for W (out, in), A (rank, in), B (out, rank).
+    """Return W + B A for W (out, in), A (rank, in), B (out, rank).
 
-    Rank by rank, because the rounding of a matrix product differs between processors, and with it the digest
-    would.
+    One rank at a time, because a matrix product rounds differently on other processors, and the digest would
+    differ.
     """
     change = torch.zeros_like(frozen)
     for column, row in zip(b.T, a, strict=True):
@@ -177,7 +180,7 @@ def _load_pth(path: Path) -> Mapping[str, Tensor]:
         ) from error
     except (OSError, EOFError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint {path} is no whole file of torch.save ({type(error).__name__})",
+            f"the checkpoint {path} is not a whole file of torch.save ({type(error).__name__})",
             expected="a zip file of tensors, as torch.save has written since version 1.6",
             repair="download it again and compare its size",
         ) from error
@@ -241,7 +244,7 @@ def _read_shards(folder: Path, files: Mapping[str, str], shapes: Shapes) -> Iter
 
 
 def as_json(config: DataclassInstance) -> dict[str, Any]:
-    """A frozen config as JSON has it."""
+    """Return a frozen config as JSON values."""
     return json.loads(json.dumps(asdict(config)))
 
 

@@ -1,4 +1,4 @@
-"""Which tensors a teacher of given sizes has, and random ones for all of them.
+"""The tensors of a teacher of given sizes, and random values for all of them.
 
 Names are those of ``Orion``'s state dict; the planner's are the checkpoint's own behind ``planner.``.
 """
@@ -36,24 +36,24 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def build(config: OrionConfig) -> Orion:
-    """The model without memory behind its weights; constants are real."""
+    """Return the model with weights on the meta device; its constants are real."""
     with torch.device("meta"):
         return Orion(config).eval().requires_grad_(False)
 
 
 def teacher_shapes(config: OrionConfig) -> Shapes:
-    """Every tensor a teacher needs: the model's and the planner's."""
+    """Return every tensor a teacher needs: the model's and the planner's."""
     planner = {PLANNER_PREFIX + name: shape for name, shape in planner_shapes(config).items()}
     return model_shapes(config) | planner
 
 
 def model_shapes(config: OrionConfig) -> Shapes:
-    """The tensors of ``Orion``'s state dict."""
+    """Return the tensors of ``Orion``'s state dict."""
     return {name: tuple(weight.shape) for name, weight in build(config).state_dict().items()}
 
 
 def planner_shapes(config: OrionConfig) -> Shapes:
-    """The planner's 44 tensors (spec ORION teacher 1.8), under the checkpoint's names."""
+    """Return the planner's 44 tensors (spec ORION teacher 1.8), under the checkpoint's names."""
     width = config.language.width
     shapes: Shapes = {}
 
@@ -85,9 +85,9 @@ def planner_shapes(config: OrionConfig) -> Shapes:
 
 
 def random_weights(shapes: Shapes, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Draw every tensor, the same on every machine and whatever the others are.
+    """Draw every tensor, the same on every machine and independent of the other tensors.
 
-    Matrices keep the variance of what goes through them, embeddings have variance 1, reference points fill
+    Matrices keep the variance of their inputs, embeddings have variance 1, reference points fill
     0..1, norms start as the identity and biases at zero. All are uniform, because then their bits come
     straight from the generator.
     """

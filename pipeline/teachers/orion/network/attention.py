@@ -1,4 +1,4 @@
-"""Decoder layers of both heads: post-norm, with positions added to queries and keys, never to values.
+"""Decoder layers of both heads: post-norm, positions added to queries and keys but not to values.
 
 Source: spec ORION teacher 1.4.
 Dimension letters: B slots, Q queries, K and L keys, N image tokens, M remembered queries, E width.
@@ -26,19 +26,19 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width)) if bias else None
         self.out_proj = nn.Linear(width, width, bias=bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None = None) -> Tensor:
-        """Mix ``value`` (B, K, E) into (B, Q, E); ``visible`` (Q, K) is True where a query may look."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Attend from (B, Q, E) to (B, K, E); ``mask`` (Q, K) is True where a query attends to a key."""
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), biases, strict=True)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 def feed_forward(width: int, hidden: int) -> nn.Sequential:
-    """Two linear layers with a ReLU between them."""
+    """Return two linear layers with a ReLU between them."""
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
 
@@ -63,13 +63,13 @@ class DecoderLayer(nn.Module):
         image_keys: Tensor,
         memory: Tensor,
         memory_keys: Tensor,
-        visible: Tensor,
+        mask: Tensor,
     ) -> Tensor:
-        """(B, Q, E) to (B, Q, E); see ``Decoder``."""
+        """Map (B, Q, E) to (B, Q, E); see ``Decoder``."""
         query = x + positions
         keys = torch.cat((query, memory_keys), dim=1)
         values = torch.cat((x, memory), dim=1)
-        x = self.self_norm(x + self.self_attention(query, keys, values, visible=visible))
+        x = self.self_norm(x + self.self_attention(query, keys, values, mask=mask))
         x = self.cross_norm(x + self.cross_attention(x + positions, image_keys, image))
         return self.ffn_norm(x + self.ffn(x))
 
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         image_positions: Tensor,
         memory: Tensor,
         memory_positions: Tensor,
-        visible: Tensor,
+        mask: Tensor,
     ) -> Tensor:
         """Decode queries.
 
@@ -99,9 +99,9 @@ class Decoder(nn.Module):
             positions: (B, Q, E) of the queries.
             image: (B, N, E) image tokens.
             image_positions: (B, N, E).
-            memory: (B, M, E) remembered queries, which queries attend to beside each other.
+            memory: (B, M, E) queries of past frames, which queries attend to as well as to each other.
             memory_positions: (B, M, E).
-            visible: (Q, Q + M), True where a query may look.
+            mask: (Q, Q + M), True where a query attends to a key.
 
         Returns:
             (B, Q, E) of the last layer.
@@ -116,13 +116,13 @@ class Decoder(nn.Module):
                 image_keys=image_keys,
                 memory=memory,
                 memory_keys=memory_keys,
-                visible=visible,
+                mask=mask,
             )
         return queries
 
 
 class CrossDecoder(nn.Module):
-    """One layer of attention and feed-forward. Its attention has no biases."""
+    """One layer of cross-attention and feed-forward. Its attention has no biases."""
 
     def __init__(self, width: int, heads: int, ffn_width: int) -> None:
         super().__init__()
@@ -139,12 +139,12 @@ class CrossDecoder(nn.Module):
         memory_positions: Tensor | None = None,
         plus: Tensor | None = None,
     ) -> Tensor:
-        """Have queries look at a memory.
+        """Attend from queries to a memory.
 
         Args:
             queries: (B, Q, E).
             memory: (B, K, E).
-            memory_positions: (B, K, E), which keys carry.
+            memory_positions: (B, K, E), added to keys.
             plus: (B, L, E); then the memory is every sum of a row of it and a row of ``memory``.
 
         Returns:
@@ -153,19 +153,19 @@ class CrossDecoder(nn.Module):
         keys = memory if memory_positions is None else memory + memory_positions
         mixed = self.attention(queries, keys, memory)
         if plus is not None:
-            # What a query thinks of a sum is the sum of what it thinks of either row, so the softmax over all
-            # K * L sums is the product of two. Without biases the values that they mix add up as well.
+            # The score of a sum is the sum of the scores of its two rows, so the softmax over all K * L sums
+            # is the product of two. Without biases the values add up as well.
             mixed = mixed + self.attention(queries, plus, plus)
         x = self.attention_norm(queries + mixed)
         return self.ffn_norm(x + self.ffn(x))
 
 
-def visibility(extra: int, queries: int, memory: int) -> Tensor:
-    """Who may look at whom: extra queries come first and see everything, the others all but extra queries.
+def attention_mask(extra: int, queries: int, memory: int) -> Tensor:
+    """Return the mask of self-attention with memory: only extra queries, which come first, see extra queries.
 
     Returns:
-        (extra + queries, extra + queries + memory) bool, True where a query may look.
+        (extra + queries, extra + queries + memory) bool, True where a query attends to a key.
     """
-    visible = torch.ones(extra + queries, extra + queries + memory, dtype=torch.bool, device="cpu")
-    visible[extra:, :extra] = False
-    return visible
+    mask = torch.ones(extra + queries, extra + queries + memory, dtype=torch.bool, device="cpu")
+    mask[extra:, :extra] = False
+    return mask

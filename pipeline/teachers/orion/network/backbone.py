@@ -20,7 +20,7 @@ PRETRAINED_GRID = 14
 """Rows and columns of the stored position embedding."""
 
 ROPE_SPAN = 16
-"""Rotary positions of any axis run from 0 up to this, however many tokens it has."""
+"""Rotary positions of an axis run from 0 up to this, whatever its number of tokens."""
 
 EPS = 1e-6
 
@@ -28,11 +28,11 @@ Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, each (H, W, 1, head width)."""
 
 
-def rotation_table(grid: int, window: int, head_width: int) -> Rotation:
-    """Rotary tables of an image of ``grid`` x ``grid`` tokens; positions begin anew in every window.
+def rotary_table(grid: int, window: int, head_width: int) -> Rotation:
+    """Return the rotary tables of an image of ``grid`` x ``grid`` tokens; positions restart in every window.
 
-    The first half of a head's channels turns with the row, the second with the column; adjacent channels are
-    a pair.
+    The first half of a head's channels rotates with the row, the second with the column; adjacent channels
+    are a pair.
     """
     pairs = head_width // 4
     # The device is named so that the tables are real numbers even in a model built on the meta device.
@@ -45,8 +45,8 @@ def rotation_table(grid: int, window: int, head_width: int) -> Rotation:
     return turns.cos(), turns.sin()
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair of adjacent channels (a, b) to (a cos - b sin, b cos + a sin)."""
+def apply_rotary(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate each pair of adjacent channels (a, b) to (a cos - b sin, b cos + a sin)."""
     cos, sin = rotation
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack((-b, a), dim=-1).flatten(-2) * sin
@@ -55,10 +55,9 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with rotary positions within square windows; keys have no bias.
 
-    A window that reaches beyond the image is filled up with zero tokens, which are looked at: the released
-    weights were trained so. Nothing is projected for them. Their keys are zero, what they see themselves is
-    dropped, and all values have the same bias: as the weights of an attention sum to one, it is added to what
-    they mix.
+    A window that reaches beyond the image is padded with zero tokens, which are attended to: the released
+    weights were trained so. Nothing is projected for them. Their keys are zero, their own outputs are
+    dropped, and all values have the same bias: as attention weights sum to one, it is added to the output.
     """
 
     def __init__(self, width: int, heads: int, window: int) -> None:
@@ -73,27 +72,30 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """(N, H, W, D) to (N, H, W, D)."""
+        """Map (N, H, W, D) to (N, H, W, D)."""
         q, k, v = (
             t.unflatten(-1, (self.heads, -1))
             for t in (F.linear(x, self.q_proj.weight, self.q_bias), self.k_proj(x), self.v_proj(x))
         )
-        q, k, v = (cut(t, self.window) for t in (rotate(q, rotation), rotate(k, rotation), v))
+        q, k, v = (
+            window_partition(t, self.window)
+            for t in (apply_rotary(q, rotation), apply_rotary(k, rotation), v)
+        )
         shape = q.shape  # (N, h, w, size, size, heads, head width)
         q, k, v = (t.flatten(3, 4).flatten(0, 2).transpose(1, 2) for t in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(shape)
-        return self.proj(joined(mixed, *x.shape[1:3]).flatten(3) + self.v_bias)
+        return self.proj(window_unpartition(mixed, *x.shape[1:3]).flatten(3) + self.v_bias)
 
 
-def cut(x: Tensor, size: int) -> Tensor:
-    """Cut (N, H, W, ...) into windows (N, h, w, size, size, ...), the last of them filled up with zeros."""
+def window_partition(x: Tensor, size: int) -> Tensor:
+    """Cut (N, H, W, ...) into windows (N, h, w, size, size, ...), the last of them padded with zeros."""
     _, height, width, *rest = x.shape
     padded = F.pad(x, (0, 0) * len(rest) + (0, -width % size, 0, -height % size))
     return padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
 
 
-def joined(windows: Tensor, height: int, width: int) -> Tensor:
-    """Undo ``cut``: windows (N, h, w, size, size, ...) to (N, H, W, ...)."""
+def window_unpartition(windows: Tensor, height: int, width: int) -> Tensor:
+    """Undo ``window_partition``: windows (N, h, w, size, size, ...) to (N, H, W, ...)."""
     return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
@@ -108,7 +110,7 @@ class GatedMLP(nn.Module):
         self.w3 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))
 
 
@@ -123,7 +125,7 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config.width, config.mlp_width)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """(N, H, W, D) to (N, H, W, D)."""
+        """Map (N, H, W, D) to (N, H, W, D)."""
         x = x + self.attn(self.norm1(x), rotation)
         return x + self.mlp(self.norm2(x))
 
@@ -137,7 +139,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, height, width) to (N, H, W, D)."""
+        """Map (N, 3, height, width) to (N, H, W, D)."""
         size = self.patch_size
         # A matrix product, because cuDNN convolutions round to TF32 by default.
         patches = images.to(self.proj.weight.dtype)
@@ -161,12 +163,12 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config, window) for window in self.windows)
         self.sizes = sorted(set(self.windows))
         for size in self.sizes:
-            cos, sin = rotation_table(config.grid, size, config.width // config.heads)
+            cos, sin = rotary_table(config.grid, size, config.width // config.heads)
             self.register_buffer(f"cos_{size}", cos, persistent=False)
             self.register_buffer(f"sin_{size}", sin, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, height, width) to tokens (N, H, W, D)."""
+        """Map normalised images (N, 3, height, width) to tokens (N, H, W, D)."""
         x = self.patch_embed(images) + self._positions()
         rotations = {
             size: (self.get_buffer(f"cos_{size}").to(x), self.get_buffer(f"sin_{size}").to(x))
@@ -177,7 +179,7 @@ class Backbone(nn.Module):
         return x
 
     def _positions(self) -> Tensor:
-        """The pretrained position embedding, resized to (1, H, W, D); its class token is dropped."""
+        """Return the pretrained position embedding, resized to (1, H, W, D); its class token is dropped."""
         square = self.pos_embed[:, 1:].unflatten(1, (PRETRAINED_GRID, PRETRAINED_GRID)).permute(0, 3, 1, 2)
         resized = F.interpolate(square, (self.grid, self.grid), mode="bicubic")
         return resized.permute(0, 2, 3, 1)

@@ -2,7 +2,7 @@
 
 Source: spec ORION teacher 1.5.
 Dimension letters: B slots, N image tokens, S scene queries, L learned queries, K propagated queries,
-O = L + K objects, M remembered objects, H history tokens, A alternative futures, E width, D token width.
+O = L + K objects, M objects in the memory, H history tokens, A alternative futures, E width, D token width.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.teachers.orion.network.attention import CrossDecoder, Decoder, visibility
+from pipeline.teachers.orion.network.attention import CrossDecoder, Decoder, attention_mask
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M
 from pipeline.teachers.orion.network.memory import POSITION, YAW, HistoryMemory, QueryMemory, SignalMemory
-from pipeline.teachers.orion.network.position import Volume, inverse_sigmoid, time_code, time_embedding
+from pipeline.teachers.orion.network.position import Volume, inverse_sigmoid, time_embedding, time_encoding
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.config import OrionConfig
@@ -28,8 +28,8 @@ BOX_NUMBERS = 10
 
 
 @dataclass(frozen=True)
-class Detection:
-    """What the detection head says of one frame of B slots."""
+class DetectionOutput:
+    """Output of the detection head for one frame of B slots."""
 
     scene: Tensor
     """(B, S, E) scene queries."""
@@ -54,7 +54,7 @@ class Detection:
 
 
 def classifier(width: int, classes: int) -> nn.Sequential:
-    """Three linear layers with layer norms between."""
+    """Return three linear layers with layer norms between."""
     return nn.Sequential(
         nn.Linear(width, width),
         nn.LayerNorm(width),
@@ -67,14 +67,14 @@ def classifier(width: int, classes: int) -> nn.Sequential:
 
 
 def regressor(width: int, numbers: int) -> nn.Sequential:
-    """Three linear layers."""
+    """Return three linear layers."""
     return nn.Sequential(
         nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, numbers)
     )
 
 
 class DetectionHead(nn.Module):
-    """Image tokens and memory to a ``Detection`` and new memory."""
+    """Maps image tokens and memory to a ``DetectionOutput`` and new memory."""
 
     def __init__(self, config: OrionConfig) -> None:
         super().__init__()
@@ -103,8 +103,8 @@ class DetectionHead(nn.Module):
         self.traj_branch = regressor(2 * width, 2 * sizes.steps)
         self.traj_cls_branch = classifier(2 * width, 1)
 
-        visible = visibility(sizes.scene_queries, sizes.objects, sizes.memory - sizes.kept)
-        self.register_buffer("visible", visible, persistent=False)
+        mask = attention_mask(sizes.scene_queries, sizes.objects, sizes.memory - sizes.kept)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(
         self,
@@ -114,19 +114,19 @@ class DetectionHead(nn.Module):
         ego: EgoMotion,
         memory: OrionMemory,
         query_positions: QueryPositions,
-    ) -> tuple[Detection, QueryMemory, HistoryMemory, SignalMemory]:
-        """Look at one frame.
+    ) -> tuple[DetectionOutput, QueryMemory, HistoryMemory, SignalMemory]:
+        """Process one frame.
 
         Args:
             tokens: (B, N, backbone width) image tokens.
             ray_positions: (B, N, E).
             signals: (B, 19) float64: command index, then the CAN bus.
-            ego: Where and when the frame is.
+            ego: Pose and time of the frame.
             memory: Of the frames before.
             query_positions: Encoder of reference points.
 
         Returns:
-            The detection, and what to remember of objects, history and signals.
+            The detection, and the new memories of objects, history and signals.
         """
         kept = self.sizes.kept
         remembered = self._begin_clips(memory.objects.recall(ego), ego)
@@ -140,14 +140,14 @@ class DetectionHead(nn.Module):
             image_positions=ray_positions,
             memory=remembered.contents[:, kept:],
             memory_positions=memory_positions,
-            visible=self.get_buffer("visible"),
+            mask=self.get_buffer("mask"),
         )
         scene, objects = decoded.tensor_split((self.sizes.scene_queries,), dim=1)
         boxes = self._boxes(objects, references)
         class_logits = self.cls_branch(objects)
         history_tokens = self._history_tokens(scene, history)
         futures, future_logits = self._futures(objects)
-        said = Detection(
+        output = DetectionOutput(
             scene=scene,
             history=history_tokens,
             ego_token=self._ego_token(signals, memory.signals.recall(signals, ego), remembered.poses),
@@ -158,25 +158,28 @@ class DetectionHead(nn.Module):
         )
         best = class_logits.sigmoid().amax(dim=-1).topk(kept, dim=1).indices[..., None]  # (B, K, 1)
         return (
-            said,
-            remembered.remember(take(objects, best), take(boxes[..., :3], best)[:, :, None], ego),
+            output,
+            remembered.remember(
+                gather_rows(objects, best), gather_rows(boxes[..., :3], best)[:, :, None], ego
+            ),
             history.remember(history_tokens, ego),
             memory.signals.remember(signals, ego),
         )
 
     def _begin_clips(self, remembered: QueryMemory, ego: EgoMotion) -> QueryMemory:
-        """A clip's first frame propagates made-up objects, at stored reference points seen from here."""
+        """In a clip's first frame, propagate pseudo objects at learned reference points, not past objects."""
         slots, kept = len(ego.timestamp), self.sizes.kept
-        pseudo = self.volume.metres(self.pseudo_reference_points.weight)[:, None].expand(slots, -1, -1, -1)
-        here = torch.eye(4, device=pseudo.device).expand(slots, kept, 4, 4)
-        goes_on = ego.continued[:, None, None, None]
+        pseudo = self.volume.denormalise(self.pseudo_reference_points.weight)[:, None]
+        pseudo = pseudo.expand(slots, -1, -1, -1)
+        identity = torch.eye(4, device=pseudo.device).expand(slots, kept, 4, 4)
+        continued = ego.continued[:, None, None, None]
         return QueryMemory(
             contents=remembered.contents,
             points=torch.cat(
-                (remembered.points[:, :kept].where(goes_on, pseudo), remembered.points[:, kept:]), dim=1
+                (remembered.points[:, :kept].where(continued, pseudo), remembered.points[:, kept:]), dim=1
             ),
             poses=torch.cat(
-                (remembered.poses[:, :kept].where(goes_on, here), remembered.poses[:, kept:]), dim=1
+                (remembered.poses[:, :kept].where(continued, identity), remembered.poses[:, kept:]), dim=1
             ),
             times=remembered.times,
         )
@@ -187,9 +190,9 @@ class DetectionHead(nn.Module):
         """References (B, O, 3), contents and positions (B, S + O, E), memory positions (B, M - K, E)."""
         slots, kept = remembered.contents.shape[0], self.sizes.kept
         points = self.volume.normalise(remembered.points)
-        memory_positions = query_positions.remembered(points, remembered.poses, remembered.times)
+        memory_positions = query_positions.past(points, remembered.poses, remembered.times)
         learned = self.reference_points.weight
-        learned_positions = query_positions.now(learned[:, None])
+        learned_positions = query_positions.present(learned[:, None])
 
         scene = self.query_embedding.weight.expand(slots, -1, -1)
         references = torch.cat((learned.expand(slots, -1, -1), points[:, :kept].squeeze(2)), dim=1)
@@ -202,19 +205,19 @@ class DetectionHead(nn.Module):
         return references, contents, positions, memory_positions[:, kept:]
 
     def _boxes(self, objects: Tensor, references: Tensor) -> Tensor:
-        # The third number is a log width, and is squashed like a coordinate: the weights were trained so.
+        # The third number is a log width, and passes the sigmoid like a coordinate, as in training.
         centre, rest = self.reg_branch(objects).tensor_split((3,), dim=-1)
-        centre = self.volume.metres((centre + inverse_sigmoid(references)).sigmoid())
+        centre = self.volume.denormalise((centre + inverse_sigmoid(references)).sigmoid())
         return torch.cat((centre, rest), dim=-1)
 
     def _history_tokens(self, scene: Tensor, history: HistoryMemory) -> Tensor:
         queries = self.memory_query.weight.expand(scene.shape[0], -1, -1)
-        ages = self.scene_time_embedding(time_code(history.times, scene.shape[-1]))
-        of_the_past = self.memory_decoder_mq(queries, history.tokens, memory_positions=ages)
-        return self.memory_decoder_cq(of_the_past, scene)
+        ages = self.scene_time_embedding(time_encoding(history.times, scene.shape[-1]))
+        past = self.memory_decoder_mq(queries, history.tokens, memory_positions=ages)
+        return self.memory_decoder_cq(past, scene)
 
     def _ego_token(self, signals: Tensor, past: SignalMemory, poses: Tensor) -> Tensor:
-        """(B, D) from signals (B, 19) now and past, and poses (B, M, 4, 4) of remembered objects."""
+        """Return (B, D) from present (B, 19) and past signals, and poses (B, M, 4, 4) of past objects."""
         present = signals.clone()
         present[:, POSITION] = 0
         present[:, YAW] = 0
@@ -222,17 +225,17 @@ class DetectionHead(nn.Module):
         return self.can_bus_embed(torch.cat((present, past.signals.flatten(1), motion), dim=-1).float())
 
     def _futures(self, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """Objects (B, O, E) to futures (B, O, A, steps, 2) and their logits (B, O, A)."""
+        """Map objects (B, O, E) to futures (B, O, A, steps, 2) and their logits (B, O, A)."""
         modes = self.motion_mode_query.weight.expand(objects.shape[0], -1, -1)  # (B, A, E)
         queries = (objects[:, :, None] + modes[:, None]).flatten(1, 2)  # (B, O * A, E)
-        # All queries look at each other, and each is a sum.
+        # All queries attend to each other, and each is a sum.
         decoded = self.motion_decoder(queries, objects, plus=modes).unflatten(1, (-1, self.sizes.modes))
-        # Twice the same: the trained branches expect another feature of equal width, which ORION leaves out.
+        # Twice the same: the trained branches expect another feature of equal width, which ORION lacks.
         doubled = torch.cat((decoded, decoded), dim=-1)
         futures = self.traj_branch(doubled).unflatten(-1, (self.sizes.steps, 2))
         return futures, self.traj_cls_branch(doubled).squeeze(-1)
 
 
-def take(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, K, 1) of x (B, Q, E): (B, K, E)."""
+def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return rows (B, K, 1) of x (B, Q, E) as (B, K, E)."""
     return x.gather(1, rows.expand(-1, -1, x.shape[-1]))

@@ -1,4 +1,4 @@
-"""Language model: Llama, as transformers has it, over one constant prompt with vision tokens in it.
+"""Language model: Llama from transformers, over one constant prompt with vision tokens in it.
 
 Source: spec ORION teacher 1.7.
 Dimension letters: B slots, N vision tokens, T positions of the whole prompt, W positions up to the waypoint
@@ -29,7 +29,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class LanguageModel(nn.Module):
-    """Vision tokens to the planning token."""
+    """Maps vision tokens to the planning token."""
 
     def __init__(self, config: LanguageConfig, vision_tokens: int) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class LanguageModel(nn.Module):
             self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, vision: Tensor) -> Tensor:
-        """Vision tokens (B, N, D) to the hidden state (B, D) after the final norm at the waypoint token.
+        """Map vision tokens (B, N, D) to the hidden state (B, D) after the final norm at the waypoint token.
 
-        Nothing is computed that this position does not read: no token behind it, and of the last layer no
-        other position than this one.
+        Only what this position depends on is computed: no token behind it, and no other position of the last
+        layer.
         """
         x = self._sequence(vision)[:, : self.waypoint + 1]  # (B, W, D)
         rotation = self._rotation(x)
@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
         return self.model.norm(at_last_position(last, x, rotation))
 
     def hidden_states(self, vision: Tensor) -> Tensor:
-        """Vision tokens (B, N, D) to hidden states (B, T, D) of the whole prompt after the final norm."""
+        """Map vision tokens (B, N, D) to hidden states (B, T, D) of the whole prompt after the final norm."""
         x = self._sequence(vision)
         rotation = self._rotation(x)
         for layer in self._layers:
@@ -83,7 +83,7 @@ class LanguageModel(nn.Module):
         return cast("Iterable[LlamaDecoderLayer]", self.model.layers)
 
     def _sequence(self, vision: Tensor) -> Tensor:
-        """The prompt (B, T, D) with vision tokens in their place."""
+        """Return the embedded prompt (B, T, D) with the vision tokens inserted."""
         words = self.model.embed_tokens(self.get_buffer("words")).expand(vision.shape[0], -1, -1)
         before, after = words.tensor_split((self.split,), dim=1)
         return torch.cat((before, vision.to(words.dtype), after), dim=1)
@@ -94,13 +94,13 @@ class LanguageModel(nn.Module):
 
 
 def at_last_position(layer: LlamaDecoderLayer, x: Tensor, rotation: Rotation) -> Tensor:
-    """What a decoder layer makes of the last position (B, D) of x (B, W, D), which sees all others."""
+    """Return a decoder layer's output (B, D) at the last position of x (B, W, D), which attends to all."""
     here = x[:, -1] + attend_from_last(layer.self_attn, layer.input_layernorm(x), rotation)  # (B, D)
     return here + layer.mlp(layer.post_attention_layernorm(here))
 
 
 def attend_from_last(attention: LlamaAttention, x: Tensor, rotation: Rotation) -> Tensor:
-    """Attention (B, D) of the last position to all of x (B, W, D)."""
+    """Return the attention output (B, D) of the last position over all of x (B, W, D)."""
     cos, sin = rotation
 
     def heads(projected: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.teachers.orion.network.attention import Decoder, visibility
+from pipeline.teachers.orion.network.attention import Decoder, attention_mask
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M
-from pipeline.teachers.orion.network.detection_head import classifier, regressor, take
+from pipeline.teachers.orion.network.detection_head import classifier, gather_rows, regressor
 from pipeline.teachers.orion.network.position import Volume, inverse_sigmoid
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RoadMap:
-    """What the map head says of one frame of B slots."""
+class MapOutput:
+    """Output of the map head for one frame of B slots."""
 
     queries: Tensor
     """(B, X, E) map queries."""
@@ -36,7 +36,7 @@ class RoadMap:
 
 
 class MapHead(nn.Module):
-    """Image tokens and memory to a ``RoadMap`` and new memory."""
+    """Maps image tokens and memory to a ``MapOutput`` and new memory."""
 
     def __init__(self, config: OrionConfig) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class MapHead(nn.Module):
         self.cls_branch = classifier(width, sizes.classes)
         self.reg_branch = regressor(width, 3 * config.lane_points)
         self.output_projection = nn.Linear(width, config.language.width)
-        visible = visibility(sizes.map_queries, sizes.lanes, sizes.memory)
-        self.register_buffer("visible", visible, persistent=False)
+        mask = attention_mask(sizes.map_queries, sizes.lanes, sizes.memory)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(
         self,
@@ -62,24 +62,24 @@ class MapHead(nn.Module):
         ego: EgoMotion,
         memory: QueryMemory,
         query_positions: QueryPositions,
-    ) -> tuple[RoadMap, QueryMemory]:
-        """Look at one frame.
+    ) -> tuple[MapOutput, QueryMemory]:
+        """Process one frame.
 
         Args:
             tokens: (B, N, backbone width) image tokens.
             ray_positions: (B, N, E).
-            ego: Where and when the frame is.
+            ego: Pose and time of the frame.
             memory: Lanes of the frames before.
             query_positions: Encoder of reference points.
 
         Returns:
-            The road map, and what to remember of it.
+            The map, and the new memory of lanes.
         """
         slots = tokens.shape[0]
         remembered = memory.recall(ego)
         lanes = self.instance_embedding_lane.weight  # (L, E)
         references = self.reference_points_lane(lanes[:, None] + self.points_embedding_lane.weight).sigmoid()
-        positions = query_positions.now(references)
+        positions = query_positions.present(references)
         extra = self.query_embedding.weight
 
         decoded = self.decoder(
@@ -88,18 +88,18 @@ class MapHead(nn.Module):
             image=self.input_projection(tokens),
             image_positions=ray_positions,
             memory=remembered.contents,
-            memory_positions=query_positions.remembered(
+            memory_positions=query_positions.past(
                 self.volume.normalise(remembered.points), remembered.poses, remembered.times
             ),
-            visible=self.get_buffer("visible"),
+            mask=self.get_buffer("mask"),
         )
         queries, lanes = decoded.tensor_split((self.sizes.map_queries,), dim=1)
         offsets = self.reg_branch(lanes).unflatten(-1, (-1, 3))
-        points = self.volume.metres((offsets + inverse_sigmoid(references)).sigmoid())
-        said = RoadMap(queries, points, self.cls_branch(lanes))
+        points = self.volume.denormalise((offsets + inverse_sigmoid(references)).sigmoid())
+        output = MapOutput(queries, points, self.cls_branch(lanes))
 
         best = (
-            said.class_logits.sigmoid().amax(dim=-1).topk(self.sizes.kept, dim=1).indices[..., None]
+            output.class_logits.sigmoid().amax(dim=-1).topk(self.sizes.kept, dim=1).indices[..., None]
         )  # (B, K, 1)
-        kept_points = take(points.flatten(2), best).unflatten(-1, (-1, 3))
-        return said, remembered.remember(take(lanes, best), kept_points, ego)
+        kept_points = gather_rows(points.flatten(2), best).unflatten(-1, (-1, 3))
+        return output, remembered.remember(gather_rows(lanes, best), kept_points, ego)

@@ -1,13 +1,13 @@
-"""What ORION remembers of a clip from frame to frame, for B slots at once.
+"""ORION's memory of a clip from frame to frame, for B slots at once.
 
-Between frames the memory is in world coordinates and absolute times. ``recall`` brings it into the present
-LiDAR frame, and empties the slots whose memory is not continued; ``remember`` puts the present frame in front
-and carries all back to the world. Nothing is changed in place: each returns a new object. Sums and products
-keep the trained model's float32 arithmetic and order, because positions in the world are large.
+Between frames the memory is in world coordinates and absolute times. ``recall`` transforms it into the
+present LiDAR frame, and clears the slots whose clip is not continued; ``remember`` prepends the present frame
+and transforms all back to the world. Nothing is changed in place: each returns a new object. Sums and
+products keep the trained model's float32 precision and order, because positions in the world are large.
 
 Source: spec ORION teacher 2.
-Dimension letters: B slots, M remembered queries, K queries kept of one frame, P points of a query, S
-remembered history tokens, F remembered frames, E width.
+Dimension letters: B slots, M queries in the memory, K queries kept of one frame, P points of a query,
+S history tokens in the memory, F frames in the memory, E width.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.network.config import OrionConfig
 
 LONGEST_GAP_S = 2.0
-"""A gap of this length or longer between two frames of a clip empties the memory."""
+"""A gap of this length or longer between two frames of a clip clears the memory."""
 
 POSITION = slice(1, 4)
 YAW = 18
-"""Where an ego signal (command, then the CAN bus) holds its position in metres and its yaw in degrees."""
+"""Indices of the position in metres and the yaw in degrees in an ego signal (command, then the CAN bus)."""
 
 
 @dataclass(frozen=True)
 class EgoMotion:
-    """Where and when the present frame is."""
+    """Pose and time of the present frame."""
 
     pose: Tensor
     """(B, 4, 4) float32, LiDAR to world."""
@@ -43,25 +43,25 @@ class EgoMotion:
     timestamp: Tensor
     """(B) float64, seconds."""
     continued: Tensor
-    """(B) bool: the slot's memory belongs to this frame's clip and is young enough."""
+    """(B) bool: the slot's memory is of this frame's clip and recent enough."""
 
 
 @dataclass(frozen=True)
 class QueryMemory:
-    """Remembered objects (P = 1) or lanes of a few frames, newest first."""
+    """Objects (P = 1) or lanes of a few frames, newest first."""
 
     contents: Tensor
     """(B, M, E)."""
     points: Tensor
     """(B, M, P, 3) metres."""
     poses: Tensor
-    """(B, M, 4, 4): the LiDAR frame it was seen from."""
+    """(B, M, 4, 4): the LiDAR frame that it was detected in."""
     times: Tensor
     """(B, M) float64, seconds. Recalled: its age."""
 
     @classmethod
     def empty(cls, slots: int, size: int, points: int, width: int, device: str) -> QueryMemory:
-        """Zeros."""
+        """Return zeros."""
         return cls(
             contents=torch.zeros(slots, size, width, device=device),
             points=torch.zeros(slots, size, points, 3, device=device),
@@ -70,31 +70,31 @@ class QueryMemory:
         )
 
     def recall(self, ego: EgoMotion) -> QueryMemory:
-        """The memory in the present LiDAR frame; zeros where it is not continued."""
+        """Return the memory in the present LiDAR frame; zeros where it is not continued."""
         return QueryMemory(
-            contents=keep(self.contents, ego.continued),
-            points=keep(transform(ego.pose_inv, self.points), ego.continued),
-            poses=keep(ego.pose_inv[:, None] @ self.poses, ego.continued),
-            times=keep(ego.timestamp[:, None] - self.times, ego.continued),
+            contents=mask_slots(self.contents, ego.continued),
+            points=mask_slots(transform(ego.pose_inv, self.points), ego.continued),
+            poses=mask_slots(ego.pose_inv[:, None] @ self.poses, ego.continued),
+            times=mask_slots(ego.timestamp[:, None] - self.times, ego.continued),
         )
 
     def remember(self, contents: Tensor, points: Tensor, ego: EgoMotion) -> QueryMemory:
-        """The present queries (B, K, E) and points (B, K, P, 3) before this recalled memory, in the world."""
+        """Prepend present queries (B, K, E) and points (B, K, P, 3) to this recalled memory, in the world."""
         slots, kept = contents.shape[:2]
         size = self.contents.shape[1]
-        here = torch.eye(4, device=points.device).expand(slots, kept, 4, 4)
-        now = self.times.new_zeros(slots, kept)
+        identity = torch.eye(4, device=points.device).expand(slots, kept, 4, 4)
+        ages = self.times.new_zeros(slots, kept)
         return QueryMemory(
             contents=torch.cat((contents, self.contents), dim=1)[:, :size],
             points=transform(ego.pose, torch.cat((points, self.points), dim=1)[:, :size]),
-            poses=ego.pose[:, None] @ torch.cat((here, self.poses), dim=1)[:, :size],
-            times=ego.timestamp[:, None] - torch.cat((now, self.times), dim=1)[:, :size],
+            poses=ego.pose[:, None] @ torch.cat((identity, self.poses), dim=1)[:, :size],
+            times=ego.timestamp[:, None] - torch.cat((ages, self.times), dim=1)[:, :size],
         )
 
 
 @dataclass(frozen=True)
 class HistoryMemory:
-    """Remembered history tokens, newest first."""
+    """History tokens, newest first."""
 
     tokens: Tensor
     """(B, S, E)."""
@@ -103,19 +103,19 @@ class HistoryMemory:
 
     @classmethod
     def empty(cls, slots: int, size: int, width: int, device: str) -> HistoryMemory:
-        """Zeros."""
+        """Return zeros."""
         times = torch.zeros(slots, size, dtype=torch.float64, device=device)
         return cls(tokens=torch.zeros(slots, size, width, device=device), times=times)
 
     def recall(self, ego: EgoMotion) -> HistoryMemory:
-        """Tokens and their ages; zeros where the memory is not continued."""
+        """Return tokens and their ages; zeros where the memory is not continued."""
         return HistoryMemory(
-            tokens=keep(self.tokens, ego.continued),
-            times=keep(ego.timestamp[:, None] - self.times, ego.continued),
+            tokens=mask_slots(self.tokens, ego.continued),
+            times=mask_slots(ego.timestamp[:, None] - self.times, ego.continued),
         )
 
     def remember(self, tokens: Tensor, ego: EgoMotion) -> HistoryMemory:
-        """This recalled memory behind the present frame's tokens."""
+        """Prepend the present frame's tokens to this recalled memory."""
         size = self.tokens.shape[1]
         ages = torch.cat((self.times.new_zeros(tokens.shape[:2]), self.times), dim=1)[:, :size]
         return HistoryMemory(
@@ -135,14 +135,14 @@ class SignalMemory:
 
     @classmethod
     def empty(cls, slots: int, frames: int, signals: int, device: str) -> SignalMemory:
-        """No frame seen."""
+        """Return a memory without frames."""
         return cls(
             signals=torch.zeros(slots, frames, signals, dtype=torch.float64, device=device),
             seen=torch.zeros(slots, frames, dtype=torch.bool, device=device),
         )
 
     def recall(self, present: Tensor, ego: EgoMotion) -> SignalMemory:
-        """Signals relative to the ``present`` ones (B, 19); zeros where unseen or not continued."""
+        """Return signals relative to the ``present`` ones (B, 19); zeros where unseen or not continued."""
         origin = torch.zeros_like(present)
         origin[:, POSITION] = present[:, POSITION]
         origin[:, YAW] = present[:, YAW]
@@ -150,7 +150,7 @@ class SignalMemory:
         return SignalMemory((self.signals - origin[:, None]).where(seen[..., None], 0), seen)
 
     def remember(self, present: Tensor, ego: EgoMotion) -> SignalMemory:
-        """This memory, as it is between frames, behind the ``present`` signals (B, 19)."""
+        """Prepend the ``present`` signals (B, 19) to this memory, as it is between frames."""
         frames = self.signals.shape[1]
         seen = self.seen & ego.continued[:, None]
         signals = self.signals.where(seen[..., None], 0)
@@ -162,18 +162,18 @@ class SignalMemory:
 
 @dataclass(frozen=True)
 class OrionMemory:
-    """Everything remembered by B slots."""
+    """The memories of B slots."""
 
     objects: QueryMemory
     lanes: QueryMemory
     history: HistoryMemory
     signals: SignalMemory
     timestamp: Tensor
-    """(B) float64, seconds: when the last frame was."""
+    """(B) float64, seconds: time of the last frame."""
 
     @classmethod
     def empty(cls, config: OrionConfig, slots: int, device: str) -> OrionMemory:
-        """Memories of clips that have not begun."""
+        """Return the memories of clips before their first frame."""
         detection, lanes, width = config.detection, config.lanes, config.width
         signals = 1 + CAN_BUS_SIGNALS
         return cls(
@@ -185,17 +185,17 @@ class OrionMemory:
         )
 
     def ego_motion(self, pose: Tensor, pose_inv: Tensor, timestamp: Tensor, same_clip: Tensor) -> EgoMotion:
-        """Decide, slot by slot, whether the memory goes on; ``same_clip`` (B) bool."""
+        """Return the motion, with the slots whose memory is continued; ``same_clip`` (B) bool."""
         near = (timestamp - self.timestamp).abs() < LONGEST_GAP_S
         return EgoMotion(pose, pose_inv, timestamp, continued=same_clip & near)
 
 
-def keep(x: Tensor, slots: Tensor) -> Tensor:
-    """``x`` (B, ...) where ``slots`` (B) is True, else zero."""
+def mask_slots(x: Tensor, slots: Tensor) -> Tensor:
+    """Return ``x`` (B, ...) where ``slots`` (B) is True, else zero."""
     return x.where(slots.view(-1, *(1,) * (x.ndim - 1)), 0)
 
 
 def transform(pose: Tensor, points: Tensor) -> Tensor:
-    """Move points (B, M, P, 3) by a pose (B, 4, 4)."""
+    """Transform points (B, M, P, 3) by a pose (B, 4, 4)."""
     homogeneous = torch.cat((points, torch.ones_like(points[..., :1])), dim=-1)
     return (pose[:, None, None] @ homogeneous[..., None]).squeeze(-1)[..., :3]

@@ -21,22 +21,22 @@ from pipeline.teachers.orion.network.position import QueryPositions, RayPosition
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.config import OrionConfig
-    from pipeline.teachers.orion.network.detection_head import Detection
-    from pipeline.teachers.orion.network.map_head import RoadMap
+    from pipeline.teachers.orion.network.detection_head import DetectionOutput
+    from pipeline.teachers.orion.network.map_head import MapOutput
 
 
 @dataclass(frozen=True)
 class OrionOutput:
-    """What ORION says of one frame of B slots."""
+    """Output of ORION for one frame of B slots."""
 
-    detection: Detection
-    road_map: RoadMap
+    detection: DetectionOutput
+    road_map: MapOutput
     planning_token: Tensor
     """(B, D)."""
 
 
 class Orion(nn.Module):
-    """The whole extraction path; the planner is not part of it."""
+    """The model from images to planning token; the planner is not part of it."""
 
     def __init__(self, config: OrionConfig) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Orion(nn.Module):
         same_clip: Tensor,
         memory: OrionMemory,
     ) -> tuple[OrionOutput, OrionMemory]:
-        """Look at one frame of every slot.
+        """Process one frame of every slot.
 
         Args:
             images: (B, C, 3, height, width) float32, normalised.
@@ -71,7 +71,7 @@ class Orion(nn.Module):
             memory: Of the frames before.
 
         Returns:
-            What it says, and the new memory.
+            The output, and the new memory.
         """
         ego = memory.ego_motion(pose, pose_inv, timestamp, same_clip)
         tokens = self.img_backbone(images.flatten(0, 1)).float().flatten(1, 2)
@@ -82,11 +82,11 @@ class Orion(nn.Module):
         )
         road_map, lanes = self.map_head(tokens, rays, ego, memory.lanes, self.query_positions)
         planning_token = self.language_model(self.vision_tokens(detection, road_map)).float()
-        said = OrionOutput(detection, road_map, planning_token)
-        return said, OrionMemory(objects, lanes, history, past_signals, timestamp)
+        output = OrionOutput(detection, road_map, planning_token)
+        return output, OrionMemory(objects, lanes, history, past_signals, timestamp)
 
-    def vision_tokens(self, detection: Detection, road_map: RoadMap) -> Tensor:
-        """(B, scene + history + 1 + map, D): the tokens that stand for the images in the prompt."""
+    def vision_tokens(self, detection: DetectionOutput, road_map: MapOutput) -> Tensor:
+        """Return (B, scene + history + 1 + map, D): the tokens that stand for the images in the prompt."""
         scene = self.pts_bbox_head.output_projection(torch.cat((detection.scene, detection.history), dim=1))
         road = self.map_head.output_projection(road_map.queries)
         return torch.cat((scene, detection.ego_token[:, None], road), dim=1)

@@ -1,7 +1,7 @@
 """The constant prompt, by token ids.
 
-The ids are written out because tokenizers of different ages disagree about the blank before
-``<waypoint_ego>``, and an extra id would move the planning token.
+The ids are written out because versions of the tokenizer disagree about the blank before ``<waypoint_ego>``,
+and an extra id would move the planning token.
 
 Source: spec ORION teacher 1.7, 6.2.
 """
@@ -9,7 +9,7 @@ Source: spec ORION teacher 1.7, 6.2.
 from __future__ import annotations
 
 IMAGE_PLACEHOLDER = -200
-"""Where the vision tokens go."""
+"""Stands for the vision tokens."""
 
 WAYPOINT = 32000
 """``<waypoint_ego>``, the token added to Llama's 32000."""

@@ -48,7 +48,7 @@ HEADS = known_heads()
 
 
 def known_frame(clip: str, number: int, *, history: int = HISTORY) -> dict[str, np.ndarray]:
-    """What the teacher said: queries (Q, E) at full precision, and everything else."""
+    """Return the teacher's outputs: queries (Q, E) at full precision, and everything else."""
     rng = np.random.default_rng([len(clip), number])
     return {
         "queries": rng.normal(size=(SCENE + history + MAP, QUERY)),
@@ -67,7 +67,7 @@ def known_frame(clip: str, number: int, *, history: int = HISTORY) -> dict[str, 
 
 
 def dumped(known: dict[str, np.ndarray], heads=HEADS) -> dict[str, np.ndarray]:
-    """The same as the collector writes it: everything float16, with its unit dimensions."""
+    """Return the same as the collector writes it: everything float16, with its unit dimensions."""
     queries = known["queries"]
     narrow, lanes = queries[:-MAP], queries[-MAP:]
     tokens = np.concatenate(
@@ -170,13 +170,13 @@ def test_what_was_dumped_is_what_is_read(dump, tmp_path):
         np.testing.assert_allclose(dataset.read(clip, "timestamp"), np.arange(frames) / 10)
 
 
-def test_what_the_dump_does_not_tell_is_not_promised(dump, tmp_path):
+def test_what_the_dump_does_not_hold_is_not_promised(dump, tmp_path):
     report = run(dump, tmp_path / "out.zarr")
     manifest = LatentDataset.open(tmp_path / "out.zarr").manifest
     names = {spec.name for spec in manifest.features}
     assert {"ego_pose", "can_bus"} <= set(report.lacking)
     assert names.isdisjoint(report.lacking)
-    assert report.lacking["ego_pose"] == "a dump does not tell"
+    assert report.lacking["ego_pose"] == "a dump does not hold it"
     mask = manifest.feature("ego_trajectory_mask")
     assert "ORION's reading" in mask.description
     assert (manifest.teacher.name, manifest.teacher.weights) == ("orion-lite-import", "unknown")
@@ -194,7 +194,7 @@ def test_optional_arrays_may_be_missing(tmp_path):
 
 
 def test_arrays_that_mean_something_else_are_not_taken(tmp_path):
-    """The collector's own page says that a command has three places, and a lane count may be another."""
+    """The collector's documentation has commands of three numbers, and a lane count may differ."""
     dump = write_dump(tmp_path / "dump", {TRAIN: 2})
     save_file(HEADS, dump / "heads.safetensors")
     for file in dump.glob("*.npz"):
@@ -279,7 +279,7 @@ def harm_pickle(file: Path) -> None:
 
 
 def harm_bomb(file: Path) -> None:
-    """A member that says it is small and inflates to 128 MiB."""
+    """A member that declares a small size and inflates to 128 MiB."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("visual_queries.npy", bytes(2**27))
     content = bytearray(file.read_bytes())
@@ -482,7 +482,7 @@ def test_least_squares_at_the_released_size():
 
 
 def test_a_bomb_is_not_inflated(tmp_path):
-    """Neither what lies of its size in the directory, nor what says it and is too large."""
+    """Neither a member that declares a wrong size, nor one that declares its size and is too large."""
     for harm in (harm_bomb, harm_large):
         harm(tmp_path / "frame.npz")
         tracemalloc.start()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.teachers.orion.inputs import OrionBatch
 from pipeline.teachers.orion.presets import ORION_TINY
-from pipeline.teachers.protocol import FrameBatch
 from tests.paths import GOLDEN
 
 
@@ -25,16 +25,16 @@ def tiny():
 def frame_of():
     """``frame_of(clip, index)``: one slot's frame; an empty clip name is an idle slot, all zeros."""
 
-    def make(clip: str, index: int, *, seconds: float | None = None) -> FrameBatch:
+    def make(clip: str, index: int, *, seconds: float | None = None) -> OrionBatch:
         if not clip:
             zeros = torch.zeros
-            return FrameBatch(
+            return OrionBatch(
                 clips=("",),
                 images=zeros(1, 6, 3, 48, 96, dtype=torch.uint8),
                 lidar2img=zeros(1, 6, 4, 4),
                 ego_pose=zeros(1, 4, 4),
                 ego_pose_inv=zeros(1, 4, 4),
-                timestamp=zeros(1, dtype=torch.float64),
+                timestamp_s=zeros(1, dtype=torch.float64),
                 command=zeros(1, dtype=torch.int64),
                 can_bus=zeros(1, 18, dtype=torch.float64),
             )
@@ -54,13 +54,13 @@ def frame_of():
         can_bus[0, :2] = pose[:2, 3]
         can_bus[0, 7] = 5
         can_bus[0, 16:] = torch.tensor([yaw, math.degrees(yaw)])
-        return FrameBatch(
+        return OrionBatch(
             clips=(clip,),
             images=torch.randint(0, 256, (1, 6, 3, 48, 96), dtype=torch.uint8, generator=draw),
             lidar2img=camera.expand(1, 6, 4, 4),
             ego_pose=pose.float()[None],
             ego_pose_inv=torch.linalg.inv(pose).float()[None],
-            timestamp=torch.tensor([index / 10 if seconds is None else seconds], dtype=torch.float64),
+            timestamp_s=torch.tensor([index / 10 if seconds is None else seconds], dtype=torch.float64),
             command=torch.tensor([index % 6]),
             can_bus=can_bus,
         )
@@ -72,12 +72,12 @@ def frame_of():
 def together():
     """``together(frames)``: the frames of several slots as one batch."""
 
-    def make(frames: list[FrameBatch]) -> FrameBatch:
+    def make(frames: list[OrionBatch]) -> OrionBatch:
         tensors = {
             name: torch.cat([getattr(frame, name) for frame in frames])
-            for name in FrameBatch.__dataclass_fields__
+            for name in OrionBatch.__dataclass_fields__
             if name != "clips"
         }
-        return FrameBatch(clips=tuple(frame.clips[0] for frame in frames), **tensors)
+        return OrionBatch(clips=tuple(frame.clips[0] for frame in frames), **tensors)
 
     return make

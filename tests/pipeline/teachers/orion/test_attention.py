@@ -1,9 +1,14 @@
-"""Attention that leaves out what it need not compute, against attention that does not."""
+"""Attention with shortcuts, against attention without."""
 
 import torch
 
 from pipeline.teachers.orion.network.attention import CrossDecoder
-from pipeline.teachers.orion.network.backbone import Attention, cut, joined, rotation_table
+from pipeline.teachers.orion.network.backbone import (
+    Attention,
+    rotary_table,
+    window_partition,
+    window_unpartition,
+)
 
 
 def randomised(module):
@@ -13,7 +18,7 @@ def randomised(module):
     return module.double()
 
 
-def test_a_memory_of_sums_is_looked_at_by_its_summands():
+def test_a_memory_of_sums_is_attended_to_by_its_summands():
     decoder = randomised(CrossDecoder(8, heads=2, ffn_width=16))
     draw = torch.Generator().manual_seed(1)
     queries, one, other = (torch.randn(2, rows, 8, dtype=torch.float64, generator=draw) for rows in (3, 5, 4))
@@ -21,19 +26,19 @@ def test_a_memory_of_sums_is_looked_at_by_its_summands():
     torch.testing.assert_close(decoder(queries, one, plus=other), decoder(queries, sums))
 
 
-def test_windows_are_filled_up_with_zeros_and_joined_again():
+def test_windows_are_padded_with_zeros_and_undone():
     image = torch.arange(1, 16).view(1, 3, 5, 1)
-    windows = cut(image, 2)
+    windows = window_partition(image, 2)
     assert windows.shape == (1, 2, 3, 2, 2, 1)
     assert windows[0, 0, 0].flatten().tolist() == [1, 2, 6, 7]
     assert windows[0, 1, 2].flatten().tolist() == [15, 0, 0, 0]
-    assert joined(windows, 3, 5).equal(image)
+    assert window_unpartition(windows, 3, 5).equal(image)
 
 
-def test_what_fills_up_a_window_has_the_bias_of_its_values():
+def test_the_padding_of_a_window_has_the_bias_of_its_values():
     """One token in a window of four: three of them have key 0 and their values' bias."""
     attention = randomised(Attention(4, heads=1, window=2))
-    cos, sin = (table.double() for table in rotation_table(1, 2, 4))  # position 0: nothing turns
+    cos, sin = (table.double() for table in rotary_table(1, 2, 4))  # position 0: nothing turns
     token = torch.tensor([0.3, -1.2, 0.8, 0.5], dtype=torch.float64)
     query = attention.q_proj.weight @ token + attention.q_bias
     score = (query @ (attention.k_proj.weight @ token)) / 2

@@ -13,6 +13,7 @@ from pipeline.teachers.orion.checkpoints.reader import digest, merge_adapter, re
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.presets import OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
+from tests.heard import Heard
 
 QUERY = "lm_head.base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -96,7 +97,7 @@ def test_files_that_are_no_checkpoints(config, tmp_path):
         read_weights(tmp_path / "missing.pth", config)
     torn = tmp_path / "torn.pth"
     torn.write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(CheckpointError, match=r"is no whole file of torch\.save"):
+    with pytest.raises(CheckpointError, match=r"is not a whole file of torch\.save"):
         read_weights(torn, config)
     code = tmp_path / "code.pth"
     torch.save({"state_dict": {"a": tmp_path}}, code)
@@ -113,7 +114,9 @@ def test_files_that_are_no_checkpoints(config, tmp_path):
 def test_a_converted_folder_has_the_same_digest(stored, config, save, tmp_path):
     path = save(stored)
     out = tmp_path / "converted"
-    convert(path, out, config=config, shard_bytes=200_000)
+    heard = Heard()
+    convert(path, out, config=config, shard_bytes=200_000, progress=heard)
+    assert heard.expected == [sum(heard.amounts)] == [len(dict(read_weights(path, config)))]
     assert digest(read_weights(out, config)) == digest(read_weights(path, config))
     assert len(list(out.glob("model-*-of-*.safetensors"))) > 3
     assert max(file.stat().st_size for file in out.glob("*.safetensors")) < 300_000
@@ -131,7 +134,11 @@ def test_teachers_of_a_file_and_of_its_conversion_are_the_same(stored, config, s
     preset = OrionPreset(name="recorded", config=config, images=images)
     path = save(stored)
     preset.convert(path, tmp_path / "converted")
-    one, other = (preset.load(source, device="cpu") for source in (path, tmp_path / "converted"))
+    heard = Heard()
+    one, other = (
+        preset.load(weights, device="cpu", progress=heard) for weights in (path, tmp_path / "converted")
+    )
+    assert sum(heard.expected) == sum(heard.amounts) == 2 * len(dict(read_weights(path, config)))
     assert one.identity == other.identity
     assert one.identity.weights.startswith("sha256:")
     for teacher in (one, other):

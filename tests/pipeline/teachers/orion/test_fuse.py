@@ -59,7 +59,7 @@ def fused(checkpoint, target, teacher):
     return content
 
 
-def test_it_is_the_teachers_eyes_and_the_student(checkpoint, stored, teacher, tmp_path):
+def test_it_is_the_teachers_vision_stack_and_the_student(checkpoint, stored, teacher, tmp_path):
     content = fused(checkpoint, tmp_path / "fused.pth", teacher)
     state = content["state_dict"]
     students = {name for name in state if name.startswith("student_model.")}
@@ -70,10 +70,10 @@ def test_it_is_the_teachers_eyes_and_the_student(checkpoint, stored, teacher, tm
     groups = {name.partition(".")[0] for name in stored}
     gone = {"lm_head", "present_distribution", "future_distribution", "predict_model", "ego_fut_decoder"}
     assert gone < groups
-    eyes = {name for name in stored if name.partition(".")[0] not in gone}
-    assert state.keys() - students == eyes
-    assert all(torch.equal(state[name], stored[name]) for name in eyes)
-    assert {"img_backbone", "pts_bbox_head", "map_head"} <= {name.partition(".")[0] for name in eyes}
+    vision = {name for name in stored if name.partition(".")[0] not in gone}
+    assert state.keys() - students == vision
+    assert all(torch.equal(state[name], stored[name]) for name in vision)
+    assert {"img_backbone", "pts_bbox_head", "map_head"} <= {name.partition(".")[0] for name in vision}
 
 
 def test_the_dropped_language_model_takes_no_room(checkpoint, stored, teacher, tmp_path):
@@ -86,7 +86,7 @@ def test_the_dropped_language_model_takes_no_room(checkpoint, stored, teacher, t
     assert (tmp_path / "fused.pth").stat().st_size < kept + beside
 
 
-def test_meta_keeps_what_is_plain_and_tells_the_rest(checkpoint, teacher, tmp_path):
+def test_meta_keeps_plain_values_and_adds_the_description(checkpoint, teacher, tmp_path):
     assert fused(checkpoint, tmp_path / "fused.pth", teacher)["meta"] == {
         "CLASSES": ("car", "van"),
         "epoch": 6,
@@ -105,20 +105,20 @@ def test_another_teacher_s_checkpoint_is_refused(stored, teacher, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]
 
 
-def test_what_cannot_be_fused_is_told(checkpoint, stored, teacher, tmp_path):
+def test_what_cannot_be_fused_is_refused(checkpoint, stored, teacher, tmp_path):
     target = tmp_path / "fused.pth"
 
-    def refused(path, who=teacher):
+    def refused(path, identity=teacher):
         with pytest.raises((CheckpointError, RequestError)) as caught:
-            fuse(path, STUDENT, target, teacher=who, described="{}")
+            fuse(path, STUDENT, target, teacher=identity, described="{}")
         assert list(tmp_path.glob("*fused*")) == []
         return str(caught.value)
 
     assert "is a folder" in refused(tmp_path)
     assert "does not exist" in refused(tmp_path / "nowhere.pth")
-    eyeless = tmp_path / "eyeless.pth"
-    torch.save({name: value for name, value in stored.items() if "img_backbone" not in name}, eyeless)
-    assert "missing: img_backbone." in refused(eyeless)
+    blind = tmp_path / "blind.pth"
+    torch.save({name: value for name, value in stored.items() if "img_backbone" not in name}, blind)
+    assert "missing: img_backbone." in refused(blind)
     lidar_teacher = TeacherIdentity(name="other", weights="sha256:0", precision="fp32", architecture={"a": 1})
     assert "is not described by the sizes of an ORION" in refused(checkpoint, lidar_teacher)
     target.write_text("mine")

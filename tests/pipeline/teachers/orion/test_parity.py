@@ -1,4 +1,4 @@
-"""The port against what the authors' own modules said of six streaming frames, at tiny width."""
+"""The port against recordings of the authors' own modules over six streaming frames, at tiny width."""
 
 import shutil
 from pathlib import Path

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from cache_schema.errors import RequestError
 from pipeline.teachers.orion.checkpoints.tensors import random_weights
 from pipeline.teachers.orion.images import ImagePreprocessing
-from pipeline.teachers.orion.precision import Arithmetic
+from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY, OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
 
@@ -42,7 +42,7 @@ def preset(request):
 @pytest.fixture(scope="module")
 def exact(preset, frame_of):
     teacher = preset.load(None, device="cpu")
-    return teacher.look(frame_of("a", 0), teacher.begin(1))[0].planning_token
+    return teacher.forward(frame_of("a", 0), teacher.begin(1))[0].planning_token
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def exact(preset, frame_of):
 )
 def test_what_a_planning_token_loses(preset, exact, frame_of, precision, quantize, least, most):
     teacher = preset.load(None, device="cpu", precision=precision, quantize=quantize)
-    said, _ = teacher.look(frame_of("a", 0), teacher.begin(1))
-    assert said.planning_token.dtype == torch.float32
-    assert least < relative(said.planning_token, exact) < most
+    output, _ = teacher.forward(frame_of("a", 0), teacher.begin(1))
+    assert output.planning_token.dtype == torch.float32
+    assert least < relative(output.planning_token, exact) < most
 
 
 def test_the_heads_compute_in_float32_and_only_they():
@@ -126,23 +126,23 @@ def test_adapters_are_merged_before_anything_is_quantised_and_the_digest_is_of_f
     assert four.identity.weights == plain.identity.weights
 
 
-def test_the_identity_tells_the_arithmetic():
-    said = {
+def test_the_identity_records_the_precision():
+    identities = {
         choice: ORION_TINY.load(None, device="cpu", precision=choice[0], quantize=choice[1]).identity
         for choice in (("fp32", None), ("fp16", None), ("bf16", None), ("fp16", "nf4"), ("fp16", "int8"))
     }
-    assert said["fp32", None].precision == "fp32"
-    assert said["bf16", None].precision == "bf16 backbone and language model, fp32 heads"
-    assert said["fp16", None].quantization is None
-    assert said["fp16", "nf4"].quantization == "nf4"
-    assert len({identity.model_dump_json() for identity in said.values()}) == len(said)
+    assert identities["fp32", None].precision == "fp32"
+    assert identities["bf16", None].precision == "bf16 backbone and language model, fp32 heads"
+    assert identities["fp16", None].quantization is None
+    assert identities["fp16", "nf4"].quantization == "nf4"
+    assert len({identity.model_dump_json() for identity in identities.values()}) == len(identities)
 
 
 def test_what_does_not_exist_or_does_not_go_together():
     with pytest.raises(RequestError, match="no precision 'fp8'"):
-        Arithmetic("fp8")
+        PrecisionConfig("fp8")
     with pytest.raises(RequestError, match="no quantisation 'int4'"):
-        Arithmetic("fp16", "int4")
+        PrecisionConfig("fp16", "int4")
     with pytest.raises(RequestError, match="int8 does not go with fp32") as caught:
         ORION_TINY.load(None, device="cpu", quantize="int8")
     assert "fp16" in caught.value.expected

@@ -1,4 +1,4 @@
-"""ORION as a teacher: lock-step, slots, promises. The tiny preset is the real code with small numbers."""
+"""ORION as a teacher: slots, memory, promises. The tiny preset is the real code with small numbers."""
 
 import dataclasses
 
@@ -12,27 +12,27 @@ from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest
 from pipeline.teachers import teacher_preset
 from pipeline.teachers.orion.checkpoints.tensors import random_weights
-from pipeline.teachers.orion.network.detection_head import Detection
+from pipeline.teachers.orion.network.detection_head import DetectionOutput
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
-from pipeline.teachers.orion.teacher import spoken
+from pipeline.teachers.orion.teacher import features_of
 
 TOLERANCE = {"lane_points": 1e-3, "agent_xy": 1e-3}
 """Metres of a 100 m range, 1e-5 of it; everything else is of order 1 and must agree to 1e-5."""
 
 
-def features_of(teacher, frames, state):
-    """What ``step`` says, before it is rounded to the types it is stored in."""
-    said, state = teacher.look(frames, state)
-    return spoken(said), state
+def exact_features(teacher, frames, state):
+    """What ``step`` returns, before it is rounded to the types it is stored in."""
+    output, state = teacher.forward(frames, state)
+    return features_of(output), state
 
 
 def alone(teacher, frames):
     state = teacher.begin(1)
-    said = []
+    results = []
     for frame in frames:
-        features, state = features_of(teacher, frame, state)
-        said.append(features)
-    return said
+        features, state = exact_features(teacher, frame, state)
+        results.append(features)
+    return results
 
 
 def agree(features, slot, expected):
@@ -40,7 +40,7 @@ def agree(features, slot, expected):
         torch.testing.assert_close(features[name][slot], tensor[0], rtol=0, atol=TOLERANCE.get(name, 1e-5))
 
 
-def test_clips_in_lock_step_say_what_each_says_alone(tiny, frame_of, together):
+def test_clips_that_advance_together_get_the_features_of_each_alone(tiny, frame_of, together):
     # Slot 0 takes clip d when a ends; slot 1 idles from frame 5 on; slot 2 is one long clip.
     lengths = {"a": 3, "b": 5, "c": 8, "d": 5}
     slots = (["a"] * 3 + ["d"] * 5, ["b"] * 5 + [""] * 3, ["c"] * 8)
@@ -48,7 +48,7 @@ def test_clips_in_lock_step_say_what_each_says_alone(tiny, frame_of, together):
     state = tiny.begin(3)
     done = dict.fromkeys(lengths, 0)
     for clips in zip(*slots, strict=True):
-        features, state = features_of(
+        features, state = exact_features(
             tiny, together([frame_of(clip, done.get(clip, 0)) for clip in clips]), state
         )
         for slot, clip in enumerate(clips):
@@ -58,7 +58,7 @@ def test_clips_in_lock_step_say_what_each_says_alone(tiny, frame_of, together):
     assert done == lengths
 
 
-def test_the_memory_matters_and_a_new_clip_empties_it(tiny, frame_of):
+def test_the_memory_matters_and_a_new_clip_clears_it(tiny, frame_of):
     first, second = frame_of("a", 0), frame_of("a", 1)
     with_memory = alone(tiny, [first, second])[1]["planning_token"]
     fresh = alone(tiny, [second])[0]["planning_token"]
@@ -67,18 +67,18 @@ def test_the_memory_matters_and_a_new_clip_empties_it(tiny, frame_of):
     torch.testing.assert_close(after_other_clip, fresh, rtol=0, atol=0)
 
 
-def test_a_gap_empties_the_memory_of_its_slot_alone(tiny, frame_of, together):
-    _, state = features_of(tiny, together([frame_of("a", 0), frame_of("b", 0)]), tiny.begin(2))
+def test_a_gap_clears_the_memory_of_its_slot_alone(tiny, frame_of, together):
+    _, state = exact_features(tiny, together([frame_of("a", 0), frame_of("b", 0)]), tiny.begin(2))
     late = frame_of("a", 1, seconds=2.0)
-    features, _ = features_of(tiny, together([late, frame_of("b", 1)]), state)
+    features, _ = exact_features(tiny, together([late, frame_of("b", 1)]), state)
     agree(features, 0, alone(tiny, [late])[0])
     agree(features, 1, alone(tiny, [frame_of("b", 0), frame_of("b", 1)])[1])
 
 
 def test_a_step_leaves_the_old_memory_as_it_was(tiny, frame_of):
-    _, state = features_of(tiny, frame_of("a", 0), tiny.begin(1))
-    once, _ = features_of(tiny, frame_of("a", 1), state)
-    again, _ = features_of(tiny, frame_of("a", 1), state)
+    _, state = exact_features(tiny, frame_of("a", 0), tiny.begin(1))
+    once, _ = exact_features(tiny, frame_of("a", 1), state)
+    again, _ = exact_features(tiny, frame_of("a", 1), state)
     assert all(torch.equal(once[name], again[name]) for name in once)
 
 
@@ -90,11 +90,11 @@ def test_features_are_as_promised(tiny, frame_of, together):
         assert tuple(value.shape) == (2, *spec.shape)
         assert value.isfinite().all()
         assert value.dtype == torch.float16
-        assert value[0].std() > 1e-2, f"{spec.name} says nothing"
+        assert value[0].std() > 1e-2, f"{spec.name} is constant"
 
 
-def test_a_step_rounds_what_the_model_says_as_the_dataset_would(tiny, frame_of):
-    exact, _ = features_of(tiny, frame_of("a", 0), tiny.begin(1))
+def test_a_step_rounds_the_output_as_the_dataset_would(tiny, frame_of):
+    exact, _ = exact_features(tiny, frame_of("a", 0), tiny.begin(1))
     rounded, state = tiny.step(frame_of("a", 0), tiny.begin(1))
     for name, values in rounded.items():
         np.testing.assert_array_equal(values.numpy(), exact[name].numpy().astype(np.float16))
@@ -104,7 +104,7 @@ def test_a_step_rounds_what_the_model_says_as_the_dataset_would(tiny, frame_of):
 def test_what_is_too_large_to_be_stored_is_refused_by_name(frame_of, tmp_path):
     teacher = ORION_TINY.load(None, device="cpu", precision="fp16")
     teacher.model.pts_bbox_head.can_bus_embed[2].bias[7] = 1e5  # the largest float16 is 65504
-    said, _ = teacher.step(frame_of("a", 0), teacher.begin(1))
+    outputs, _ = teacher.step(frame_of("a", 0), teacher.begin(1))
     manifest = Manifest(
         features=teacher.features,
         teacher=teacher.identity,
@@ -114,7 +114,7 @@ def test_what_is_too_large_to_be_stored_is_refused_by_name(frame_of, tmp_path):
     with DatasetWriter(tmp_path / "a.zarr", manifest, {}) as dataset:
         clip = dataset.clip(ClipInfo(name="a", frames=2, split="train"))
         with pytest.raises(FeatureError, match=r"clip 'a', feature 'ego_token', frame 0: 1 of 128 values"):
-            clip.append({name: values.numpy() for name, values in said.items()})
+            clip.append({name: values.numpy() for name, values in outputs.items()})
 
 
 def test_the_released_model_promises_what_the_dataset_is_made_of():
@@ -137,7 +137,7 @@ def test_assets_turn_scene_queries_into_what_the_language_model_reads(tiny, fram
     heads = tiny.assets()["teacher_heads"]
     read = []
     hook = tiny.model.language_model.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    features, _ = features_of(tiny, frame_of("a", 0), tiny.begin(1))
+    features, _ = exact_features(tiny, frame_of("a", 0), tiny.begin(1))
     hook.remove()
     queries, scene = features["scene_queries"], 16 + 4  # scene and history
     before = queries[:, :scene] @ heads["scene.weight"].T + heads["scene.bias"]
@@ -146,7 +146,7 @@ def test_assets_turn_scene_queries_into_what_the_language_model_reads(tiny, fram
     torch.testing.assert_close(rebuilt, read[0], rtol=0, atol=1e-5)
 
 
-def test_the_planner_travels_beside_the_model(tiny):
+def test_the_planner_is_an_asset(tiny):
     planner = tiny.assets()["teacher_planner"]
     width = tiny.config.language.width
     assert len(planner) == 44
@@ -154,7 +154,7 @@ def test_the_planner_travels_beside_the_model(tiny):
     assert planner["future_distribution.encoder.conv1.weight"].shape == (2 * (width + 12), width + 12, 1)
 
 
-def test_the_identity_tells_weights_and_sizes(tiny):
+def test_the_identity_records_weights_and_sizes(tiny):
     identity = tiny.identity
     assert identity.weights == "random:0"
     assert identity.prompt == tiny.config.language.prompt
@@ -167,8 +167,8 @@ def test_the_likeliest_future_is_the_one_with_the_highest_logit():
     futures = torch.arange(2 * 3 * 2 * 2.0).view(1, 2, 3, 2, 2)  # two objects, three alternatives, two steps
     logits = torch.tensor([[[0.0, 2.0, 1.0], [-1.0, -3.0, -0.5]]])
     empty = torch.empty(0)
-    said = Detection(empty, empty, empty, empty, empty, futures, logits)
-    assert said.likeliest_future.tolist() == [[[[4, 5], [6, 7]], [[20, 21], [22, 23]]]]
+    output = DetectionOutput(empty, empty, empty, empty, empty, futures, logits)
+    assert output.likeliest_future.tolist() == [[[[4, 5], [6, 7]], [[20, 21], [22, 23]]]]
 
 
 def test_random_weights_are_the_same_everywhere_and_for_every_subset():
@@ -185,7 +185,7 @@ def test_random_weights_are_the_same_everywhere_and_for_every_subset():
     assert drawn["b.bias"].tolist() == [0, 0]
     assert drawn["a.weight"].abs().max() <= 1  # uniform of variance 1/3
     assert drawn["head.reference_points.weight"].min() >= 0
-    # An identity says no more than "random:7", so these numbers must never change.
+    # An identity records no more than "random:7", so these numbers must never change.
     expected = torch.tensor(
         [[0.226904392, -0.815208316, 0.175004959], [-0.228531837, -0.0774712563, -0.183936596]]
     )

@@ -1,6 +1,6 @@
-"""A raw clip as extraction needs it: its small arrays at once, its images frame by frame.
+"""The annotations of all frames of a clip, as arrays.
 
-Dimension letters: F frames of a clip, C = 6 cameras, h and w of a prepared image.
+Dimension letters: F frames of a clip, C = 6 cameras.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import numpy as np
 
 from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
-from pipeline.bench2drive.geometry import CAMERAS, rigid_inverse
-from pipeline.bench2drive.ground_truth.agents import road_users, truth_agents
+from pipeline.bench2drive.geometry import rigid_inverse
+from pipeline.bench2drive.ground_truth.agents import agent_features, road_users
 from pipeline.bench2drive.ground_truth.trajectories import ego_trajectories
 
 if TYPE_CHECKING:
     from pipeline.bench2drive.clips import RawClip
-    from pipeline.teachers.orion.images import ImagePreprocessing
 
 
 @dataclass(frozen=True, eq=False)
 class ClipAnnotations:
-    """The annotations of all frames of one clip; of the other actors, only what the truth keeps."""
+    """The annotations of one clip; of the other actors, only what the ground truth keeps."""
 
     frame_index: np.ndarray
     """(F) int32, number of the frame in the raw clip."""
@@ -43,24 +42,18 @@ class ClipAnnotations:
     """Values (F, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH_AGENTS``."""
 
     @property
-    def timestamp(self) -> np.ndarray:
+    def timestamp_s(self) -> np.ndarray:
         """(F) float64, seconds since frame 0."""
         return self.frame_index / FRAME_RATE_HZ
 
-    def lidar2img(self, images: ImagePreprocessing) -> np.ndarray:
-        """(F, C, 4, 4) float32, LiDAR to pixels of the network's image: (u·depth, v·depth, depth, 1)."""
-        matrix = self.lidar2cam.copy()
-        matrix[..., :3, :] = images.intrinsic(self.intrinsic) @ self.lidar2cam[..., :3, :]
-        return matrix.astype(np.float32)
-
-    def truth(self) -> dict[str, np.ndarray]:
-        """Values of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH``."""
+    def ground_truth(self) -> dict[str, np.ndarray]:
+        """Return (F, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH``."""
         trajectory, mask = ego_trajectories(self.ego_pose)
         return {
             "ego_trajectory": trajectory,
             "ego_trajectory_mask": mask,
             "command": self.command.astype(np.int8),
-            "timestamp": self.timestamp,
+            "timestamp": self.timestamp_s,
             "frame_index": self.frame_index,
             "ego_pose": self.ego_pose,
             "can_bus": self.can_bus,
@@ -69,12 +62,12 @@ class ClipAnnotations:
 
 
 def read_annotations(clip: RawClip) -> ClipAnnotations:
-    """Read what extraction needs of every frame of a clip.
+    """Read the annotations of every frame of a clip.
 
     Raises:
         ClipError: A frame is missing, or an annotation is broken.
     """
-    # The other actors are most of a file: each frame lets go of them before the next is read.
+    # The other actors are most of a file: those of a frame are freed before the next frame is read.
     rows, others = [], []
     for frame in clip.frames:
         annotation = read_annotation(clip.annotation_path(frame))
@@ -100,14 +93,5 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
         ego_pose_inv=rigid_inverse(ego_pose),
         lidar2cam=lidar2cam,
         intrinsic=intrinsic,
-        agents=truth_agents(others, world2lidar),
+        agents=agent_features(others, world2lidar),
     )
-
-
-def load_images(clip: RawClip, frame: int, images: ImagePreprocessing) -> np.ndarray:
-    """Read the six camera images of a frame; return (C, 3, h, w) uint8 RGB, resized and cropped.
-
-    Raises:
-        ClipError: An image is missing, not whole, or of another size.
-    """
-    return np.stack([images.load(clip.image_path(camera, frame)) for camera in CAMERAS])

@@ -1,0 +1,179 @@
+"""Bench2Drive, and data in its layout, as a source of clips.
+
+Dimension letters: C = 6 cameras.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from cache_schema.errors import ClipError, LeftOut, RequestError
+from cache_schema.format.manifest import DataIdentity
+from cache_schema.vocabulary.driving import GROUND_TRUTH
+from pipeline.bench2drive.clip_annotations import read_annotations
+from pipeline.bench2drive.clips import FRAME_RATE_HZ, clips_folder, find_clips
+from pipeline.bench2drive.geometry import CAMERAS
+from pipeline.bench2drive.splits import split_of, validation_clips
+from pipeline.source import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+    from cache_schema.format.ledger import Split
+    from pipeline.bench2drive.clip_annotations import ClipAnnotations
+    from pipeline.bench2drive.clips import RawClip
+    from pipeline.source import SplitChoice
+
+BENCH2DRIVE = DataIdentity(name="Bench2Drive", licence="CC BY-NC-ND 4.0", frame_rate_hz=FRAME_RATE_HZ)
+
+DATA_FILE = "data.json"
+"""A data root that is not Bench2Drive itself identifies itself here: the JSON of a DataIdentity."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrivingSample:
+    """What a teacher may see of one frame. There is no field for ground truth.
+
+    Matrices are float64; their coordinate frames are defined in ``geometry``.
+    """
+
+    clip: str
+    """Name of the clip."""
+    images: Mapping[str, Path]
+    """JPEG of every camera, by its name, in the order of every (C, ...) array."""
+    lidar2cam: np.ndarray
+    """(C, 4, 4) LiDAR to optical cameras."""
+    intrinsic: np.ndarray
+    """(C, 3, 3) of the raw 1600x900 images."""
+    ego_pose: np.ndarray
+    """(4, 4) LiDAR to RH world."""
+    ego_pose_inv: np.ndarray
+    """(4, 4) RH world to LiDAR."""
+    timestamp_s: float
+    """Seconds since the first frame of the clip."""
+    command: int
+    """Index into ``cache_schema.vocabulary.driving.COMMANDS``."""
+    can_bus: np.ndarray
+    """(18), see ``annotations.Annotation``."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenBench2DriveClip:
+    """A clip whose annotations have been read; implements ``OpenClip``."""
+
+    raw: RawClip
+    annotations: ClipAnnotations
+
+    def ground_truth(self) -> dict[str, np.ndarray]:
+        """Return (frames, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH``."""
+        return self.annotations.ground_truth()
+
+    def sample(self, index: int) -> DrivingSample:
+        """Return one frame. Its images are not opened."""
+        arrays, frame = self.annotations, self.raw.frames[index]
+        return DrivingSample(
+            clip=self.raw.name,
+            images={camera: self.raw.image_path(camera, frame) for camera in CAMERAS},
+            lidar2cam=arrays.lidar2cam[index],
+            intrinsic=arrays.intrinsic[index],
+            ego_pose=arrays.ego_pose[index],
+            ego_pose_inv=arrays.ego_pose_inv[index],
+            timestamp_s=float(arrays.timestamp_s[index]),
+            command=int(arrays.command[index]),
+            can_bus=arrays.can_bus[index],
+        )
+
+
+@dataclass(frozen=True)
+class Bench2DriveClip:
+    """A clip that can be opened; implements ``Clip``."""
+
+    raw: RawClip
+    split: Split
+    index: int
+    samples: int
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.raw.name
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Scenario, town, route and weather."""
+        return self.raw.parts.tags
+
+    def open(self) -> OpenBench2DriveClip:
+        """Read the annotations.
+
+        Raises:
+            ClipError: An annotation is broken.
+        """
+        return OpenBench2DriveClip(self.raw, read_annotations(self.raw))
+
+
+class Bench2Drive:
+    """A data root in Bench2Drive's layout; implements ``Source``.
+
+    Args:
+        root: Folder of the unpacked clips, or around ``v1/``.
+
+    Raises:
+        RequestError: The root's ``data.json`` cannot be read.
+    """
+
+    kind = "driving"
+    ground_truth = GROUND_TRUTH
+    tags = ("scenario", "town", "route", "weather")
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.identity = _identity_of(root)
+
+    def select(self, split: SplitChoice = "all") -> Selection:
+        """Return the clips of a split, sorted by name.
+
+        Raises:
+            ClipError: There is no clip at all, or the root's split file cannot be read.
+            RequestError: There is none of this split.
+        """
+        discovery = find_clips(self.root)
+        failed = [LeftOut.because(name, error) for name, error in discovery.rejected.items()]
+        validation = validation_clips(self.root)
+        clips = []
+        for index, raw in enumerate(discovery.clips):
+            side = split_of(raw.name, validation)
+            if split not in ("all", side):
+                continue
+            try:
+                clips.append(Bench2DriveClip(raw, side, index, samples=len(raw.frames)))
+            except ClipError as error:
+                failed.append(LeftOut.because(raw.name, error))
+        if not clips and not failed:
+            raise RequestError(
+                f"none of the {len(discovery.clips)} clips in {self.root} is of the split {split!r}",
+                expected="at least one clip",
+                repair="choose another split, or another data root",
+            )
+        return Selection(self, tuple(clips), tuple(failed))
+
+
+def _identity_of(root: Path) -> DataIdentity:
+    folder = clips_folder(root.resolve())
+    file = (folder.parent if folder.name == "v1" else folder) / DATA_FILE
+    if not file.is_file():
+        return BENCH2DRIVE
+    try:
+        return DataIdentity.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise RequestError(
+            f"{file} cannot be read: {error}",
+            expected="the JSON of a DataIdentity: name, licence and frame_rate_hz",
+            repair="correct the file, or remove it if this is Bench2Drive itself",
+        ) from error

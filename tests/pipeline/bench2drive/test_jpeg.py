@@ -1,0 +1,60 @@
+"""Camera images, and files that cannot be read as such."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache_schema.errors import ClipError
+from pipeline.bench2drive import jpeg as jpegs
+from pipeline.bench2drive.jpeg import read_jpeg
+
+
+@pytest.fixture
+def jpeg(tmp_path):
+    path = tmp_path / "00000.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, quality=20)
+    return path
+
+
+def test_a_whole_jpeg(jpeg):
+    image = read_jpeg(jpeg)
+    assert (image.size, image.mode) == ((1600, 900), "RGB")
+
+
+def test_both_decoders_yield_the_same_pixels(jpeg, monkeypatch):
+    assert jpegs.simplejpeg is not None, "the tests need the extra `fast`"
+    fast = read_jpeg(jpeg)
+    monkeypatch.setattr(jpegs, "simplejpeg", None)
+    np.testing.assert_array_equal(np.asarray(read_jpeg(jpeg)), np.asarray(fast))
+
+
+def test_a_missing_jpeg(tmp_path):
+    with pytest.raises(ClipError, match=r"00007.jpg does not exist"):
+        read_jpeg(tmp_path / "00007.jpg")
+
+
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_a_truncated_jpeg(jpeg, share, decoder, monkeypatch):
+    if decoder == "pillow":
+        monkeypatch.setattr(jpegs, "simplejpeg", None)
+    data = jpeg.read_bytes()
+    jpeg.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ClipError, match=r"00000.jpg cannot be decoded"):
+        read_jpeg(jpeg)
+
+
+def test_a_jpeg_of_another_size(tmp_path):
+    Image.new("RGB", (1600, 901)).save(tmp_path / "00000.jpg")
+    with pytest.raises(ClipError, match="1600x901"):
+        read_jpeg(tmp_path / "00000.jpg")
+
+
+def test_a_header_that_claims_an_absurd_size(jpeg):
+    data = bytearray(jpeg.read_bytes())
+    frame_header = data.index(b"\xff\xc0")
+    data[frame_header + 5 : frame_header + 9] = b"\xff\xff\xff\xff"  # 65535 x 65535
+    jpeg.write_bytes(data)
+    with pytest.raises(ClipError, match=r"00000.jpg"):
+        read_jpeg(jpeg)

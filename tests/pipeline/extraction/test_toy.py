@@ -1,0 +1,188 @@
+"""Another source and another teacher, which drive nothing, through the ordinary commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.errors import RequestError
+from cache_schema.format.features import FeatureSpec
+from cache_schema.integrity.verify import verify
+from cli import app
+from pipeline.extraction.estimate import plan
+from pipeline.extraction.run import extract
+from tests.paths import ROOT
+from tests.toy.source import Texts
+from tests.toy.teacher import ToyTeacher
+
+TEXTS = {
+    "apple": ["an apple", "a day", "keeps the doctor away"],
+    "banana": ["banana"],
+    "cherry": ["", "cherry pie", "oooo", "x"],
+    "damson": ["last", "but not least"],
+}
+NAMES = ("--source", "tests.toy.source:Texts", "--teacher", "tests.toy.teacher:TOY", "--slots", "2")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    root = tmp_path / "texts"
+    root.mkdir()
+    for name, lines in TEXTS.items():
+        (root / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return root
+
+
+@pytest.fixture
+def undisturbed(texts: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "undisturbed.zarr"
+    report = extract(Texts(texts).select(), ToyTeacher(), path, slots=2)
+    assert (len(report.committed), report.frames) == (4, 10)
+    return path
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def start(path: Path, root: Path, *options: object, **trouble: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cli", "extract", path, "--data", root, *NAMES, *options]
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=os.environ | {"TROUBLE": json.dumps(trouble)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def digests(path: Path) -> dict[str, str]:
+    dataset = LatentDataset.open(path)
+    return {clip: dataset.entry(clip).digest for clip in dataset.clips}
+
+
+def test_what_is_computed_by_hand_is_what_is_read(texts, undisturbed):
+    assert verify(undisturbed).problems == ()
+    dataset = LatentDataset.open(undisturbed)
+    assert dataset.manifest.teacher.name == "toy"
+    assert [spec.name for spec in dataset.manifest.features] == ["letters", "length", "vowels", "line_number"]
+    assert {name: dataset.clip(name).split for name in dataset.clips} == {
+        "apple": "train",
+        "banana": "train",
+        "cherry": "train",
+        "damson": "val",
+    }
+    assert dataset.read("apple", "length").tolist() == [8, 5, 21]
+    assert dataset.read("apple", "vowels").tolist() == [[2, 1, 0, 0, 0], [2, 0, 0, 0, 0], [2, 3, 0, 2, 0]]
+    assert dataset.read("cherry", "vowels")[2].tolist() == [0, 0, 0, 4, 0]
+    assert dataset.read("cherry", "line_number").tolist() == [0, 1, 2, 3]
+    letters = dataset.read("banana", "letters")[0]
+    np.testing.assert_array_equal(letters * 128, [98, 97, 110, 97, 110, 97, 0, 0])
+    assert dataset.asset("alphabet")["vowels"].tolist() == [97, 101, 105, 111, 117]
+
+
+def test_plan_and_extract_by_dotted_names(texts, undisturbed, tmp_path):
+    path = tmp_path / "x.zarr"
+    planned = run("plan", path, "--data", texts, *NAMES, "--measure")
+    assert planned.exit_code == 0, planned.output
+    assert "4 clips, 10 frames" in planned.stdout
+    done = run("extract", path, "--data", texts, *NAMES)
+    assert done.exit_code == 0, done.output
+    assert "4 clips and 10 frames" in done.stdout
+    assert digests(path) == digests(undisturbed)
+    again = run("extract", path, "--data", texts, *NAMES)
+    assert "4 clips were already there" in again.stdout
+    compared = run("compare", undisturbed, path)
+    assert "10 frames of the 4 clips" in compared.stdout
+
+
+def test_killed_and_resumed(texts, undisturbed, tmp_path):
+    path = tmp_path / "killed.zarr"
+    process = start(path, texts, delay_s=0.1)
+    while not any((path / "ledger").glob("*.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 0 < len(digests(path)) < 4
+    process = start(path, texts)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert digests(path) == digests(undisturbed)
+    assert verify(path).problems == ()
+
+
+def test_two_workers_make_the_same_digests_and_a_deadly_clip_is_left_out(texts, undisturbed, tmp_path):
+    path = tmp_path / "two.zarr"
+    process = start(path, texts, "--workers", 2, poison="banana")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 2, err
+    assert "left out banana: every worker that extracts it dies" in err
+    process = start(path, texts, "--workers", 2)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "1 clips and 1 frames" in out
+    assert digests(path) == digests(undisturbed)
+
+
+def test_a_sample_that_cannot_be_prepared_leaves_out_its_clip_alone(texts, undisturbed, tmp_path):
+    (texts / "banana.txt").write_text("bana\N{REPLACEMENT CHARACTER}\n")
+    report = extract(Texts(texts).select(), ToyTeacher(), tmp_path / "x.zarr", slots=2)
+    assert [failure.clip for failure in report.failed] == ["banana"]
+    expected = digests(undisturbed)
+    del expected["banana"]
+    assert digests(tmp_path / "x.zarr") == expected
+
+
+def test_a_teacher_of_another_kind_is_refused_before_it_is_loaded(texts, clips_root, tmp_path):
+    path = tmp_path / "x.zarr"
+    # ORION would ask for a checkpoint, if it were loaded.
+    for command in ("plan", "extract"):
+        source = ("--source", "tests.toy.source:Texts")
+        refused = run(command, path, "--data", texts, *source, "--teacher", "orion-7b")
+        assert refused.exit_code == 2
+        assert "the teacher reads 'driving' samples, and the source has 'texts' samples" in refused.stderr
+        refused = run(command, path, "--data", clips_root, "--teacher", "tests.toy.teacher:TOY")
+        assert refused.exit_code == 2
+        assert "reads 'texts' samples, and the source has 'driving' samples" in refused.stderr
+    clustered = run("extract", path, "--data", texts, *source, "--workers", 2)
+    assert clustered.exit_code == 2
+    assert "has 'texts' samples" in clustered.stderr
+    with pytest.raises(RequestError, match="has 'texts' samples"):
+        extract(Texts(texts).select(), type("Other", (ToyTeacher,), {"kind": "driving"})(), path)
+    assert not path.exists()
+
+
+def test_a_dataset_of_another_source_is_refused(undisturbed, clips_root):
+    refused = run("extract", undisturbed, "--data", clips_root)
+    assert refused.exit_code == 2
+    assert "was made from something else" in refused.stderr
+
+
+def test_the_size_of_a_ragged_feature_varies(texts, tmp_path):
+    class RaggedPreset:
+        kind = "texts"
+        features = (
+            *ToyTeacher.features,
+            FeatureSpec.model_construct(
+                name="codes", shape=(None,), axes=("letter",), dtype="int32", role="target", encoding="full"
+            ),
+        )
+
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(plan(tmp_path / "x.zarr", Texts(texts).select(), RaggedPreset()))
+    rows = {line.split("│")[1].strip(): line for line in captured.get().splitlines() if line.count("│") > 4}
+    assert rows["codes"].count("varies") == 2
+    assert "varies" not in rows["letters"]
+    assert "60 + varies" in rows["together"]  # 8 + 1 + 5 float32 and an int32
