@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cache_schema import commands as dataset_commands
-from cache_schema.errors import RequestError, TeachonceError
+from cache_schema.errors import TeachonceError
 from cache_schema.terminal import FOUND, INTERRUPTED, USER_ERROR, DatasetUrl, err, given, out, table
 from pipeline import commands as teacher_commands
 from student import commands as student_commands
@@ -57,7 +57,7 @@ def parity(
     from pipeline.teachers.orion.parity import replay
     from student.orion_lite.planner import planner_stages
 
-    # The planner lives in the student's wing, which trains it; only the front door may introduce the two.
+    # The planner is part of the student, which trains it; only this file may join the two packages.
     report = replay(recording, tolerance=tolerance, planner=planner_stages)
     shown = table("frame", "stage", "largest difference", "")
     for row in report.rows:
@@ -131,33 +131,25 @@ def export(
         str | None, typer.Option(metavar="DATASET.zarr", help="What it was trained on, for .onnx.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Orion.pth, for .pth.")] = None,
+    with_datasets: student_commands.WithDatasets = None,
+    system: student_commands.SystemName = None,
 ) -> None:
-    """Write the student for whoever drives with it."""
-    if target.suffix == ".safetensors":
-        from student.runs.export import export
+    """Write the student as a file for inference."""
+    from student.runs.export import Exported, export
 
-        out.print(f"exported to {export(run, target)}")
-    elif target.suffix == ".onnx":
-        from student.orion_lite.onnx_graph import export_onnx
-
-        difference = export_onnx(run, given(dataset, "--dataset", target), target)
-        out.print(f"exported to {target}; onnxruntime and PyTorch differ by {difference:.1e} (relative)")
-    elif target.suffix == ".pth":
+    if target.suffix != ".pth":
+        exported = export(run, target, dataset=dataset, with_datasets=with_datasets or (), system=system)
+    else:
         from pipeline.teachers.orion.checkpoints.fuse import fuse
-        from student.runs.checkpoint import read_checkpoint
+        from student.orion_lite.published import read_run
 
         orion = given(checkpoint, "--checkpoint", target)
-        # The teacher's eyes are the one wing's to read, the student is the other's.
-        reached, weights = read_checkpoint(run)
+        # The teacher's vision stack is read by one package, the student by the other.
+        reached, weights = read_run(run)
         teacher, described = reached.trained_on.teacher, reached.model_dump_json()
         count = fuse(orion, weights, target, teacher=teacher, described=described)
-        out.print(f"exported to {target}: {count} tensors")
-    else:
-        raise RequestError(
-            f"{target} has no ending that says what to write",
-            expected=".safetensors, .onnx or .pth",
-            repair="give the file one of these endings",
-        )
+        exported = Exported(target, f"{count} tensors")
+    out.print(str(exported))
 
 
 if __name__ == "__main__":

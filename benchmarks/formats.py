@@ -218,7 +218,7 @@ class Ours:
         """The loader, what it holds in memory, and its buffer."""
         clips = sorted(self._dataset.clips, key=lambda name: int(name.rpartition("-")[2]))
         loader = Loader(self._dataset, clips, [spec.name for spec in FEATURES])
-        held = {name: loader.whole(name) for name in loader.arrays if not loader.reads_single_frames(name)}
+        held = {name: loader.whole(name) for name in loader.arrays if not loader.reads_single_samples(name)}
         buffers = {name: loader.empty(name, BATCH) for name in loader.arrays if name not in held}
         return loader, held, buffers
 

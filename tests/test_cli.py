@@ -203,7 +203,7 @@ def test_a_frame_is_shown(latents: Path, clips_root: Path, tmp_path: Path):
         (["evaluate", "{tmp}/no-run", "{clips}"], "there is no latent dataset"),
         (["demo-data", "{clips}/data.json/x"], "data.json"),
         (["train", "{clips}", "--run", "{tmp}/run", "--set", "epochs"], "sets nothing"),
-        (["train", "{clips}", "--run", "{tmp}/run", "--set", "epoch=3"], "epoch: Extra inputs"),
+        (["train", "{clips}", "--run", "{tmp}/run", "--set", "epoch=3"], "no field 'epoch'"),
         (["recode", "{tmp}/a", "{tmp}/b", "--feature", "command"], "it is not clear what to recode: command"),
         (["subset", "{tmp}/a", "{tmp}/b", "--part", "3/2"], "'3/2' does not parse"),
         (["pull", "ftp://here/x", "{tmp}/b"], "ftp://here/x"),

@@ -88,6 +88,16 @@ class LatentDataset:
         return type(self), (self._where,)
 
     @property
+    def datasets(self) -> tuple[LatentDataset, ...]:
+        """The dataset alone; a joined dataset has several."""
+        return (self,)
+
+    def holder(self, feature: str) -> LatentDataset:
+        """Return the dataset that stores a feature: this one."""
+        self.require([feature])
+        return self
+
+    @property
     def path(self) -> Path:
         """The dataset's folder.
 

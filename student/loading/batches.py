@@ -1,8 +1,8 @@
-"""Frames of a latent dataset as batches of tensors, read ahead and decoded where they are used.
+"""Samples of a latent dataset as batches of tensors, read ahead and decoded where they are used.
 
-What is stored travels to the device as it is, in float16 or int8, and becomes float32 there.
+Stored values travel to the device as they are, in float16 or int8, and become float32 there.
 
-Dimension letters: N frame of a split, B frame of a batch, C channel.
+Dimension letters: N sample of a split, B sample of a batch, C channel.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -27,44 +27,44 @@ if TYPE_CHECKING:
 
     from cache_schema.dataset.reader import LatentDataset
     from cache_schema.format.features import FeatureSpec
-    from student.runs.config import Mask, Resident
 
-    Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Feature -> its values of B samples: a tensor (B, *shape), or ``Ragged`` where shapes differ."""
 
-FRAMES_WITHOUT_ORION_TRUTH = 10
-"""ORION's reading of the truth begins at this frame of a clip."""
+Resident = Literal["none", "ram", "device"]
+"""Where the training samples stay during a run: on the disk, in host memory, or on the GPU."""
+
 AHEAD = 3
 """Buffers, each of a batch or a window of them, that are filled while others are in use."""
 
 
 @dataclass
 class _Buffer:
-    """Memory on the host for the frames of a few batches."""
+    """Memory on the host for the samples of a few batches."""
 
     stored: dict[str, Tensor]
-    """(frames, *shape) by the array's name."""
+    """(samples, *shape) by the array's name."""
     copied: torch.cuda.Event | None = None
     """When the GPU has read it to the end."""
 
 
-class LatentFrames:
-    """The frames of one split, by number.
+class LatentSamples:
+    """The samples of one split, by number.
 
     Floating-point features come as float32, integers as int64, (B, *shape) each.
 
     Args:
-        dataset: Where they are; a folder, not a URL.
+        dataset: A dataset in a folder; not a URL.
         split: "train", "val", or "all" of both.
-        features: What is read of each frame.
-        mask: Which frames have a truth.
+        features: What is read of each sample.
         device: Where batches go.
-        resident: Where the frames stay: on the disk (``none``), in host memory (``ram``), or on the
-            ``device``; of several processes each holds all. Features whose single frames cannot be read
+        resident: Where the samples stay: on the disk (``none``), in host memory (``ram``), or on the
+            ``device``; of several processes each holds all. Features whose single samples cannot be read
             alone are small, and always in memory.
 
     Raises:
-        RequestError: The dataset lacks a feature, or has no clip of that split, or its frames do not fit.
-        DatasetError: What is held cannot be read.
+        RequestError: The dataset lacks a feature, or has no clip of that split, or its samples do not fit.
+        DatasetError: What is held in memory cannot be read.
     """
 
     def __init__(
@@ -73,12 +73,11 @@ class LatentFrames:
         split: str,
         features: Iterable[str],
         *,
-        mask: Mask,
         device: torch.device,
         resident: Resident = "none",
     ) -> None:
-        self.dataset, self.device, self.mask = dataset, device, mask
-        self.features = tuple(sorted({*features, *(("frame_index",) if mask == "orion" else ())}))
+        self.dataset, self.device = dataset, device
+        self.features = tuple(sorted(set(features)))
         dataset.require(self.features)
         self.clips = tuple(name for name in dataset.clips if split in ("all", dataset.clip(name).split))
         if not self.clips:
@@ -89,12 +88,12 @@ class LatentFrames:
             )
         self._specs = [dataset.feature(name) for name in self.features]
         self._loader = Loader(dataset, self.clips, self.features)
-        self.clip_of, self.frame_of = self._loader.clip_of, self._loader.frame_of  # (N), (N)
+        self.clip_of, self.sample_of = self._loader.clip_of, self._loader.sample_of  # (N), (N)
         self.lengths = np.bincount(self.clip_of)
         self._streamed = tuple(
             name
             for name in self._loader.arrays
-            if resident == "none" and self._loader.reads_single_frames(name)
+            if resident == "none" and self._loader.reads_single_samples(name)
         )
         self._held = self._hold(resident)
 
@@ -102,11 +101,11 @@ class LatentFrames:
         return len(self.clip_of)
 
     def names(self, rows: np.ndarray) -> list[str]:
-        """Say which frames these are, as ``clip frame``."""
-        return [f"{self.clips[self.clip_of[row]]} {self.frame_of[row]}" for row in rows]
+        """Return the names of samples, as ``clip number``."""
+        return [f"{self.clips[self.clip_of[row]]} {self.sample_of[row]}" for row in rows]
 
     def read(self, rows: np.ndarray) -> Batch:
-        """Return the frames of (B) numbers as a batch."""
+        """Return the samples of (B) numbers as a batch."""
         return next(self.stream([[rows]]))[1]
 
     def batches(self, order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -119,29 +118,29 @@ class LatentFrames:
         """Yield numbers (B) and batch for each batch of each window.
 
         Args:
-            windows: Batches that are fetched together; no frame is in two batches of one window.
+            windows: Batches that are fetched together; no sample is in two batches of one window.
             recycle: Use a batch's memory again once the next one is asked for. On a CPU, fresh memory costs
                 more than all else that happens to a batch.
 
         Raises:
-            DatasetError: A frame cannot be read; the message names it.
+            DatasetError: A sample cannot be read; the message names it.
         """
         most = max((sum(map(len, window)) for window in windows), default=0)
         coming = iter(windows)
         memory = self._memory(windows) if recycle else {}
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-            under_way: deque[Future[tuple[_Buffer, Sequence[np.ndarray]]]] = deque()
+            reads: deque[Future[tuple[_Buffer, Sequence[np.ndarray]]]] = deque()
             for _ in range(min(AHEAD, len(windows))):
-                under_way.append(pool.submit(self._fill, self._buffer(most), next(coming)))
-            while under_way:
-                buffer, window = under_way.popleft().result()
+                reads.append(pool.submit(self._fill, self._buffer(most), next(coming)))
+            while reads:
+                buffer, window = reads.popleft().result()
                 fetched = self._to_device(buffer)
                 for number, rows in enumerate(window, start=1):
                     batch = self._batch(fetched, rows, window, memory)
                     following = next(coming, None) if number == len(window) else None
                     if following is not None:
-                        # The batch is a copy: the disk may go on while it is worked with.
-                        under_way.append(pool.submit(self._fill, buffer, following))
+                        # The batch is a copy: its buffer may be filled again while the batch is in use.
+                        reads.append(pool.submit(self._fill, buffer, following))
                     yield rows, batch
 
     def _hold(self, resident: Resident) -> dict[str, Tensor]:
@@ -155,21 +154,21 @@ class LatentFrames:
                 raise
             needed = len(self) * sum(self._loader.arrays[name].nbytes for name in held)
             raise RequestError(
-                f"{len(self):,} frames do not fit into the memory of {where}: {error}",
+                f"{len(self):,} samples do not fit into the memory of {where}: {error}",
                 expected=f"room for {needed / 1e9:.1f} GB",
                 repair="keep them elsewhere with --resident ram or --resident none",
             ) from error
 
-    def _buffer(self, frames: int) -> _Buffer:
+    def _buffer(self, samples: int) -> _Buffer:
         on_host = (
             *self._streamed,
-            *(name for name, held in self._held.items() if not _there(held, self.device)),
+            *(name for name, held in self._held.items() if not _is_on(held, self.device)),
         )
         pinned = self.device.type == "cuda"
-        return _Buffer({name: self._loader.empty(name, frames, pinned=pinned) for name in on_host})
+        return _Buffer({name: self._loader.empty(name, samples, pinned=pinned) for name in on_host})
 
     def _fill(self, buffer: _Buffer, window: Sequence[np.ndarray]) -> tuple[_Buffer, Sequence[np.ndarray]]:
-        """Put the frames of a window into a buffer, in the loader's thread."""
+        """Put the samples of a window into a buffer, in the loader's thread."""
         if buffer.copied is not None:
             buffer.copied.synchronize()
         rows = _fetched(window)
@@ -180,7 +179,7 @@ class LatentFrames:
         return buffer, window
 
     def _to_device(self, buffer: _Buffer) -> dict[str, Tensor]:
-        """Send a buffer; on a CPU it is the buffer itself."""
+        """Send a buffer to the device; on a CPU it is the buffer itself."""
         sent = {name: values.to(self.device, non_blocking=True) for name, values in buffer.stored.items()}
         if self.device.type == "cuda":
             buffer.copied = torch.cuda.Event()
@@ -194,7 +193,7 @@ class LatentFrames:
         window: Sequence[np.ndarray],
         memory: Mapping[str, Tensor],
     ) -> Batch:
-        """Pick a batch's frames out of what was fetched and what is held, and decode them."""
+        """Pick a batch's samples out of what was fetched and what is held on the device, and decode them."""
         if len(window) == 1:
             stored = {name: values[: len(rows)] for name, values in fetched.items()}
         else:
@@ -203,13 +202,10 @@ class LatentFrames:
         index = self._index(rows)
         for name in self._held.keys() - fetched.keys():
             stored[name] = self._held[name].index_select(0, index)
-        batch = {
+        return {
             spec.name: decoded(spec, stored, memory[spec.name][: len(rows)] if memory else None)
             for spec in self._specs
         }
-        if self.mask == "orion":
-            _forget_first_truths(batch)
-        return batch
 
     def _memory(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
         most = max((len(rows) for window in windows for rows in window), default=0)
@@ -220,7 +216,7 @@ class LatentFrames:
 
 
 def decoded(spec: FeatureSpec, stored: Mapping[str, Tensor], into: Tensor | None = None) -> Tensor:
-    """Turn what is stored into values, on the device where it is.
+    """Turn stored values into the values of a feature, on the device where they are.
 
     Args:
         spec: The feature.
@@ -247,17 +243,9 @@ def decoded(spec: FeatureSpec, stored: Mapping[str, Tensor], into: Tensor | None
 
 
 def _fetched(window: Sequence[np.ndarray]) -> np.ndarray:
-    """Frames of a window in the order in which they are read: sorted where batches are picked out later."""
+    """Return a window's samples in the order in which they are read: sorted if batches are picked later."""
     return window[0] if len(window) == 1 else np.sort(np.concatenate(window))
 
 
-def _there(values: Tensor, device: torch.device) -> bool:
+def _is_on(values: Tensor, device: torch.device) -> bool:
     return values.device.type == device.type and device.type != "cpu"
-
-
-def _forget_first_truths(batch: Batch) -> None:
-    known = batch["frame_index"] >= FRAMES_WITHOUT_ORION_TRUTH  # (B)
-    if "ego_trajectory_mask" in batch:
-        batch["ego_trajectory_mask"] = batch["ego_trajectory_mask"] & known[:, None]
-    if "ego_trajectory" in batch:
-        batch["ego_trajectory"] = batch["ego_trajectory"] * known[:, None, None]

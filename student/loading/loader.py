@@ -1,9 +1,9 @@
-"""How frames come from the disk: straight into buffers that are used again and again.
+"""Reading samples from the disk, straight into buffers that are used again and again.
 
-tensorstore reads and checks (crc32c) many chunks at once in threads of its own. It must not be carried into a
-forked process, so there are no worker processes here.
+tensorstore reads many chunks at once in threads of its own, and compares each with its crc32c. It must not be
+carried into a forked process, so there are no worker processes here.
 
-Dimension letters: N frame of a split, B frame of a batch.
+Dimension letters: N sample of a split, B sample of a batch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from cache_schema.errors import DatasetError
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import layout_of
+from student.loading.ragged import spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
     from cache_schema.dataset.reader import LatentDataset
     from cache_schema.format.encodings import StoredArray
 
-PIECE_FRAMES = 1024
-"""Frames that are read at a time on their way to where all stay."""
+PIECE_SAMPLES = 1024
+"""Samples that are read at a time where a whole array is read."""
 
 
 class Loader:
-    """Reads what is stored of the frames of some clips, by number.
+    """Reads the stored arrays of the samples of some clips, by number.
 
     Args:
-        dataset: Where they are; a folder, not a URL.
-        clips: Their clips, in the order of their numbers.
-        features: What is read of each.
+        dataset: A dataset in a folder; not a URL.
+        clips: Names of the clips, in the order in which their samples are numbered.
+        features: Which features.
     """
 
     def __init__(self, dataset: LatentDataset, clips: Sequence[str], features: Sequence[str]) -> None:
@@ -47,67 +48,65 @@ class Loader:
         self.arrays = {stored.name: stored for spec in specs for stored in stored_arrays(spec)}
         lengths = [dataset.clip(name).frames for name in clips]
         self.clip_of = np.repeat(np.arange(len(lengths)), lengths)  # (N)
-        self.frame_of = np.concatenate([np.arange(length) for length in lengths])  # (N)
-        # No cache: every frame is read once an epoch, and the operating system has one.
+        self.sample_of = np.concatenate([np.arange(length) for length in lengths])  # (N)
+        # No cache: every sample is read once an epoch, and the operating system has one.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         self._open = functools.cache(self._open_checked)
 
-    def reads_single_frames(self, name: str) -> bool:
-        """Tell whether an array is cut so that one frame of it can be read alone."""
+    def reads_single_samples(self, name: str) -> bool:
+        """Return whether the chunks of an array hold one sample each, which can then be read alone."""
         return layout_of(self.arrays[name], frames=2).chunks[0] == 1
 
-    def empty(self, name: str, frames: int, *, pinned: bool = False) -> Tensor:
-        """Return memory for so many frames of an array, (frames, *shape)."""
+    def empty(self, name: str, samples: int, *, pinned: bool = False) -> Tensor:
+        """Return memory for some samples of an array, (samples, *shape)."""
         stored = self.arrays[name]
-        return torch.empty((frames, *stored.shape), dtype=_torch_dtype(stored), pin_memory=pinned)
+        return torch.empty((samples, *stored.shape), dtype=_torch_dtype(stored), pin_memory=pinned)
 
     def whole(self, name: str, device: torch.device | str = "cpu") -> Tensor:
-        """Read an array of every frame there is, (N, *shape), to a device, past a small piece of the host."""
-        frames = len(self.clip_of)
-        piece = self.empty(name, min(PIECE_FRAMES, frames))
-        everything = torch.empty((frames, *piece.shape[1:]), dtype=piece.dtype, device=device)
-        for begin in range(0, frames, PIECE_FRAMES):
-            rows = np.arange(begin, min(begin + PIECE_FRAMES, frames))
+        """Read an array of all samples, (N, *shape), to a device, in pieces that need little host memory."""
+        samples = len(self.clip_of)
+        piece = self.empty(name, min(PIECE_SAMPLES, samples))
+        everything = torch.empty((samples, *piece.shape[1:]), dtype=piece.dtype, device=device)
+        for begin in range(0, samples, PIECE_SAMPLES):
+            rows = np.arange(begin, min(begin + PIECE_SAMPLES, samples))
             self.fill({name: piece}, rows)
             everything[begin : begin + len(rows)] = piece[: len(rows)]
         return everything
 
     def fill(self, buffers: Mapping[str, Tensor], rows: np.ndarray) -> None:
-        """Read frames into the first places of buffers.
+        """Read samples into the first places of buffers.
 
         Args:
             buffers: (B or more, *shape) on the host for each stored array, by its name.
-            rows: (B) numbers of frames; neighbours are read together.
+            rows: (B) numbers of samples; neighbours are read together.
 
         Raises:
             DatasetError: A file is not as the ledger lists it, or a chunk's checksum does not match; the
-                message names the clip, the feature and the frame.
+                message names the clip, the feature and the sample.
         """
-        clips, frames = self.clip_of[rows], self.frame_of[rows]
-        apart = np.flatnonzero((np.diff(clips) != 0) | (np.diff(frames) != 1)) + 1
-        begins, ends = [0, *apart.tolist()], [*apart.tolist(), len(rows)]
-        under_way = []
+        together = list(spans(self.clip_of[rows], self.sample_of[rows], np.ones_like(rows)))
+        reads = []
         try:
             for name, buffer in buffers.items():
                 target = ts.array(_numpy(buffer, self.arrays[name]))
-                for begin, end in zip(begins, ends, strict=True):
-                    first = int(frames[begin])
-                    source = self._open(int(clips[begin]), name)[first : first + end - begin]
-                    under_way.append(target[begin:end].write(source))
-            for read in under_way:
+                reads += [
+                    target[place].write(self._open(clip, name)[source]) for clip, source, place in together
+                ]
+            for read in reads:
                 read.result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise self._blame(buffers, rows, error) from error
+            raise self._unreadable(buffers, rows, error) from error
 
     def _open_checked(self, clip: int, name: str) -> Any:
         """Open an array once the dataset has compared it with the manifest and the ledger."""
-        self.dataset.array(self.clips[clip], name)
-        folder = self.dataset.path / "clips" / self.clips[clip] / name
+        holder = self.dataset.holder(self.feature_of[name])
+        holder.array(self.clips[clip], name)
+        folder = holder.path / "clips" / self.clips[clip] / name
         return ts.open(
             {
                 "driver": "zarr3",
                 "kvstore": {"driver": "file", "path": f"{folder}/"},
-                # A chunk that is gone is an error, never a value; what is there never changes.
+                # A missing chunk is an error, never a fill value; existing chunks never change.
                 "fill_missing_data_reads": False,
                 "recheck_cached_data": False,
             },
@@ -115,32 +114,32 @@ class Loader:
             context=self._context,
         ).result()
 
-    def _blame(self, buffers: Mapping[str, Tensor], rows: np.ndarray, error: Exception) -> DatasetError:
-        """Read one by one to find the frame that cannot be read."""
+    def _unreadable(self, buffers: Mapping[str, Tensor], rows: np.ndarray, error: Exception) -> DatasetError:
+        """Read one by one to find the sample that cannot be read."""
         for name in buffers:
             for row in rows:
-                clip, frame = self.clips[self.clip_of[row]], int(self.frame_of[row])
+                clip, sample = self.clips[self.clip_of[row]], int(self.sample_of[row])
                 try:
-                    self._open(int(self.clip_of[row]), name)[frame].read().result()
+                    self._open(int(self.clip_of[row]), name)[sample].read().result()
                 except (ValueError, OSError, RuntimeError) as found:
                     return DatasetError(
-                        f"clip {clip!r}, frame {frame}, feature {self.feature_of[name]!r}: the stored bytes "
-                        f"cannot be read: {str(found).splitlines()[0]}",
+                        f"clip {clip!r}, sample {sample}, feature {self.feature_of[name]!r}: the stored "
+                        f"bytes cannot be read: {str(found).splitlines()[0]}",
                         expected="the bytes that were committed, with the checksum of every chunk intact",
                         repair="run `teachonce repair`, then extract or fetch the clip again",
                     )
         return DatasetError(
-            f"{len(rows)} frames cannot be read together, though each can alone: {error}",
+            f"{len(rows)} samples cannot be read together, though each can alone: {error}",
             expected="a disk that answers",
-            repair="run the same command again; if it happens again, look at the disk",
+            repair="run the same command again; if it happens again, check the disk",
         )
 
 
 def _numpy(tensor: Tensor, stored: StoredArray) -> np.ndarray:
-    """The memory of a tensor, under the dtype that is stored."""
+    """Return the memory of a tensor under the dtype that is stored."""
     return tensor.numpy().view(stored.dtype)
 
 
 def _torch_dtype(stored: StoredArray) -> torch.dtype:
-    """The dtype whose bits are those that are stored; torch can do little with uint16."""
+    """Return the dtype that holds the stored bits; torch can do little with uint16."""
     return torch.from_numpy(np.empty(0, "int16" if stored.dtype == "uint16" else stored.dtype)).dtype

@@ -1,4 +1,4 @@
-"""The log of a training run: a JSON line for every epoch, and for a step now and then."""
+"""The log of a training run: a JSON line for every epoch, and for every so many steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunLog:
 
     Args:
         run: Folder of the run.
-        done: Steps that the run goes on from; lines of later ones will be written again, and go.
+        done: Steps that the run resumes from; lines of later ones are removed, to be written again.
     """
 
     def __init__(self, run: Path, *, done: int) -> None:
@@ -41,7 +41,7 @@ class RunLog:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log; lines that a kill cut short, or a disk broke, are left out."""
+    """Return the lines of a run's log; lines that a kill cut short, or a disk damaged, are left out."""
     path = run / NAME
     if not path.exists():
         return []
@@ -51,8 +51,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        told = json.loads(line)
+        parsed = json.loads(line)
     except ValueError:
         return None
-    whole = isinstance(told, dict) and {"kind", "epoch", "step"} <= told.keys()
-    return told if whole else None
+    complete = isinstance(parsed, dict) and {"kind", "epoch", "step"} <= parsed.keys()
+    return parsed if complete else None

@@ -10,33 +10,19 @@ import torch
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
-from student.orion_lite.build import asset
+from student.orion_lite.policies import teacher_planner
 from student.runs import checkpoint
-from student.runs.config import TrainConfig
 from student.runs.log import read_log
+from student.runs.presets import changed
 from student.training.train import train
+from tests.student.recipes import small, with_losses
 
-SHARED = TrainConfig(
-    hidden=16,
-    layers=1,
-    heads=2,
-    feedforward=16,
-    dropout=0.0,
-    epochs=2,
-    batch_size=6,
-    learning_rate=1e-3,
-    mask="complete",
-    log_every=2,
-    ema_decay=0.9,
-    term_warmup_steps={"latent": 10},
-)
-"""31 frames in batches of 6: the last has one frame, of which one process of two gets none."""
+SHARED = small(dropout=0.0, batch_size=6, ema_decay=0.9, losses__latent__warmup_steps=10)
+"""31 samples in batches of 6: the last has one sample, of which one process of two gets none."""
 RECIPES = {
     "shared": SHARED,
-    "mimic": SHARED.model_copy(update={"objectives": {"mimic": {}}, "term_warmup_steps": {}}),
-    "wild": SHARED.model_copy(
-        update={"objectives": {"mimic": {"weight": float("inf")}}, "term_warmup_steps": {}}
-    ),
+    "mimic": with_losses(SHARED, {"mimic": {}}),
+    "wild": with_losses(SHARED, {"mimic": {"weight": float("inf")}}),
 }
 
 IN_PAIRS = """
@@ -46,7 +32,7 @@ from pathlib import Path
 import torch
 import torch._dynamo, torch.distributed  # which every child would import
 
-from student.runs.config import TrainConfig
+from student.runs.config import RunConfig
 from student.training.train import train
 
 torch.set_num_threads(1)
@@ -64,7 +50,7 @@ for name, recipe in json.loads(recipes).items():
                     world_size=2,
                     timeout=datetime.timedelta(seconds=60),
                 )
-                train(Path(data), Path(folder) / name, TrainConfig.model_validate(recipe), trackers=())
+                train(Path(data), Path(folder) / name, RunConfig.model_validate(recipe), trackers=())
             except BaseException as error:
                 print(repr(str(error)))
                 sys.stdout.flush()
@@ -93,8 +79,8 @@ def pairs(dataset_path, tmp_path_factory):
 
 
 def test_two_processes_end_where_one_ends_to_rounding(dataset_path, pairs, tmp_path):
-    folder, printed, said = pairs
-    assert {"shared 0 0", "shared 1 0"} <= set(printed), said
+    folder, printed, errors = pairs
+    assert {"shared 0 0", "shared 1 0"} <= set(printed), errors
     train(dataset_path, tmp_path / "one", RECIPES["shared"], trackers=())
     one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / "shared")
     assert one.checkpoint.step == two.checkpoint.step == 12
@@ -106,21 +92,21 @@ def test_two_processes_end_where_one_ends_to_rounding(dataset_path, pairs, tmp_p
         assert second.get("gradient", 0) == pytest.approx(first.get("gradient", 0), rel=1e-5)
 
 
-def test_weights_that_no_objective_reaches_stay_the_same_in_two_processes(dataset_path, pairs, tmp_path):
-    folder, printed, said = pairs
-    assert {"mimic 0 0", "mimic 1 0"} <= set(printed), said
+def test_weights_that_no_loss_reaches_stay_the_same_in_two_processes(dataset_path, pairs, tmp_path):
+    folder, printed, errors = pairs
+    assert {"mimic 0 0", "mimic 1 0"} <= set(printed), errors
     train(dataset_path, tmp_path / "one", RECIPES["mimic"], trackers=())
     one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / "mimic")
     assert_close(two, one)
-    teacher = asset(LatentDataset.open(dataset_path), "teacher_planner")
+    teacher = teacher_planner(LatentDataset.open(dataset_path))
     assert all(torch.equal(end.weights[name], teacher[name]) for end in (one, two) for name in teacher)
 
 
-def test_both_processes_stop_at_a_loss_that_is_not_finite_and_name_the_frames_of_both(pairs):
+def test_both_processes_stop_at_a_loss_that_is_not_finite_and_name_the_samples_of_both(pairs):
     folder, printed, _ = pairs
     assert {"wild 0 1", "wild 1 1"} <= set(printed)
-    told = [line for line in printed if "epoch 1, step 1: mimic is not finite for 6 of 6 frames" in line]
-    assert told  # by the one at least that ends first, and leaves the other alone
+    messages = [line for line in printed if "epoch 1, step 1: mimic is not finite for 6 of 6 samples" in line]
+    assert messages  # by the one at least that ends first, and leaves the other alone
     assert checkpoint.latest(folder / "wild") is None
 
 
@@ -135,11 +121,11 @@ def assert_close(two, one):
         torch.testing.assert_close(two.average[name], one.average[name], rtol=0, atol=3e-4, msg=name)
 
 
-def test_half_precision_asks_for_a_gpu_and_bf16_does_not(dataset_path, config, tmp_path):
+def test_fp16_needs_a_gpu_and_bf16_does_not(dataset_path, config, tmp_path):
     with pytest.raises(RequestError, match="fp16 was asked for on a CPU"):
-        train(dataset_path, tmp_path / "fp16", config.model_copy(update={"precision": "fp16"}), trackers=())
+        train(dataset_path, tmp_path / "fp16", changed(config, {"precision": "fp16"}), trackers=())
     train(dataset_path, tmp_path / "fp32", config, trackers=())
-    train(dataset_path, tmp_path / "bf16", config.model_copy(update={"precision": "bf16"}), trackers=())
+    train(dataset_path, tmp_path / "bf16", changed(config, {"precision": "bf16"}), trackers=())
     ends = [read_log(tmp_path / name)[-1]["train"] for name in ("fp32", "bf16")]
     assert ends[0] != ends[1]
     assert ends[1]["total"] == pytest.approx(ends[0]["total"], rel=0.05)

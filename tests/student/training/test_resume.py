@@ -1,4 +1,4 @@
-"""Runs that are killed end as if nobody had disturbed them, to the last bit."""
+"""Runs that are killed and resumed end as uninterrupted ones, to the last bit."""
 
 import random
 import shutil
@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError
 from student.runs import checkpoint
-from student.runs.config import TrainConfig
 from student.runs.log import read_log
+from student.runs.presets import changed
 from student.training.train import train
+from tests.student.recipes import small
 
 KILLED = """
 import os, signal, sys
@@ -23,7 +24,7 @@ import torch
 import torch._dynamo  # which AdamW would import in every child
 
 import cache_schema.progress, student.runs.checkpoint, student.training.trainer
-from student.runs.config import TrainConfig
+from student.runs.config import RunConfig
 from student.training.train import train
 
 torch.set_num_threads(1)
@@ -61,35 +62,22 @@ for moment in [*moments, ""]:
     child = os.fork()
     if not child:
         arm(moment)
-        train(Path(data), Path(run), TrainConfig.model_validate_json(config), trackers=())
+        train(Path(data), Path(run), RunConfig.model_validate_json(config), trackers=())
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-SMALL = TrainConfig(
-    hidden=16,
-    layers=1,
-    heads=2,
-    feedforward=16,
-    epochs=2,
-    batch_size=8,
-    learning_rate=1e-3,
-    mask="complete",
-    log_every=2,
-)
-
-EVERYTHING = SMALL.model_copy(
-    update={
-        "epochs": 4,
-        "batch_size": 4,
-        "checkpoint_every": 3,
-        "ema_decay": 0.9,
-        "schedule": "cosine",
-        "warmup_steps": 5,
-        "term_warmup_steps": {"latent": 10},
-        "decay": "matrices",
-    }
+SMALL = small()
+EVERYTHING = small(
+    epochs=4,
+    batch_size=4,
+    checkpoint_every=3,
+    ema_decay=0.9,
+    schedule="cosine",
+    warmup_steps=5,
+    decay="matrices",
+    losses__latent__warmup_steps=10,
 )
 """All that has a state, dropout included; 32 steps."""
 
@@ -132,7 +120,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(dataset_path
 def test_a_run_that_was_stopped_goes_on_from_the_middle_of_an_epoch(
     shuffle, dataset_path, tmp_path, monkeypatch
 ):
-    recipe = EVERYTHING.model_copy(update={"shuffle": shuffle})
+    recipe = changed(EVERYTHING, {"shuffle": shuffle})
     train(dataset_path, tmp_path / "whole", recipe, trackers=())
     saved = checkpoint.save
 
@@ -146,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_from_the_middle_of_an_epoch(
         train(dataset_path, tmp_path / "parts", recipe, trackers=())
     monkeypatch.undo()
     stopped_at = checkpoint.restore(tmp_path / "parts").checkpoint
-    assert (stopped_at.epoch, stopped_at.step, stopped_at.frames) == (1, 12, 16)
+    assert (stopped_at.epoch, stopped_at.step, stopped_at.samples) == (1, 12, 16)
     train(dataset_path, tmp_path / "parts", recipe, trackers=())
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
@@ -186,7 +174,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(
 ):
     parts, whole = (shutil.copytree(shorter, tmp_path / name) for name in ("parts", "whole"))
     _damage(parts / "checkpoints/step-00000008/weights.safetensors", "flip")
-    longer = SMALL.model_copy(update={"epochs": 3})
+    longer = changed(SMALL, {"epochs": 3})
     with pytest.warns(UserWarning, match="going back to step-00000004"):
         train(dataset_path, parts, longer, trackers=())
     train(dataset_path, whole, longer, trackers=())
