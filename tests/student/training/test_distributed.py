@@ -1,10 +1,5 @@
 """Two processes that share every batch against one that has it to itself."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -15,6 +10,7 @@ from student.runs import checkpoint
 from student.runs.log import read_log
 from student.runs.presets import changed
 from student.training.train import train
+from tests.student.pairs import train_in_pairs
 from tests.student.recipes import small, with_losses
 
 SHARED = small(dropout=0.0, batch_size=6, ema_decay=0.9, losses__latent__warmup_steps=10)
@@ -25,57 +21,12 @@ RECIPES = {
     "wild": with_losses(SHARED, {"mimic": {"weight": float("inf")}}),
 }
 
-IN_PAIRS = """
-import datetime, json, os, sys
-from pathlib import Path
-
-import torch
-import torch._dynamo, torch.distributed  # which every child would import
-
-from student.runs.config import RunConfig
-from student.training.train import train
-
-torch.set_num_threads(1)
-data, folder, recipes = sys.argv[1:]
-for name, recipe in json.loads(recipes).items():
-    children = {}
-    for rank in "01":
-        if not (child := os.fork()):
-            os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-            try:
-                torch.distributed.init_process_group(
-                    "gloo",
-                    init_method=f"file://{folder}/{name}.meeting",  # a port could be taken
-                    rank=int(rank),
-                    world_size=2,
-                    timeout=datetime.timedelta(seconds=60),
-                )
-                train(Path(data), Path(folder) / name, RunConfig.model_validate(recipe), trackers=())
-            except BaseException as error:
-                print(repr(str(error)))
-                sys.stdout.flush()
-                os._exit(1)
-            os._exit(0)
-        children[child] = rank
-    for _ in children:
-        child, status = os.wait()
-        print(name, children[child], os.waitstatus_to_exitcode(status), flush=True)
-"""
-"""Starts the processes of each run as torchrun would, but out of one that is warm."""
-
 
 @pytest.fixture(scope="module")
 def pairs(dataset_path, tmp_path_factory):
     """Return the folder of runs by two processes, and what these printed."""
     folder = tmp_path_factory.mktemp("pairs")
-    recipes = json.dumps({name: recipe.model_dump() for name, recipe in RECIPES.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", IN_PAIRS, dataset_path, folder, recipes],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    return folder, done.stdout.splitlines(), done.stderr
+    return folder, *train_in_pairs(dataset_path, folder, RECIPES)
 
 
 def test_two_processes_end_where_one_ends_to_rounding(dataset_path, pairs, tmp_path):

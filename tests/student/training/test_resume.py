@@ -2,8 +2,6 @@
 
 import random
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,62 +9,11 @@ from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError
 from student.runs import checkpoint
-from student.runs.log import read_log
 from student.runs.presets import changed
 from student.training.train import train
+from tests.student.ends import assert_same_end
+from tests.student.killed import train_with_kills
 from tests.student.recipes import small
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-
-import torch
-import torch._dynamo  # which AdamW would import in every child
-
-import cache_schema.progress, student.runs.checkpoint, student.training.trainer
-from student.runs.config import RunConfig
-from student.training.train import train
-
-torch.set_num_threads(1)
-data, run, config, *moments = sys.argv[1:]
-
-
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def arm(moment):
-    if moment.isdigit():  # so many steps after it was started
-        left, advance = int(moment), cache_schema.progress.Progress.advance
-
-        def counted(progress, amount, status):
-            nonlocal left
-            left -= 1
-            advance(progress, amount, status) if left else kill()
-
-        cache_schema.progress.Progress.advance = counted
-    elif moment == "writing":  # a checkpoint, which has no name yet
-        student.runs.checkpoint.sync_tree = kill
-    elif moment == "renamed":  # it has its name, and those before it are still there
-        rename = student.runs.checkpoint.rename_durably
-        student.runs.checkpoint.rename_durably = lambda *paths: (rename(*paths), kill())
-    elif moment == "logged":  # an epoch, which has no checkpoint yet
-        write = student.training.trainer.RunLog.write
-        student.training.trainer.RunLog.write = lambda log, line: (
-            write(log, line), line["kind"] == "epoch" and kill()
-        )
-
-
-# Children of a process that is warm, and has not read with tensorstore, which survives no fork.
-for moment in [*moments, ""]:
-    child = os.fork()
-    if not child:
-        arm(moment)
-        train(Path(data), Path(run), RunConfig.model_validate_json(config), trackers=())
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
 
 SMALL = small()
 EVERYTHING = small(
@@ -82,37 +29,11 @@ EVERYTHING = small(
 """All that has a state, dropout included; 32 steps."""
 
 
-def assert_same_end(whole, parts):
-    ends = [checkpoint.latest(run) for run in (whole, parts)]
-    assert ends[0].name == ends[1].name
-    files = sorted(file.name for file in ends[0].glob("*.safetensors"))
-    for name in files:
-        mine, other = (load_file(end / name) for end in ends)
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[key], other[key]) for key in mine), name
-    assert files == sorted(file.name for file in ends[1].glob("*.safetensors"))
-    assert read_log(whole) == read_log(parts)
-
-
 def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(dataset_path, tmp_path):
     moments = ["writing", "renamed", "logged", *(str(number) for number in range(1, 8))]
     random.Random(5).shuffle(moments)
     train(dataset_path, tmp_path / "whole", EVERYTHING, trackers=())
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLED,
-            dataset_path,
-            tmp_path / "parts",
-            EVERYTHING.model_dump_json(),
-            *moments,
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["-9"] * 10 + ["0"], done.stderr
+    train_with_kills(dataset_path, tmp_path / "parts", EVERYTHING, moments)
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
