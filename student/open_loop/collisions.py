@@ -36,7 +36,7 @@ SLOWEST_M = 0.25
 _FOOTPRINT_ROWS = np.arange(97, 105)
 _FOOTPRINT_COLUMNS = np.arange(98, 102)
 
-# The published point version looks up a cell about 25 m off in both axes; only so are its numbers met.
+# The published point version looks up a cell about 25 m off in both axes; its numbers are only reproduced so.
 _POINT_ORIGIN_M = 24.875
 
 

@@ -61,7 +61,7 @@ def evaluate_open_loop(
         dataset: A driving dataset.
         split: "train", "val" or "all".
         policies: Policies by name; "student" is the one whose largest errors are listed.
-        features: What they read, ``command`` included; none may tell of the future.
+        features: What they read, ``command`` included; none may depend on the future.
         device: Where they compute.
         progress: Counts frames.
 

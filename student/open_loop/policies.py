@@ -52,7 +52,7 @@ def plan(samples: LatentSamples, policies: Mapping[str, Policy], progress: Progr
     """Let every policy plan at every frame.
 
     Args:
-        samples: The features that policies read; none of them may tell of the future.
+        samples: The features that policies read; none of them may depend on the future.
         policies: Policies by name.
         progress: Counts frames.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from student.orion_lite.model import OrionLite
 
 FEATURES = (SCENE_QUERIES, EGO_TOKEN, PLANNING_TOKEN, "command")
-"""What the policies read; none tells of the future."""
+"""What the policies read; none depends on the future."""
 
 
 def policies(student: OrionLite, dataset: LatentDataset, device: torch.device) -> dict[str, Policy]:

@@ -62,7 +62,7 @@ class OrionLiteSystem:
         """Build a student with the teacher's planner and a new decoder."""
         if VISION_TOKENS not in dataset.derivations:
             raise RequestError(
-                f"{dataset.place} does not say how {VISION_TOKENS} follow from what it stores",
+                f"{dataset.place} does not hold what {VISION_TOKENS} are derived from",
                 expected=f"{SCENE_QUERIES} and {EGO_TOKEN} of an ORION teacher, and its projections",
                 repair="use a latent dataset that carries its teacher's heads",
             )

@@ -74,7 +74,7 @@ def _add_term(ax: Axes, runs: Sequence[RunSummary], term: str) -> None:
 
 
 def _lines(name: str, number: int, *, alone: bool) -> tuple[Line, Line]:
-    """Return the lines of train and val: told apart by colour for one run, by style for several."""
+    """Return the lines of train and val: distinguished by colour for one run, by style for several."""
     if alone:
         return Line("train", COLOURS[0], "-"), Line("val", COLOURS[1], "-")
     colour = COLOURS[number % len(COLOURS)]

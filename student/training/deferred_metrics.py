@@ -46,6 +46,24 @@ class StepMetrics(NamedTuple):
     """Global norm before it was clipped."""
 
 
+class EpochSums:
+    """Sums of the terms of the loss over the samples of an epoch."""
+
+    def __init__(self, samples: int = 0, losses: dict[str, float] | None = None) -> None:
+        self.samples = samples
+        self.losses: dict[str, float] = losses or {}
+
+    def add(self, losses: Mapping[str, float], samples: int) -> None:
+        """Add the means of a term over some samples."""
+        self.samples += samples
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value * samples
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every term."""
+        return {name: value / self.samples for name, value in self.losses.items()}
+
+
 class _Pending(NamedTuple):
     epoch: int
     step: int

@@ -18,7 +18,7 @@ from student.runs.provenance import TrainedOn
 from student.runs.tracking import flat
 from student.runs.weights import load_strictly
 from student.step import StepContext, seed_dropout
-from student.training.deferred_metrics import DeferredMetrics
+from student.training.deferred_metrics import DeferredMetrics, EpochSums
 from student.training.gradients import total
 from student.training.optim import MovingAverage, adamw, learning_rate
 
@@ -89,7 +89,7 @@ class Trainer:
         self.model = system.build(dataset).to(accelerator.device)
         self.adamw = adamw(self.model, self.training)
         self.epoch = self.step = 0
-        self.sums = _Sums()
+        self.sums = EpochSums()
         restored = checkpoint.restore(run)
         if restored is not None:
             restored.checkpoint.check_resumes(config, system, self.trained_on)
@@ -97,7 +97,7 @@ class Trainer:
             checkpoint.restore_optimizer(restored.moments, self.model, self.adamw)
             system.gradients.load_state_dict(restored.gradients)
             self.epoch, self.step = restored.checkpoint.epoch, restored.checkpoint.step
-            self.sums = _Sums(restored.checkpoint.samples, dict(restored.checkpoint.sums))
+            self.sums = EpochSums(restored.checkpoint.samples, dict(restored.checkpoint.sums))
         decay = self.training.ema_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
         if self.average is not None and restored is not None and restored.average is not None:
@@ -154,7 +154,7 @@ class Trainer:
         self._record(self.metrics.flush())
         train = self.sums.means()
         val = None if self.held_out is None else self._validate(self.held_out)
-        self.epoch, self.sums = epoch, _Sums()
+        self.epoch, self.sums = epoch, EpochSums()
         self._write({"kind": "epoch", "epoch": epoch, "step": self.step, "train": train, "val": val})
         self._save()
         took_s = time.monotonic() - began
@@ -298,22 +298,6 @@ class Trainer:
             rule = self.system.gradients.state_dict()
             checkpoint.save(self.run, reached, self.model, self.adamw, average, rule)
         self.accelerator.wait_for_everyone()
-
-
-class _Sums:
-    """Sums over the samples of an epoch, on the host."""
-
-    def __init__(self, samples: int = 0, losses: dict[str, float] | None = None) -> None:
-        self.samples = samples
-        self.losses: dict[str, float] = losses or {}
-
-    def add(self, losses: Mapping[str, float], samples: int) -> None:
-        self.samples += samples
-        for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value * samples
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self.samples for name, value in self.losses.items()}
 
 
 def _shown(losses: Mapping[str, float]) -> str:

@@ -74,7 +74,7 @@ def test_a_turned_footprint_is_as_wide_as_the_car_is_long():
     wall = agents_of(9.0, 6.0, np.pi / 2, length=6.0, width=1.0)  # x from 8.5 to 9.5
     found = flags(path, wall)
     assert found["box_corrected"] == [False] * 5 + [True]  # 6 + 0.5 + 2.042 > 8.5
-    assert found["box_as_published"] == [False] * 6  # it still looks ahead: x to 6.925
+    assert found["box_as_published"] == [False] * 6  # it still heads ahead: x to 6.925
 
 
 def test_the_heading_is_kept_where_the_ego_stands():

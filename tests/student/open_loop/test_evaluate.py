@@ -44,7 +44,7 @@ def tensors(evaluation, run):
 
 
 def test_trivial_policies_have_the_error_that_the_data_imply(evaluation, dataset_path):
-    # The expert of this dataset goes straight on at the speed that can_bus tells.
+    # The expert of this dataset goes straight on at the speed in can_bus.
     speed = LatentDataset.open(dataset_path).read("clip-c", "can_bus")[:, 7]
     for mask, counted in (("complete", speed[:14]), ("orion", speed[10:14])):
         moving, standing = (evaluation.l2_m[name][mask] for name in ("constant_velocity", "stand_still"))
@@ -81,8 +81,8 @@ def test_the_teacher_is_its_planner_on_its_stored_tokens(evaluation, dataset_pat
     with torch.no_grad():
         plan = Planner.from_tensors(teacher_planner(dataset)).plan(token)
     path = waypoints(plan.offsets, torch.full((24,), 3)).numpy()
-    truth = dataset.read("clip-c", "ego_trajectory").cumsum(axis=1)
-    error = np.linalg.norm(path - truth, axis=-1)[:14]
+    expert = dataset.read("clip-c", "ego_trajectory").cumsum(axis=1)
+    error = np.linalg.norm(path - expert, axis=-1)[:14]
     assert evaluation.l2_m["teacher"]["complete"]["at_2s"] == pytest.approx(error[:, 3].mean(), rel=1e-5)
     assert evaluation.l2_m["student"]["complete"] != evaluation.l2_m["teacher"]["complete"]
 

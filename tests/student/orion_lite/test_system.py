@@ -53,5 +53,5 @@ def test_options_that_it_does_not_have_are_refused(student, losses, message):
 
 def test_a_dataset_without_the_teachers_projections_is_refused(write, tmp_path):
     bare = write(tmp_path / "bare.zarr", without=("ego_token",))
-    with pytest.raises(RequestError, match="how vision_tokens follow"):
+    with pytest.raises(RequestError, match="what vision_tokens are derived from"):
         system_of().build(LatentDataset.open(bare))

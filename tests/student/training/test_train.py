@@ -213,16 +213,6 @@ def test_a_run_without_a_checkpoint_is_an_error(tmp_path):
         checkpoint.read_checkpoint(tmp_path)
 
 
-def test_importing_it_loads_no_teacher():
-    code = (
-        "import sys, student.training.train, student.open_loop.evaluate\n"
-        "import student.reporting.report, student.runs.export\n"
-        "print([name for name in ('pipeline', 'transformers', 'bitsandbytes') if name in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize("name", ["orion-lite", "orion-lite-plus", "orion-lite-trajectory"])
 def test_the_released_presets_train_at_tiny_size(name, dataset_path, tmp_path):
     recipe = preset(name, {**SIZES, "epochs": 2, "batch_size": 8, "learning_rate": 1e-3})
