@@ -26,7 +26,7 @@ def lazy_array(dataset: LatentDataset, spec: FeatureSpec, clips: Sequence[str]) 
             da.from_array(
                 values,
                 chunks=(max(1, SHARD_BYTES // spec.nbytes), *spec.shape),
-                name=f"{spec.name}-{tokenize(str(dataset.place), dataset.entry(clip).digest, spec.name)}",
+                name=f"{spec.name}-{tokenize(str(dataset.backend), dataset.entry(clip).digest, spec.name)}",
                 fancy=False,
                 meta=np.empty((0,) * values.ndim, values.dtype),
             )

@@ -18,7 +18,7 @@ from cache_schema.format.layout import file_sizes
 from cache_schema.format.ledger import ClipInfo, LedgerEntry, parse_entry
 from cache_schema.format.manifest import Manifest, parse_root
 from cache_schema.storage.atomic_io import sha256_bytes
-from cache_schema.storage.backend import Place, place_of
+from cache_schema.storage.open import open_backend
 from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES
 from cache_schema.vocabulary.orion_tokens import implied_derivations
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cache_schema.format.derivations import Derivation
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
+    from cache_schema.storage.backend import StorageBackend
 
     Frames = slice | np.ndarray | None
 
@@ -38,22 +39,22 @@ OPEN_ENTRIES, OPEN_ARRAYS = 2048, 8192
 """Ledger entries and arrays that are remembered, some 30 kB each: more clips than one batch comes from."""
 
 
-def read_manifest(where: str | Path | Place) -> Manifest:
-    """Return the manifest of the dataset at a path, a URL or a place.
+def read_manifest(where: str | Path | StorageBackend) -> Manifest:
+    """Return the manifest of the dataset at a path, a URL or a storage backend.
 
     Raises:
         DatasetError: There is no dataset, it is of another format, or its manifest does not parse.
     """
-    place = where if isinstance(where, Place) else place_of(where)
+    backend = open_backend(where)
     try:
-        content = place.read("zarr.json", JSON_BYTES)
+        content = backend.read("zarr.json", JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetError(
-            f"there is no latent dataset at {place}",
+            f"there is no latent dataset at {backend}",
             expected="a folder with a zarr.json, as `teachonce extract` makes it",
             repair="correct the path, or extract the dataset first",
         ) from error
-    return parse_root(content, str(place))
+    return parse_root(content, str(backend))
 
 
 class LatentDataset:
@@ -63,16 +64,16 @@ class LatentDataset:
     clip, the frames of an array. What is read is never more than the ledger and the manifest together allow.
 
     Args:
-        where: The dataset's folder, or a URL as ``place_of`` takes it.
+        where: The dataset's folder, or a URL as ``open_backend`` takes it.
 
     Raises:
         DatasetError: There is no dataset of this format.
-        PlaceError: The place cannot be reached.
+        StorageError: The storage cannot be reached.
     """
 
     def __init__(self, where: str | Path) -> None:
-        self.place = place_of(where)
-        self.manifest = read_manifest(self.place)
+        self.backend = open_backend(where)
+        self.manifest = read_manifest(self.backend)
         self._where = where
         self._entry = functools.lru_cache(OPEN_ENTRIES)(self._read_entry)
         self._array = functools.lru_cache(OPEN_ARRAYS)(self._open_array)
@@ -94,18 +95,18 @@ class LatentDataset:
         Raises:
             RequestError: It lies elsewhere.
         """
-        if self.place.local is None:
+        if self.backend.local is None:
             raise RequestError(
-                f"{self.place} is not on this machine",
+                f"{self.backend} is not on this machine",
                 expected="a dataset in a folder",
                 repair="fetch it first: `teachonce pull`",
             )
-        return self.place.local
+        return self.backend.local
 
     @functools.cached_property
     def clips(self) -> tuple[str, ...]:
         """Names of the committed clips, sorted."""
-        names = self.place.names("ledger")
+        names = self.backend.names("ledger")
         return tuple(
             sorted(name.removesuffix(".json") for name in names if name[0] != "." and name.endswith(".json"))
         )
@@ -131,7 +132,7 @@ class LatentDataset:
         missing = sorted(name for name in set(features) if self.manifest.feature(name) is None)
         if missing:
             raise RequestError(
-                f"{self.place} has no feature {', '.join(missing)}",
+                f"{self.backend} has no feature {', '.join(missing)}",
                 expected=f"one of {', '.join(spec.name for spec in self.manifest.features)}",
                 repair="choose objectives that need only these, or extract a dataset that holds the others",
             )
@@ -219,21 +220,21 @@ class LatentDataset:
         spec = next((asset for asset in self.manifest.assets if asset.name == f"{stem}.safetensors"), None)
         if spec is None:
             raise RequestError(
-                f"{self.place} has no asset {stem!r}",
+                f"{self.backend} has no asset {stem!r}",
                 expected=f"one of {', '.join(asset.name for asset in self.manifest.assets) or 'none'}",
                 repair="use a dataset whose teacher ships it",
             )
         name = f"assets/{spec.name}"
         try:
-            if self.place.size(name) != spec.nbytes:
+            if self.backend.size(name) != spec.nbytes:
                 raise FileNotFoundError(name)
-            content = self.place.read(name, spec.nbytes)
+            content = self.backend.read(name, spec.nbytes)
             if sha256_bytes(content) != spec.sha256:
                 raise ValueError("other bytes")
             return load(content)
         except (FileNotFoundError, ValueError, SafetensorError) as error:
             raise DatasetError(
-                f"{self.place}/{name} is missing, or is not the file that the manifest names",
+                f"{self.backend}/{name} is missing, or is not the file that the manifest names",
                 expected=f"safetensors of {spec.nbytes} bytes with sha256 {spec.sha256}",
                 repair="fetch the asset again from where the dataset came from",
             ) from error
@@ -258,14 +259,14 @@ class LatentDataset:
         try:
             if not re.fullmatch(CLIP_NAME, clip):
                 raise FileNotFoundError(clip)
-            content = self.place.read(f"ledger/{clip}.json", JSON_BYTES)
+            content = self.backend.read(f"ledger/{clip}.json", JSON_BYTES)
         except FileNotFoundError as error:
             raise DatasetError(
                 f"clip {clip!r} is not in the ledger",
                 expected=f"a committed clip: there are {len(self.clips)}, listed by `teachonce inspect`",
                 repair="correct the name, or extract the clip",
             ) from error
-        return parse_entry(content, clip, f"{self.place}/ledger/{clip}.json")
+        return parse_entry(content, clip, f"{self.backend}/ledger/{clip}.json")
 
     def _open_array(self, clip: str, name: str) -> zarr.Array:
         feature = name.partition(".")[0]
@@ -273,7 +274,7 @@ class LatentDataset:
         stored = {array.name: array for array in stored_arrays(self.feature(feature))}.get(name)
         if stored is None:
             raise RequestError(
-                f"the feature {feature!r} of {self.place} has no array {name!r}",
+                f"the feature {feature!r} of {self.backend} has no array {name!r}",
                 expected=f"one of {', '.join(array.name for array in stored_arrays(self.feature(feature)))}",
                 repair="ask for what the feature's encoding stores",
             )
@@ -281,12 +282,12 @@ class LatentDataset:
         folder, frames = f"clips/{clip}/{name}", self.clip(clip).frames
         try:
             # Compared before Zarr acts on it.
-            document = self.place.read(f"{folder}/zarr.json", JSON_BYTES)
+            document = self.backend.read(f"{folder}/zarr.json", JSON_BYTES)
             wrong = check_document(document, stored, frames)
             if wrong is not None:
                 raise ValueError(wrong)
-            with self.place.errors():
-                return zarr.open_array(self.place.zarr_store(folder), mode="r", zarr_format=3)
+            with self.backend.errors():
+                return zarr.open_array(self.backend.zarr_store(folder), mode="r", zarr_format=3)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise DatasetError(
                 f"clip {clip!r} has no readable array {name!r}: {error}",
@@ -308,7 +309,7 @@ class LatentDataset:
         # Sizes follow from the manifest and the clip's length: a ledger that lies cannot make a reader
         # ask for more memory than the files themselves take.
         for path, nbytes in ({document: recorded[document]} | sizes).items():
-            if recorded[path] != nbytes or self.place.size(f"clips/{clip}/{path}") != nbytes:
+            if recorded[path] != nbytes or self.backend.size(f"clips/{clip}/{path}") != nbytes:
                 raise DatasetError(
                     f"clip {clip!r}, feature {stored.name!r}: {path} is missing or has another size",
                     expected=f"a file of {nbytes} bytes, as manifest and ledger say",
@@ -331,7 +332,7 @@ class LatentDataset:
     def _select(self, clip: str, name: str, frames: slice | np.ndarray) -> np.ndarray:
         array = self.array(clip, name)
         try:
-            with self.place.errors():
+            with self.backend.errors():
                 if isinstance(frames, np.ndarray):
                     return np.asarray(array.oindex[frames])
                 return np.asarray(array[frames])

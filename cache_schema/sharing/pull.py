@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cache_schema.dataset.clip_writer import PARTIAL, commit_folder, disk_errors
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import establish, writing
-from cache_schema.errors import DatasetError, LeftOut, PlaceError, RequestError
+from cache_schema.errors import DatasetError, LeftOut, RequestError, StorageError
 from cache_schema.format.array_metadata import promised_files
 from cache_schema.format.ledger import Ledger, digest_of
 from cache_schema.integrity.shard_scan import ChunkFile
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cache_schema.format.ledger import LedgerEntry
     from cache_schema.format.manifest import AssetSpec, Manifest
     from cache_schema.progress import Progress
-    from cache_schema.storage.backend import Place
+    from cache_schema.storage.backend import StorageBackend
 
 STREAMS = 8
 """Clips that are fetched at the same time."""
@@ -75,7 +75,7 @@ def pull(
     everything is kept that a student reads (role ``input``), so that it can start from them.
 
     Args:
-        url: Where the dataset is, as `place_of` takes it.
+        url: Where the dataset is, as `open_backend` takes it.
         path: Folder of the dataset to fetch to; made if it does not exist.
         which: Clips to fetch; all by default.
         features: Names of the features to keep; all by default.
@@ -85,7 +85,7 @@ def pull(
         RequestError: There is no such feature, or no clip that fits.
         IdentityError: Another dataset is at ``path``.
         DatasetError: At ``url`` is no dataset, an asset is not as promised, or the disk has no room.
-        PlaceError: The place cannot be reached.
+        StorageError: The storage cannot be reached.
     """
     source = LatentDataset.open(url)
     manifest = source.manifest if features is None else _part_of(source, features)
@@ -93,7 +93,7 @@ def pull(
     named = [clip for clip in source.clips if fnmatchcase(clip, which.clips or "*")]
     if which.clips is not None and not named:
         raise RequestError(
-            f"{source.place} has no clip that fits {which.clips!r}",
+            f"{source.backend} has no clip that fits {which.clips!r}",
             expected=f"a pattern that fits some of {len(source.clips)} clips, such as '*_Town05_*'",
             repair="correct the pattern; `teachonce inspect --clips` lists the clips",
         )
@@ -105,11 +105,11 @@ def pull(
         wanted = [entry for entry in wanted if which.matches(entry.clip)]
         _check_room(path, sum(entry.nbytes for entry in wanted) + sum(a.nbytes for a in manifest.assets))
         for asset in manifest.assets:
-            _fetch_asset(source.place, asset, path)
+            _fetch_asset(source.backend, asset, path)
         establish(path, manifest, {})
-        _fetch_card(source.place, path)
+        _fetch_card(source.backend, path)
         progress.expect(sum(entry.nbytes for entry in wanted))
-        fetched = _fetch_clips(_Fetch(source.place, path, progress), wanted, failed)
+        fetched = _fetch_clips(_Fetch(source.backend, path, progress), wanted, failed)
     return Pulled(
         fetched=tuple(sorted(entry.clip.name for entry in fetched)),
         present=tuple(clip for clip in named if clip in present),
@@ -129,8 +129,8 @@ def _fetch_clips(fetch: _Fetch, wanted: Sequence[LedgerEntry], failed: list[Left
                 try:
                     fetched.append(done.result())
                     fetch.progress.advance(0, clip_of[done])
-                except (_NotAsListedError, PlaceError) as error:
-                    unreachable += isinstance(error, PlaceError)
+                except (_NotAsListedError, StorageError) as error:
+                    unreachable += isinstance(error, StorageError)
                     if unreachable == PATIENCE:
                         raise
                     failed.append(LeftOut(clip_of[done], error.happened, error.repair))
@@ -148,7 +148,7 @@ class _NotAsListedError(DatasetError):
 class _Fetch:
     """Brings clips from a place to a dataset, in as many threads as call it."""
 
-    def __init__(self, source: Place, path: Path, progress: Progress) -> None:
+    def __init__(self, source: StorageBackend, path: Path, progress: Progress) -> None:
         self.stopped = threading.Event()
         self._source = source
         self._path = path
@@ -249,7 +249,7 @@ def _check_room(path: Path, nbytes: int) -> None:
         )
 
 
-def _fetch_asset(source: Place, asset: AssetSpec, path: Path) -> None:
+def _fetch_asset(source: StorageBackend, asset: AssetSpec, path: Path) -> None:
     name = f"assets/{asset.name}"
     if file_size(path, name) == asset.nbytes:
         return
@@ -261,7 +261,7 @@ def _fetch_asset(source: Place, asset: AssetSpec, path: Path) -> None:
         rename_durably(temporary, path / name)
 
 
-def _fetch_card(source: Place, path: Path) -> None:
+def _fetch_card(source: StorageBackend, path: Path) -> None:
     try:
         card = source.read(CARD, JSON_BYTES)
     except FileNotFoundError:

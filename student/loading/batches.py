@@ -83,7 +83,7 @@ class LatentFrames:
         self.clips = tuple(name for name in dataset.clips if split in ("all", dataset.clip(name).split))
         if not self.clips:
             raise RequestError(
-                f"{dataset.place} has no committed clip of the split {split!r}",
+                f"{dataset.backend} has no committed clip of the split {split!r}",
                 expected="at least one",
                 repair=f"extract clips with --split {split} or --split all",
             )

@@ -12,7 +12,7 @@ import torch
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 from student.orion_lite.build import build_student
 from student.orion_lite.folded import FoldedStudent
 from student.runs.checkpoint import read_checkpoint

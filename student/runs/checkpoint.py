@@ -98,7 +98,7 @@ class Checkpoint(BaseModel):
             there, here = self.trained_on.teacher, dataset.manifest.teacher
             raise IdentityError(
                 f"the student learned from {there.name} ({there.weights}), "
-                f"and {dataset.place} is by {here.name} ({here.weights})",
+                f"and {dataset.backend} is by {here.name} ({here.weights})",
                 expected="a dataset by the student's own teacher, whose tokens it reads",
                 repair="choose a dataset or a run that belong together",
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 from student.runs.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:

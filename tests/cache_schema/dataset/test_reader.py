@@ -18,7 +18,7 @@ from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, record_files
 from cache_schema.format.manifest import AssetSpec
 from cache_schema.plugins import resolve
 from cache_schema.storage.atomic_io import sha256_bytes
-from cache_schema.storage.backend import LocalPlace
+from cache_schema.storage.local_folder import LocalBackend
 from tests.cache_schema.conftest import CLIPS, HEADS, values_of
 from tests.paths import ROOT
 
@@ -122,7 +122,7 @@ class CountingStore(WrapperStore):
         return found
 
 
-class CountingPlace(LocalPlace):
+class CountingBackend(LocalBackend):
     """A folder that writes down what is read of it."""
 
     def __init__(self, path: Path):
@@ -141,21 +141,21 @@ class CountingPlace(LocalPlace):
 
 def test_only_what_is_asked_for_is_read(dataset: Path):
     opened = LatentDataset.open(dataset)
-    opened.place = CountingPlace(dataset)
+    opened.backend = CountingBackend(dataset)
     clip = CLIPS[1].name
     opened.read(clip, "queries", 3)
     folder = f"clips/{clip}/queries"
-    taken = [(name, size) for name, size in opened.place.taken if not name.endswith(".json")]
+    taken = [(name, size) for name, size in opened.backend.taken if not name.endswith(".json")]
     # The shard's index of 7 chunks, and one chunk of 17 x 256 halves; each with its checksum.
     assert taken == [(f"{folder}/c.0.0.0", 7 * 16 + 4), (f"{folder}/c.0.0.0", 17 * 256 * 2 + 4)]
-    assert {name for name, _ in opened.place.taken if name.endswith(".json")} == {
+    assert {name for name, _ in opened.backend.taken if name.endswith(".json")} == {
         f"ledger/{clip}.json",
         f"{folder}/zarr.json",
     }
     # Once known, an array is not opened again.
-    opened.place.taken.clear()
+    opened.backend.taken.clear()
     opened.read(clip, "queries", np.array([0, 6]))
-    assert sum(size for _, size in opened.place.taken) == 7 * 16 + 4 + 2 * (17 * 256 * 2 + 4)
+    assert sum(size for _, size in opened.backend.taken) == 7 * 16 + 4 + 2 * (17 * 256 * 2 + 4)
 
 
 def rewrite(dataset: Path, clip: str, name: str, change) -> None:
