@@ -19,6 +19,7 @@ from cache_schema.describe.card_reading import how_to_read
 from cache_schema.describe.inspect import inspect
 from cache_schema.describe.statistics import PERCENTILES, statistics
 from cache_schema.errors import RequestError
+from cache_schema.format.ragged import shape_text
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 
@@ -187,7 +188,7 @@ def _features(summary: Summary) -> str:
         (
             f"`{spec.name}`",
             spec.role,
-            f"{spec.dtype} {_shape(spec.shape)}",
+            f"{spec.dtype} {shape_text(spec.shape) if spec.shape else 'number'}",
             _plain(", ".join(promised.axes)),
             _plain(spec.unit),
             _plain(promised.frame or ""),
@@ -306,10 +307,6 @@ def _plain(text: str) -> str:
     """A stranger's text in one line, with nothing in it that Markdown or HTML would act on."""
     one_line = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]()<>|#$!~&])", r"\\\1", one_line)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))})" if shape else "number"
 
 
 def _size(nbytes: int) -> str:

@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache_schema.dataset.blocks import frame_blocks
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from cache_schema.format.features import FeatureSpec
-
-BLOCK_BYTES = 64 * 2**20
-"""Values of one feature, as float64, that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def compare(a: Path, b: Path) -> Comparison:
     sums = {spec.name: _Sums() for spec in features}
     for clip in clips:
         for spec in features:
-            for block in _blocks(one.clip(clip).frames, spec):
+            for block in frame_blocks(one, clip, spec.name):
                 sums[spec.name].add(one.read(clip, spec.name, block), other.read(clip, spec.name, block))
     return Comparison(
         clips=clips,
@@ -109,12 +106,6 @@ def _shared_features(one: LatentDataset, other: LatentDataset) -> list[FeatureSp
             repair="compare datasets of teachers that say the same things",
         )
     return [spec for spec, _ in shared]
-
-
-def _blocks(frames: int, spec: FeatureSpec) -> Iterator[slice]:
-    """Frames of a clip in pieces that fit into memory."""
-    length = max(1, BLOCK_BYTES // (8 * math.prod(spec.shape)))
-    return (slice(begin, begin + length) for begin in range(0, frames, length))
 
 
 class _Sums:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache_schema.dataset.copy_clips import frame_blocks
-from cache_schema.describe.inspect import feature_of
+from cache_schema.dataset.blocks import frame_blocks
+from cache_schema.format.clip_files import feature_of
 
 if TYPE_CHECKING:
     from cache_schema.dataset.reader import LatentDataset
@@ -48,7 +48,7 @@ def measure(before: LatentDataset, after: LatentDataset, feature: str) -> Encodi
     spec, now = before.feature(feature), after.feature(feature)
     error = _Error(spec, _grams(before, feature))
     for clip in before.clips:
-        for frames in frame_blocks(before.clip(clip).frames, spec):
+        for frames in frame_blocks(before, clip, feature):
             error.add(before.read(clip, feature, frames), after.read(clip, feature, frames))
     return EncodingLoss(
         feature=feature,
@@ -89,7 +89,7 @@ class _Error:
     """Sums over some frames of a feature, in float64."""
 
     def __init__(self, spec: FeatureSpec, grams: dict[str, list[tuple[slice, np.ndarray]]]) -> None:
-        channels = spec.shape[-1] if spec.shape else 1
+        channels = (spec.shape[-1] or 1) if spec.shape else 1
         self.grams = grams
         self.vectors = 0
         self.cosines = 0.0

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from rich.console import Group
 
 from cache_schema.dataset.reader import LatentDataset
+from cache_schema.format.clip_files import feature_of
 from cache_schema.format.ledger import Split
 from cache_schema.format.manifest import Manifest
 from cache_schema.terminal import size, table
@@ -48,7 +49,7 @@ class FeatureSummary(Bytes):
 
     name: str
     role: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: str
     unit: str
     encoding: str
@@ -177,18 +178,12 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
         derived={
             name: Bytes(
                 stored_bytes=sum(stored[source] for source in derivation.inputs),
-                logical_bytes=frames * math.prod(derivation.spec.shape) * FLOAT16_BYTES,
+                logical_bytes=frames * math.prod(derivation.spec.fixed_shape) * FLOAT16_BYTES,
             )
             for name, derivation in dataset.derivations.items()
         },
         clip_table=tuple(table) if clips else None,
     )
-
-
-def feature_of(path: str) -> str:
-    """Feature of a clip's file: ``x`` for ``x/...`` and ``x.scale/...``, empty for the clip's group."""
-    array, slash, _ = path.partition("/")
-    return array.partition(".")[0] if slash else ""
 
 
 def _count(values: Iterable[str]) -> dict[str, int]:

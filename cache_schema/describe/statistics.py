@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def statistics(dataset: LatentDataset, feature: str) -> Statistics:
     """
     spec = dataset.feature(feature)
     stored = dataset.dask(feature)
-    frames = max(1, BLOCK_BYTES // max(1, 8 * int(np.prod(spec.shape))))
+    frames = max(1, BLOCK_BYTES // max(1, 8 * math.prod(stored.shape[1:])))
     values = stored.rechunk({0: frames}).astype(np.float64)
     low, high, mean, std = map(float, dask.compute(values.min(), values.max(), values.mean(), values.std()))
     integers = np.dtype(spec.dtype).kind in "bui"

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, refuse_conflicts
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import DatasetWriter, differences
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import IdentityError, RequestError
+from cache_schema.format.identity import difference_rows, differences
 from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ def merge(out: Path, inputs: Sequence[Path], *, progress: Progress = SILENT) -> 
 def _refuse_another_identity(one: LatentDataset, other: LatentDataset) -> None:
     found = differences(one.manifest, other.manifest)
     if found:
-        rows = "\n".join(f"    {field}: {first!r} and {second!r}" for field, first, second in found)
         raise IdentityError(
-            f"{one.path} and {other.path} differ:\n{rows}",
+            f"{one.path} and {other.path} differ:\n{difference_rows(found, '{} and {}')}",
             expected="the same teacher, checkpoint, preprocessing, features and data in every field",
-            repair="merge datasets of one teacher; where only encodings differ, `teachonce recode` one first",
+            repair="merge datasets of one teacher; where encodings differ, `teachonce reencode` one first",
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,16 +16,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.clip_writer import PARTIAL, commit_folder, disk_errors
+from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import establish, writing
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import DatasetError, LeftOut, RequestError, StorageError
-from cache_schema.format.array_metadata import promised_files
-from cache_schema.format.ledger import Ledger, digest_of
-from cache_schema.integrity.shard_scan import ChunkFile
+from cache_schema.format.clip_files import ChunkFile, promised_files
 from cache_schema.progress import SILENT
 from cache_schema.sharing.subset import ALL, ClipFilter
-from cache_schema.storage.atomic_io import rename_durably, sync, sync_tree, write_durably
+from cache_schema.storage.atomic_io import rename_durably, sync, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.storage.safe_io import JSON_BYTES, file_size
 
@@ -97,16 +94,15 @@ def pull(
             expected=f"a pattern that fits some of {len(source.clips)} clips, such as '*_Town05_*'",
             repair="correct the pattern; `teachonce inspect --clips` lists the clips",
         )
-    with writing(path):
-        if (path / "zarr.json").exists():
-            establish(path, manifest, {})  # before anything is fetched: is it the same dataset?
-        present = set(Ledger(path / "ledger").clips())
+    # Before anything is fetched: is the dataset at the path the same?
+    with DatasetWriter(path, manifest if (path / "zarr.json").exists() else None) as writer:
+        present = set(writer.committed())
         wanted, failed = _entries(source, manifest, [clip for clip in named if clip not in present])
         wanted = [entry for entry in wanted if which.matches(entry.clip)]
         _check_room(path, sum(entry.nbytes for entry in wanted) + sum(a.nbytes for a in manifest.assets))
         for asset in manifest.assets:
             _fetch_asset(source.backend, asset, path)
-        establish(path, manifest, {})
+        writer.establish(manifest, {})
         _fetch_card(source.backend, path)
         progress.expect(sum(entry.nbytes for entry in wanted))
         fetched = _fetch_clips(_Fetch(source.backend, path, progress), wanted, failed)
@@ -157,13 +153,12 @@ class _Fetch:
     def clip(self, entry: LedgerEntry) -> LedgerEntry:
         """Fetch the files of an entry, and commit them."""
         name = entry.clip.name
-        folder = self._path / PARTIAL / f"{platform.node()}-{os.getpid()}" / name
         with disk_errors(self._path):
+            folder = new_clip_folder(self._path, name)
             try:
                 for file, record in entry.files.items():
                     (folder / file).parent.mkdir(parents=True, exist_ok=True)
                     self.file(f"clips/{name}/{file}", folder / file, record.nbytes, record.sha256)
-                sync_tree(folder)
                 return commit_folder(self._path, folder, entry)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -196,9 +191,15 @@ def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
     source.require(features)
     whole = source.manifest
     kept = tuple(spec for spec in whole.features if spec.name in features)
-    startable = all(spec in kept for spec in whole.features if spec.role == "input")
-    assets = tuple(asset for asset in whole.assets if startable or asset.nbytes <= SMALL_ASSET_BYTES)
-    return whole.model_copy(update={"features": kept, "assets": assets})
+    has_inputs = all(spec in kept for spec in whole.features if spec.role == "input")
+    assets = tuple(asset for asset in whole.assets if has_inputs or asset.nbytes <= SMALL_ASSET_BYTES)
+    names = {asset.name for asset in assets}
+    derivations = tuple(
+        derivation
+        for derivation in whole.derivations
+        if {*derivation.inputs} <= {*features} and f"{derivation.asset}.safetensors" in names
+    )
+    return whole.replace(features=kept, assets=assets, derivations=derivations)
 
 
 def _entries(
@@ -223,20 +224,21 @@ def _entries(
 
 
 def _kept(entry: LedgerEntry, whole: Manifest, manifest: Manifest) -> LedgerEntry:
-    """The entry of a clip that holds only what ``manifest`` promises."""
-    promised = promised_files(whole, entry.clip.frames)
-    lies = entry.files.keys() ^ promised.keys()
+    """Return the entry of a clip that holds only what ``manifest`` promises."""
+    frames = entry.clip.frames
+    promised = promised_files(whole.features, frames, entry.values)
+    wrong = entry.files.keys() ^ promised.keys()
     for name in promised.keys() & entry.files.keys():
         expected = promised[name]
         nbytes = entry.files[name].nbytes
         # So a ledger that lies cannot fill the disk.
         if nbytes != expected.nbytes if isinstance(expected, ChunkFile) else nbytes > JSON_BYTES:
-            lies.add(name)
-    if lies:
-        raise _not_as_listed(f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(lies)}")
-    kept = promised_files(manifest, entry.clip.frames)
+            wrong.add(name)
+    if wrong:
+        raise _not_as_listed(f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(wrong)}")
+    kept = promised_files(manifest.features, frames, entry.values)
     files = {name: record for name, record in entry.files.items() if name in kept}
-    return entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
+    return entry.holding(files, {name: n for name, n in entry.values.items() if f"{name}/zarr.json" in files})
 
 
 def _check_room(path: Path, nbytes: int) -> None:

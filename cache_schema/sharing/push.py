@@ -18,8 +18,8 @@ from huggingface_hub import metadata_load
 from yaml import YAMLError
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import differences
 from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
+from cache_schema.format.identity import difference_rows, differences
 from cache_schema.format.ledger import parse_entry
 from cache_schema.format.manifest import parse_root
 from cache_schema.integrity.verify import verify
@@ -159,10 +159,9 @@ def _check_target(
     committed = {name[len("ledger/") : -len(".json")] for name in there if name.startswith("ledger/")}
     if "zarr.json" in there:
         found = parse_root(target.read("zarr.json", JSON_BYTES), str(target))
-        if rows := differences(found, dataset.manifest):
-            listed = "\n".join(f"    {field}: {old!r} there, {new!r} here" for field, old, new in rows)
+        if different := differences(found, dataset.manifest):
             raise IdentityError(
-                f"{target} holds another dataset:\n{listed}",
+                f"{target} holds another dataset:\n{difference_rows(different, '{} there, {} here')}",
                 expected="the same teacher, checkpoint, preprocessing, features and data in every field",
                 repair="push to a place of its own",
             )

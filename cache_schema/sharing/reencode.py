@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from cache_schema.dataset.copy_clips import asset_files, frame_blocks
+from cache_schema.dataset.blocks import frame_blocks
+from cache_schema.dataset.copy_clips import asset_files
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.describe.encoding_error import EncodingLoss, measure
@@ -116,13 +117,13 @@ def recoded_manifest(dataset: LatentDataset, encodings: Mapping[str, str]) -> Ma
                     repair="choose another encoding or feature",
                 ) from error
         specs.append(spec)
-    return dataset.manifest.model_copy(update={"features": tuple(specs)})
+    return dataset.manifest.replace(features=tuple(specs))
 
 
 def _recode_clip(dataset: LatentDataset, clip: ClipWriter, encodings: Mapping[str, str]) -> None:
     entry = dataset.entry(clip.info.name)
     for spec in dataset.manifest.features:
-        for frames in frame_blocks(entry.clip.frames, spec):
+        for frames in frame_blocks(dataset, clip.info.name, spec.name):
             if spec.name in encodings:
                 clip.append({spec.name: dataset.read(clip.info.name, spec.name, frames)})
             else:

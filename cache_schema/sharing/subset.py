@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
-from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, frame_blocks, refuse_conflicts
+from cache_schema.dataset.blocks import frame_blocks
+from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, refuse_conflicts
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import RequestError
+from cache_schema.format.limits import FRAMES
 from cache_schema.progress import SILENT
-from cache_schema.storage.safe_io import FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +111,7 @@ def subset(
             repair="correct the number",
         )
     chosen = _choose(dataset, which, part)
-    manifest = dataset.manifest.model_copy(update={"frame_step": frame_step})
+    manifest = dataset.manifest.replace(frame_step=frame_step)
     with DatasetWriter(out, manifest, asset_files(dataset, out)) as writer:
         present = set(writer.committed()).intersection(chosen)
         if every == 1:
@@ -147,11 +148,8 @@ def _choose(dataset: LatentDataset, which: ClipFilter, part: Part | None) -> lis
 
 def _thin_out(dataset: LatentDataset, clip: ClipWriter, every: int) -> LedgerEntry:
     """Write every ``every``-th frame of a clip as it is stored, so that no encoding is applied twice."""
-    entry = dataset.entry(clip.info.name)
-    frames = range(0, entry.clip.frames, every)
+    name = clip.info.name
     for spec in dataset.manifest.features:
-        for piece in frame_blocks(len(frames), spec):
-            block = frames[piece]
-            stored = dataset.stored(clip.info.name, spec.name, slice(block.start, block.stop, every))
-            clip.append_stored(spec.name, stored)
-    return clip.commit(wall_s=entry.wall_s)
+        for frames in frame_blocks(dataset, name, spec.name, every=every):
+            clip.append_stored(spec.name, dataset.stored(name, spec.name, frames))
+    return clip.commit(wall_s=dataset.entry(name).wall_s)

@@ -213,7 +213,7 @@ class LatentFrames:
 
     def _memory(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
         most = max((len(rows) for window in windows for rows in window), default=0)
-        return {spec.name: torch.empty((most, *spec.shape), device=self.device) for spec in self._specs}
+        return {spec.name: torch.empty((most, *spec.fixed_shape), device=self.device) for spec in self._specs}
 
     def _index(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device, non_blocking=True)

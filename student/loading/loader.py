@@ -54,7 +54,7 @@ class Loader:
 
     def reads_single_frames(self, name: str) -> bool:
         """Tell whether an array is cut so that one frame of it can be read alone."""
-        return layout_of(self.arrays[name], frames=2).chunks[0] == 1
+        return layout_of(self.arrays[name], 2).chunks[0] == 1
 
     def empty(self, name: str, frames: int, *, pinned: bool = False) -> Tensor:
         """Return memory for so many frames of an array, (frames, *shape)."""

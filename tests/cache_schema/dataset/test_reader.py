@@ -164,11 +164,11 @@ def rewrite(dataset: Path, clip: str, name: str, change) -> None:
     document = json.loads(path.read_bytes())
     change(document)
     path.write_text(json.dumps(document))
-    entry = Ledger(dataset / "ledger").read(clip)
+    entry = Ledger(dataset).read(clip)
     files = record_files(dataset / "clips" / clip)
     (dataset / "ledger" / f"{clip}.json").unlink()
     update = {"files": files, "digest": digest_of(entry.clip, files)}
-    Ledger(dataset / "ledger").commit(entry.model_copy(update=update))
+    Ledger(dataset).commit(entry.model_copy(update=update))
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,12 @@ def rewrite(dataset: Path, clip: str, name: str, change) -> None:
 )
 def test_an_array_that_is_not_as_promised_is_not_even_opened(dataset: Path, change, message: str):
     rewrite(dataset, CLIPS[0].name, "token/zarr.json", change)
-    with pytest.raises(DatasetError, match=f"no readable array 'token': says {message} "):
+    with pytest.raises(DatasetError, match=f"no readable array 'token': its zarr.json has {message} "):
         LatentDataset.open(dataset).read(CLIPS[0].name, "token")
 
 
 def test_a_ledger_that_lies_of_lengths_makes_no_reader_ask_for_memory(dataset: Path):
-    ledger = Ledger(dataset / "ledger")
+    ledger = Ledger(dataset)
     entry = ledger.read(CLIPS[0].name)
     info = entry.clip.model_copy(update={"frames": 90_000})
     (dataset / "ledger" / f"{info.name}.json").unlink()
@@ -328,7 +328,7 @@ def test_the_ground_floor_loads_no_torch():
     code = (
         "import sys, cache_schema.dataset.reader, cache_schema.dataset.writer\n"
         "import cache_schema.integrity.verify\n"
-        "import cache_schema.describe.inspect, cache_schema.vocabulary.orion_tokens, cache_schema.plugins\n"
+        "import cache_schema.describe.inspect, cache_schema.vocabulary.orion, cache_schema.plugins\n"
         "loaded = {'torch', 'dask', 'transformers', 'pipeline', 'student'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )

@@ -25,11 +25,13 @@ def frames(dtype: str, dimensions: int, most: float | None = None):
 
 
 def test_what_is_stored_says_how_it_lies():
-    assert stored_arrays(spec("full", "float16")) == (("x", (2, 3), "float16", ("axis_0", "axis_1")),)
-    assert stored_arrays(spec("bfloat16")) == (("x", (2, 3), "uint16", ("axis_0", "axis_1")),)
+    assert stored_arrays(spec("full", "float16")) == (
+        ("x", (2, 3), "float16", ("axis_0", "axis_1"), "frame"),
+    )
+    assert stored_arrays(spec("bfloat16")) == (("x", (2, 3), "uint16", ("axis_0", "axis_1"), "frame"),)
     values, scale = stored_arrays(spec("int8-per-channel", "float16"))
-    assert values == ("x", (2, 3), "int8", ("axis_0", "axis_1"))
-    assert scale == ("x.scale", (3,), "float32", ("axis_1",))
+    assert values == ("x", (2, 3), "int8", ("axis_0", "axis_1"), "frame")
+    assert scale == ("x.scale", (3,), "float32", ("axis_1",), "frame")
     assert (values.nbytes, scale.nbytes) == (6, 12)
 
 

@@ -120,7 +120,7 @@ def test_the_seal_covers_what_the_digest_spares(field: str, value: object):
 
 
 def test_entries_from_before_the_seals_are_read():
-    ledger = Ledger(STORE / "ledger")
+    ledger = Ledger(STORE)
     assert [ledger.read(clip).clip.frames for clip in ledger.clips()] == [3, 2]
     assert b"seal" not in (STORE / "ledger" / f"{ledger.clips()[0]}.json").read_bytes()
 
@@ -205,4 +205,4 @@ def test_an_entry_that_no_reader_would_take_is_not_written(tmp_path: Path):
 def test_a_clip_of_another_folder_is_not_in_the_ledger(tmp_path: Path, name: str):
     (tmp_path / "ledger").mkdir()
     with pytest.raises(DatasetError, match="is not in the ledger"):
-        Ledger(tmp_path / "ledger").read(name)
+        Ledger(tmp_path).read(name)

@@ -48,7 +48,7 @@ def add_a_file(path: Path) -> None:
     "damage", [flip_a_value, delete_a_shard, damage_the_entry, lose_the_folder, leave_a_link, add_a_file]
 )
 def test_exactly_the_bad_clip_is_set_aside_and_can_be_made_again(dataset, manifest, assets, damage):
-    digests = {clip.name: Ledger(dataset / "ledger").read(clip.name).digest for clip in CLIPS}
+    digests = {clip.name: Ledger(dataset).read(clip.name).digest for clip in CLIPS}
     damage(dataset)
     entry = (dataset / "ledger" / f"{FIRST}.json").read_bytes()
     report = repair(dataset)
@@ -62,7 +62,7 @@ def test_exactly_the_bad_clip_is_set_aside_and_can_be_made_again(dataset, manife
         clip = writer.clip(CLIPS[0])
         clip.append(values_of(FIRST, CLIPS[0].frames))
         clip.commit(wall_s=0)
-    assert {clip.name: Ledger(dataset / "ledger").read(clip.name).digest for clip in CLIPS} == digests
+    assert {clip.name: Ledger(dataset).read(clip.name).digest for clip in CLIPS} == digests
     assert verify(dataset).problems == ()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import DatasetWriter, writing
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
 from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, entry_document
 from cache_schema.integrity.verify import verify
@@ -89,7 +89,7 @@ def test_killed_in_the_middle_it_goes_on(carded: Path, shared: Bucket, tmp_path:
 
 
 def test_two_pulls_do_not_meet(shared: Bucket, tmp_path: Path):
-    with writing(tmp_path / "out.zarr"), pytest.raises(DatasetError, match="another run"):
+    with DatasetWriter(tmp_path / "out.zarr"), pytest.raises(DatasetError, match="another run"):
         pull(shared.url, tmp_path / "out.zarr")
 
 
@@ -261,5 +261,5 @@ def test_a_place_that_gives_up_ends_the_pull(carded: Path, bucket: Bucket, manif
         pull(bucket.url, tmp_path / "none.zarr")
     bucket.denied.clear()
     pull(bucket.url, tmp_path / "none.zarr")
-    assert Ledger(tmp_path / "none.zarr" / "ledger").clips() == LatentDataset.open(path).clips
+    assert Ledger(tmp_path / "none.zarr").clips() == LatentDataset.open(path).clips
     assert verify(tmp_path / "none.zarr").problems == ()
