@@ -306,17 +306,18 @@ class LatentDataset:
         return open_array(self.backend, self.entry(clip), arrays[name])
 
     def _read_index(self, clip: str, feature: str) -> FrameIndex:
-        spec = self.feature(feature)
+        spec, entry = self.feature(feature), self.entry(clip)
+        values = stored_length(stored_arrays(spec)[0], entry.clip.frames, entry.values)
         shapes = self._select(clip, feature + SHAPE, slice(None))
         try:
             index = frame_index(spec, shapes)
-            if index.offsets[-1] != self.entry(clip).values[feature]:
-                raise ValueError(f"they add up to {index.offsets[-1]} values")
-        except (ValueError, KeyError) as error:
+            if index.offsets[-1] != values:
+                raise ValueError(f"they add up to {index.offsets[-1]}")
+        except ValueError as error:
             raise DatasetError(
                 f"clip {clip!r}, feature {feature!r}: the shapes of its frames are not those of its values: "
                 f"{error}",
-                expected=f"shapes of {self.entry(clip).values.get(feature)} values, which the ledger lists",
+                expected=f"shapes that add up to the {values} values that the ledger lists",
                 repair=repair_of(clip),
             ) from error
         return index

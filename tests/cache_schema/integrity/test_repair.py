@@ -12,6 +12,7 @@ from cache_schema.errors import DatasetError
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.repair import repair
 from cache_schema.integrity.verify import verify
+from tests.cache_schema import format_2 as format_2_clips
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.tampering import flip_a_bit
 from tests.paths import ROOT
@@ -193,3 +194,17 @@ def test_a_killed_repair_is_run_again(dataset, manifest, assets):
     for info in CLIPS:
         stored = LatentDataset.open(dataset).read(info.name, "queries")
         np.testing.assert_array_equal(stored, values_of(info.name, info.frames)["queries"])
+
+
+def test_a_damaged_clip_of_format_2_can_be_made_again(format_2: Path):
+    name = format_2_clips.CLIPS[0].name
+    digest = Ledger(format_2).read(name).digest
+    flip_a_bit(format_2 / "clips" / name / "maps.shape" / "c.0.0", 40)
+    report = repair(format_2)
+    assert (report.quarantined, report.left) == ((name,), ())
+    assert {(problem.clip, problem.feature) for problem in report.verification.problems} == {(name, "maps")}
+    with DatasetWriter(format_2, format_2_clips.manifest_of()) as writer:
+        clip = writer.clip(format_2_clips.CLIPS[0])
+        clip.append(format_2_clips.values_of(name))
+        assert clip.commit(wall_s=0).digest == digest
+    assert verify(format_2).problems == ()
