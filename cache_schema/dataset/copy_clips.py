@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache_schema.dataset.assets import read_asset
 from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
 from cache_schema.errors import DatasetError, IdentityError
 from cache_schema.storage.safe_io import file_size
+from cache_schema.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,15 @@ class Copied:
     """Clips asked for that were there before."""
     nbytes: int
     """Bytes of the clips that it added."""
+    path: Path = field(compare=False)
+    """Folder of the dataset that was filled."""
+
+    def __rich__(self) -> str:
+        """Show it in a line."""
+        return (
+            f"{len(self.added)} clips, {size(self.nbytes)} added to {self.path}; "
+            f"{len(self.present)} were already there"
+        )
 
 
 def copy_clip(source: LatentDataset, clip: str, target: Path) -> LedgerEntry:

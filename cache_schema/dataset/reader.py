@@ -92,6 +92,9 @@ class LatentDataset:
         """Travel to other processes as an address."""
         return type(self), (self._where,)
 
+    def __str__(self) -> str:
+        return str(self.backend)
+
     @property
     def path(self) -> Path:
         """The dataset's folder.

@@ -63,4 +63,4 @@ def triangle_size(length: Any) -> Any:
 
 def shape_text(shape: tuple[int | None, ...]) -> str:
     """Return a shape for people, such as ``(*, 4)``; ``*`` is an axis whose length differs."""
-    return f"({', '.join('*' if length is None else str(length) for length in shape)})"
+    return str(shape).replace("None", "*")

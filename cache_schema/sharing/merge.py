@@ -1,4 +1,4 @@
-"""Datasets of the same teacher and data become one."""
+"""Merging datasets of the same teacher and data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def merge(out: Path, inputs: Sequence[Path], *, progress: Progress = SILENT) -> 
         for clip in todo:
             nbytes += copy_clip(holder_of[clip], clip, out).nbytes
             progress.advance()
-    return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes)
+    return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes, path=out)
 
 
 def _refuse_another_identity(one: LatentDataset, other: LatentDataset) -> None:

@@ -26,6 +26,7 @@ from cache_schema.sharing.subset import ALL, ClipFilter
 from cache_schema.storage.atomic_io import rename_durably, sync, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.storage.safe_io import JSON_BYTES, file_size
+from cache_schema.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +56,16 @@ class Pulled:
     nbytes: int
     """Bytes of the clips that it added."""
     failed: tuple[LeftOut, ...]
-    """Clips that are not what their ledger entries say, or that the place does not hand out."""
+    """Clips that are not what their ledger entries say, or that the storage does not return."""
+    path: Path
+    """Folder of the dataset that was fetched."""
+
+    def __rich__(self) -> str:
+        """Show it in a line."""
+        return (
+            f"{len(self.fetched)} clips, {size(self.nbytes)} fetched to {self.path}; "
+            f"{len(self.present)} were there"
+        )
 
 
 def pull(
@@ -111,6 +121,7 @@ def pull(
         present=tuple(clip for clip in named if clip in present),
         nbytes=sum(entry.nbytes for entry in fetched),
         failed=tuple(sorted(failed, key=lambda left: left.clip)),
+        path=path,
     )
 
 

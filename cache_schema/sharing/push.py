@@ -28,6 +28,7 @@ from cache_schema.storage.backend import CARD, INDEX
 from cache_schema.storage.object_store import PART_BYTES
 from cache_schema.storage.open import open_backend
 from cache_schema.storage.safe_io import JSON_BYTES
+from cache_schema.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,6 +54,14 @@ class Pushed:
     """Clips that were there, whole, before."""
     nbytes: int
     """Bytes of the files that were sent."""
+    url: str
+    """Where the dataset was sent."""
+
+    def __rich__(self) -> str:
+        """Show it in a line."""
+        return (
+            f"{len(self.sent)} clips, {size(self.nbytes)} sent to {self.url}; {len(self.present)} were there"
+        )
 
 
 def push(
@@ -128,6 +137,7 @@ def push(
         sent=tuple(missing),
         present=tuple(sorted(entries.keys() - missing.keys())),
         nbytes=_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()),
+        url=url,
     )
 
 

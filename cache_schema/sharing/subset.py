@@ -16,7 +16,7 @@ from cache_schema.format.limits import FRAMES
 from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from cache_schema.dataset.clip_writer import ClipWriter
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipFilter:
-    """Which clips: patterns with ``*`` and ``?``; all have to match. None lets all pass."""
+    """Which clips: patterns with ``*`` and ``?``, all of which have to match. None matches all."""
 
     split: str | None = None
     clips: str | None = None
-    """Pattern for the clip's name."""
+    """Pattern of the clip's name."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Tag -> pattern; a clip without the tag has an empty text there."""
+    """Pattern by the tag's name; a clip without the tag has an empty text there."""
 
     def matches(self, clip: ClipInfo) -> bool:
-        """Whether a clip passes."""
+        """Return whether a clip is chosen."""
         texts = [(clip.split, self.split), (clip.name, self.clips)]
         texts += [(clip.tags.get(tag, ""), pattern) for tag, pattern in self.tags.items()]
         return all(pattern is None or fnmatchcase(text, pattern) for text, pattern in texts)
@@ -45,9 +45,28 @@ ALL = ClipFilter()
 """Every clip."""
 
 
+def parse_tags(texts: Iterable[str]) -> dict[str, str]:
+    """Parse ``NAME=PATTERN`` options of a command line.
+
+    Raises:
+        RequestError: One has another form.
+    """
+    patterns = {}
+    for text in texts:
+        name, equals, pattern = text.partition("=")
+        if not (name and equals):
+            raise RequestError(
+                f"the tag {text!r} does not parse",
+                expected="NAME=PATTERN, as in town='Town0*'",
+                repair="write the tag's name, an equals sign and a pattern",
+            )
+        patterns[name] = pattern
+    return patterns
+
+
 @dataclass(frozen=True)
 class Part:
-    """One of ``count`` parts of a list of clips, which differ by one clip at most."""
+    """One of ``count`` parts of a list of clips, whose lengths differ by one clip at most."""
 
     number: int
     """From 1 on."""
@@ -55,7 +74,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``k/N``.
+        """Parse ``k/N``.
 
         Raises:
             RequestError: It is something else.
@@ -70,7 +89,7 @@ class Part:
         )
 
     def of(self, names: list[str]) -> list[str]:
-        """Every ``count``-th of the names: neighbours, which resemble each other, go to different parts."""
+        """Return every ``count``-th name: neighbours, which resemble each other, go to different parts."""
         return names[self.number - 1 :: self.count]
 
 
@@ -86,7 +105,7 @@ def subset(
     """Write a part of a dataset. Run again, it goes on where it stopped.
 
     Whole clips are copied digest for digest, and the part has the identity of the whole: parts can be merged.
-    Clips of every n-th frame are written anew, and the manifest says so in ``frame_step``, which is part of
+    Clips of every n-th frame are written anew, and the manifest has the n as ``frame_step``, which is part of
     the identity: they can be merged with each other, never with whole clips.
 
     Args:
@@ -127,7 +146,7 @@ def subset(
                 thinned = info.model_copy(update={"frames": math.ceil(info.frames / every)})
                 nbytes += _thin_out(dataset, writer.clip(thinned), every).nbytes
             progress.advance()
-    return Copied(added=tuple(todo), present=tuple(sorted(present)), nbytes=nbytes)
+    return Copied(added=tuple(todo), present=tuple(sorted(present)), nbytes=nbytes, path=out)
 
 
 def _choose(dataset: LatentDataset, which: ClipFilter, part: Part | None) -> list[str]:

@@ -7,9 +7,7 @@ started the code, the machine, the libraries and how it was asked to work.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -44,10 +42,7 @@ class TrainedOn(BaseModel):
     @classmethod
     def of(cls, dataset: LatentDataset) -> Self:
         """Fingerprint a dataset as it is now."""
-        digests = {name: dataset.entry(name).digest for name in dataset.clips}
-        content = json.dumps({"manifest": dataset.manifest.identity(), "clips": digests}, sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return cls(teacher=dataset.manifest.teacher, clips=len(digests), digest=digest)
+        return cls(teacher=dataset.manifest.teacher, clips=len(dataset.clips), digest=dataset.fingerprint)
 
     def __str__(self) -> str:
         return f"{self.clips} clips ({self.digest[:12]}) by {self.teacher.name} ({self.teacher.weights})"

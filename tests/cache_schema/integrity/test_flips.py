@@ -40,7 +40,7 @@ def test_every_flipped_bit_is_found_and_never_read(small: Path):
     features = [spec.name for spec in whole.manifest.features]
     values = {(clip, name): whole.read(clip, name) for clip in whole.clips for name in features}
     files = [file for file in sorted(small.rglob("*")) if file.is_file() and file.name[0] != "."]
-    # The root, the group of clips, an asset; for each of three clips an entry, a group, and two files an array.
+    # The root, the group of clips, an asset; for each of three clips an entry, a group, two files per array.
     # The first dataset has six; the second three and two for each ragged feature, some without any value.
     arrays = 3 * 6 if whole.manifest.format_version == 1 else 3 * (3 + 2 * len(RAGGED))
     empty = sum(count == 0 for clip in whole.clips for count in whole.entry(clip).values.values())
