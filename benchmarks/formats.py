@@ -23,7 +23,7 @@ from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.driving import GROUND_TRUTH
-from cache_schema.vocabulary.orion_tokens import HEADS, vision_tokens
+from cache_schema.vocabulary.orion import HEADS, vision_tokens
 from pipeline.teachers.orion.presets import ORION_7B
 from student.loading.loader import Loader
 

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from benchmarks.arithmetic import pays
 from benchmarks.gpu_extraction import FRAME_S, WholePrompt, frames
 from benchmarks.record import hardware, write
-from cache_schema.vocabulary.orion_tokens import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
+from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes
 from pipeline.teachers.orion.precision import TYPES
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cache_schema.dataset.reader import LatentDataset
     from student.loading.batches import Batch
+    from student.loading.dataset import Dataset
     from student.step import StepContext, StepOutput
 
 Options = TypeVar("Options", bound=BaseModel)
-Export = Callable[["nn.Module", "LatentDataset", Path, str], str]
+Export = Callable[["nn.Module", "Dataset", Path, str], str]
 """Writes a trained student: the network, the dataset that it reads, the file, and a description of the run as
 JSON, which goes into the file. Returns a remark for the user, such as how exact the file is."""
 
@@ -144,7 +144,7 @@ class System(Protocol):
         """Return the features of the dataset that training reads."""
         ...
 
-    def build(self, dataset: LatentDataset) -> nn.Module:
+    def build(self, dataset: Dataset) -> nn.Module:
         """Build the network for a dataset, with the weights that training starts from.
 
         Weights that no term of the loss reaches for the first two training samples are frozen.
@@ -172,7 +172,7 @@ class System(Protocol):
     def evaluate(
         self,
         model: nn.Module,
-        dataset: LatentDataset,
+        dataset: Dataset,
         split: str,
         *,
         device: torch.device,

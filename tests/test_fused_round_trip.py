@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cache_schema.format.manifest import TeacherIdentity
-from cache_schema.vocabulary.orion_tokens import PLANNER_PARTS
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from pipeline.teachers.orion.checkpoints.fuse import fuse
 from pipeline.teachers.orion.checkpoints.reader import as_json, digest, read_weights
 from pipeline.teachers.orion.recording import recorded_sizes

@@ -18,7 +18,7 @@ import distributed
 import torch
 
 from cache_schema.dataset.reader import read_manifest
-from cache_schema.dataset.writer import establish, writing
+from cache_schema.dataset.writer import DatasetWriter, establish
 from cache_schema.errors import IdentityError, RequestError
 from cache_schema.format.ledger import Ledger
 from cache_schema.progress import SILENT
@@ -105,8 +105,8 @@ def _establish(data: DataIdentity) -> None:
 def _look_at(clip: SelectedClip) -> Receipt:
     """Have a clip looked at on this worker."""
     plugin = _plugin()
-    ledger = Ledger(plugin.path / "ledger")
-    if clip.name in ledger.clips():
+    ledger = Ledger(plugin.path)
+    if clip.name in ledger:
         # A worker died between the commit and its receipt.
         return Receipt.of_committed(ledger.read(clip.name))
     pending = plugin.lockstep().submit(clip)
@@ -228,7 +228,7 @@ def extract_on_cluster(
         DatasetError: The disk refuses, or another run writes to the dataset.
     """
     path = path.absolute()
-    with writing(path):
+    with DatasetWriter(path):
         client.register_plugin(TeacherPlugin(load, path, slots))
         try:
             client.submit(_establish, selection.data, pure=False).result()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import check_place
+from cache_schema.dataset.writer import check_path
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes
 from cache_schema.vocabulary.driving import GROUND_TRUTH
@@ -55,7 +55,7 @@ def plan(path: Path, selection: Selection, preset: TeacherPreset, *, measured: f
     Raises:
         DatasetError: There is something else at ``path``.
     """
-    check_place(path)
+    check_path(path)
     features = (*preset.features, *GROUND_TRUTH)
     committed_frames = committed_clips = 0
     wall_s = 0.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from safetensors.torch import save
 
-from cache_schema.dataset.writer import establish, writing
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import ClipError, DatasetError, FeatureError, LeftOut
 from cache_schema.format.ledger import Ledger
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest
@@ -133,9 +133,9 @@ def extract(
         IdentityError: The dataset was made by another teacher.
         DatasetError: The disk refuses, or another run writes to the dataset.
     """
-    with writing(path):
+    with DatasetWriter(path) as writer:
         manifest, assets = describe(teacher, selection.data)
-        establish(path, manifest, assets)
+        writer.establish(manifest, assets)
         del assets
         with LockStep(teacher, path, manifest, slots) as crew:
             return supervise(selection, crew, path, slots=slots, progress=progress)
@@ -164,7 +164,7 @@ def supervise(
     selection: Selection, crew: Crew, path: Path, *, slots: int, progress: Progress = SILENT
 ) -> ExtractionReport:
     """Have the crew look at every selected clip that the dataset at ``path`` lacks."""
-    present, stale = _committed(selection, Ledger(path / "ledger"))
+    present, stale = _committed(selection, Ledger(path))
     skip = {*present, *(failure.clip for failure in stale)}
     todo = [clip for clip in selection.clips if clip.name not in skip]
     left = sum(clip.frames for clip in todo)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from cache_schema.errors import RequestError
-from cache_schema.format.encodings import SCALE
+from student.loading.decode import decoded, decoded_ragged
 from student.loading.loader import Loader
+from student.loading.ragged import gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cache_schema.dataset.reader import LatentDataset
     from cache_schema.format.features import FeatureSpec
+    from student.loading.dataset import Dataset
+    from student.loading.ragged import Ragged
 
 Batch = dict[str, Any]
 """Feature -> its values of B samples: a tensor (B, *shape), or ``Ragged`` where shapes differ."""
@@ -43,7 +45,7 @@ class _Buffer:
     """Memory on the host for the samples of a few batches."""
 
     stored: dict[str, Tensor]
-    """(samples, *shape) by the array's name."""
+    """(elements, *shape) by the array's name."""
     copied: torch.cuda.Event | None = None
     """When the GPU has read it to the end."""
 
@@ -51,7 +53,8 @@ class _Buffer:
 class LatentSamples:
     """The samples of one split, by number.
 
-    Floating-point features come as float32, integers as int64, (B, *shape) each.
+    Floating-point features come as float32, integers as int64 but for bytes, (B, *shape) each; ragged ones as
+    ``Ragged``.
 
     Args:
         dataset: A dataset in a folder; not a URL.
@@ -69,7 +72,7 @@ class LatentSamples:
 
     def __init__(
         self,
-        dataset: LatentDataset,
+        dataset: Dataset,
         split: str,
         features: Iterable[str],
         *,
@@ -82,7 +85,7 @@ class LatentSamples:
         self.clips = tuple(name for name in dataset.clips if split in ("all", dataset.clip(name).split))
         if not self.clips:
             raise RequestError(
-                f"{dataset.place} has no committed clip of the split {split!r}",
+                f"{dataset} has no committed clip of the split {split!r}",
                 expected="at least one",
                 repair=f"extract clips with --split {split} or --split all",
             )
@@ -125,7 +128,7 @@ class LatentSamples:
         Raises:
             DatasetError: A sample cannot be read; the message names it.
         """
-        most = max((sum(map(len, window)) for window in windows), default=0)
+        most = self._most(windows)
         coming = iter(windows)
         memory = self._memory(windows) if recycle else {}
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
@@ -144,7 +147,7 @@ class LatentSamples:
                     yield rows, batch
 
     def _hold(self, resident: Resident) -> dict[str, Tensor]:
-        """Read every array that is not streamed, (N, *shape), to where it stays."""
+        """Read every array that is not streamed to where it stays."""
         held = [name for name in self._loader.arrays if name not in self._streamed]
         where = self.device if resident == "device" else torch.device("cpu")
         try:
@@ -152,20 +155,25 @@ class LatentSamples:
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
-            needed = len(self) * sum(self._loader.arrays[name].nbytes for name in held)
+            needed = sum(self._loader.ends[name][-1] * self._loader.arrays[name].nbytes for name in held)
             raise RequestError(
                 f"{len(self):,} samples do not fit into the memory of {where}: {error}",
                 expected=f"room for {needed / 1e9:.1f} GB",
                 repair="keep them elsewhere with --resident ram or --resident none",
             ) from error
 
-    def _buffer(self, samples: int) -> _Buffer:
-        on_host = (
-            *self._streamed,
-            *(name for name, held in self._held.items() if not _is_on(held, self.device)),
-        )
+    def _most(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, int]:
+        """Return how many elements of each array that passes the host a window has at most."""
+        held = (name for name, values in self._held.items() if not _is_on(values, self.device))
+        fetched = [_fetched(window) for window in windows]
+        return {
+            name: max((self._loader.total(name, rows) for rows in fetched), default=0)
+            for name in (*self._streamed, *held)
+        }
+
+    def _buffer(self, most: Mapping[str, int]) -> _Buffer:
         pinned = self.device.type == "cuda"
-        return _Buffer({name: self._loader.empty(name, samples, pinned=pinned) for name in on_host})
+        return _Buffer({name: self._loader.empty(name, count, pinned=pinned) for name, count in most.items()})
 
     def _fill(self, buffer: _Buffer, window: Sequence[np.ndarray]) -> tuple[_Buffer, Sequence[np.ndarray]]:
         """Put the samples of a window into a buffer, in the loader's thread."""
@@ -175,7 +183,12 @@ class LatentSamples:
         self._loader.fill({name: buffer.stored[name] for name in self._streamed}, rows)
         index = torch.from_numpy(rows)
         for name in buffer.stored.keys() & self._held.keys():
-            torch.index_select(self._held[name], 0, index, out=buffer.stored[name][: len(rows)])
+            into = buffer.stored[name][: self._loader.total(name, rows)]
+            if name in self._loader.shapes:
+                begins, counts = self._loader.ends[name][rows], self._loader.counts(name, rows)
+                gather(self._held[name], begins, counts, out=into)
+            else:
+                torch.index_select(self._held[name], 0, index, out=into)
         return buffer, window
 
     def _to_device(self, buffer: _Buffer) -> dict[str, Tensor]:
@@ -194,52 +207,43 @@ class LatentSamples:
         memory: Mapping[str, Tensor],
     ) -> Batch:
         """Pick a batch's samples out of what was fetched and what is held on the device, and decode them."""
-        if len(window) == 1:
-            stored = {name: values[: len(rows)] for name, values in fetched.items()}
-        else:
-            places = self._index(np.searchsorted(_fetched(window), rows))
-            stored = {name: values.index_select(0, places) for name, values in fetched.items()}
-        index = self._index(rows)
-        for name in self._held.keys() - fetched.keys():
-            stored[name] = self._held[name].index_select(0, index)
-        return {
-            spec.name: decoded(spec, stored, memory[spec.name][: len(rows)] if memory else None)
-            for spec in self._specs
-        }
+        loader, whole = self._loader, _fetched(window)
+        numbers = self._index(rows)
+        places = np.searchsorted(whole, rows) if len(window) > 1 else rows
+        index = self._index(places) if len(window) > 1 else numbers
+        stored = {}
+        for name in loader.arrays:
+            if name in fetched and len(window) == 1:
+                stored[name] = fetched[name][: loader.total(name, rows)]
+            elif name not in loader.shapes:
+                values, chosen = (fetched[name], index) if name in fetched else (self._held[name], numbers)
+                stored[name] = values.index_select(0, chosen)
+            else:
+                counts, begins = loader.counts(name, rows), loader.ends[name][rows]
+                if name in fetched:
+                    begins = np.cumsum(loader.counts(name, whole))[places] - counts
+                values = fetched[name] if name in fetched else self._held[name]
+                stored[name] = gather(values, begins, counts)
+        return {spec.name: self._decoded(spec, stored, rows, memory) for spec in self._specs}
+
+    def _decoded(
+        self, spec: FeatureSpec, stored: Mapping[str, Tensor], rows: np.ndarray, memory: Mapping[str, Tensor]
+    ) -> Tensor | Ragged:
+        if spec.ragged:
+            shapes = torch.from_numpy(self._loader.shapes[spec.name][rows])
+            return decoded_ragged(spec, stored[spec.name], shapes)
+        return decoded(spec, stored, memory[spec.name][: len(rows)] if memory else None)
 
     def _memory(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
         most = max((len(rows) for window in windows for rows in window), default=0)
-        return {spec.name: torch.empty((most, *spec.shape), device=self.device) for spec in self._specs}
+        return {
+            spec.name: torch.empty((most, *spec.fixed_shape), device=self.device)
+            for spec in self._specs
+            if not spec.ragged
+        }
 
     def _index(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device, non_blocking=True)
-
-
-def decoded(spec: FeatureSpec, stored: Mapping[str, Tensor], into: Tensor | None = None) -> Tensor:
-    """Turn stored values into the values of a feature, on the device where they are.
-
-    Args:
-        spec: The feature.
-        stored: (B, *shape) for each of ``stored_arrays(spec)``, by its name.
-        into: (B, *shape) float32 memory for floating-point values; new memory by default.
-
-    Returns:
-        (B, *shape) float32, int64 or bool, in memory of its own.
-    """
-    values = stored[spec.name]
-    if spec.encoding == "bfloat16":
-        values = values.view(torch.bfloat16)
-    if values.is_floating_point() or spec.encoding == "int8-per-channel":
-        into = torch.empty(values.shape, device=values.device) if into is None else into
-        into.copy_(values)
-        if spec.encoding == "int8-per-channel":
-            scale = stored[spec.name + SCALE]  # (B, C)
-            into.mul_(scale.view(len(scale), *(1,) * (values.dim() - 2), -1))
-        return into
-    if values.dtype == torch.bool:
-        return values.clone()
-    whole = values.to(torch.int64, copy=True)
-    return whole & 0xFFFF if spec.dtype == "uint16" else whole
 
 
 def _fetched(window: Sequence[np.ndarray]) -> np.ndarray:

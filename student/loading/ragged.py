@@ -1,9 +1,9 @@
-"""Features whose values differ in shape from sample to sample.
+"""Features whose values differ in shape from sample to sample, as batches.
 
 On disk (FORMAT.md) such a feature is one flat array a clip, sample after sample, beside the shape of every
-sample. A batch holds it as ``Ragged``.
+sample.
 
-Dimension letters: N sample of a split, B sample of a batch, K axis of one sample's value, V value.
+Dimension letters: B sample of a batch, K axis of one sample's value, V value.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -56,39 +56,6 @@ class Ragged:
         return [0, *itertools.accumulate(self.shapes.prod(dim=1).tolist())]
 
 
-class RaggedIndex(NamedTuple):
-    """Where every sample of a split lies in the flat arrays of its clips."""
-
-    shapes: np.ndarray
-    """(N, K) int64 shape of every sample's value."""
-    counts: np.ndarray
-    """(N) int64 stored values of every sample."""
-    begins: np.ndarray
-    """(N) int64 place of every sample's first value in the array of its own clip."""
-
-    @classmethod
-    def of(cls, clips: Sequence[np.ndarray], *, triangle: bool = False) -> RaggedIndex:
-        """Make it of the shapes that each clip stores.
-
-        Args:
-            clips: (samples, K) integers, for each clip.
-            triangle: Whether the last two axes, of equal length n, are stored as their lower triangle of
-                n (n + 1) / 2 values.
-        """
-        shapes = np.concatenate(clips).astype(np.int64)
-        counts_of = [stored_counts(clip.astype(np.int64), triangle=triangle) for clip in clips]
-        begins = [np.cumsum(counts) - counts for counts in counts_of]
-        return cls(shapes, np.concatenate(counts_of), np.concatenate(begins))
-
-
-def stored_counts(shapes: np.ndarray, *, triangle: bool = False) -> np.ndarray:
-    """Return how many values are stored of samples of these shapes (N, K), as (N) int64."""
-    if not triangle:
-        return shapes.prod(axis=1, dtype=np.int64)
-    side = shapes[:, -1]
-    return shapes[:, :-2].prod(axis=1, dtype=np.int64) * (side * (side + 1) // 2)
-
-
 def spans(clips: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> Iterator[tuple[int, slice, slice]]:
     """Group samples that lie behind one another in their clip, so that they are read together.
 
@@ -98,10 +65,8 @@ def spans(clips: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> Iterator
         counts: (B) its elements.
 
     Yields:
-        The clip, where its array is read, and where that goes if all samples are put one after the other.
+        The clip, the elements of its array, and where they go if all samples are put one after the other.
     """
-    if not len(clips):
-        return
     places = np.concatenate([[0], np.cumsum(counts)])
     apart = (np.diff(clips) != 0) | (begins[1:] != (begins + counts)[:-1])
     edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(clips)]
@@ -111,40 +76,18 @@ def spans(clips: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> Iterator
             yield int(clips[first]), source, slice(int(places[first]), int(places[end]))
 
 
-def gather(values: Tensor, begins: np.ndarray, counts: np.ndarray) -> Tensor:
+def gather(values: Tensor, begins: np.ndarray, counts: np.ndarray, out: Tensor | None = None) -> Tensor:
     """Copy some samples out of a flat array of many.
 
     Args:
         values: (V) on any device.
         begins: (B) the first value of each sample that is wanted.
         counts: (B) its values.
+        out: (sum of counts) memory for the result.
 
     Returns:
         (sum of counts), one sample after the other.
     """
-    if not len(begins):
-        return values[:0].clone()
     pieces = zip(begins.tolist(), counts.tolist(), strict=True)
-    return torch.cat([values[begin : begin + count] for begin, count in pieces])
-
-
-def unpack_triangles(packed: Tensor, shapes: Tensor) -> Tensor:
-    """Fill lower triangles up to squares, with zeros above the diagonal.
-
-    Args:
-        packed: (V) the lower triangles, row by row, of all squares of all samples.
-        shapes: (B, K) int64 shapes of the samples' values, whose last two axes are equal, on the host.
-
-    Returns:
-        (sum of the shapes' products), one sample after the other.
-    """
-    squares, begin = [packed[:0]], 0
-    for *leading, side, _ in shapes.tolist():
-        count = int(np.prod(leading, dtype=np.int64))
-        row, column = torch.tril_indices(side, side, device=packed.device)
-        end = begin + count * len(row)
-        square = packed.new_zeros(count, side, side)
-        square[:, row, column] = packed[begin:end].view(count, -1)
-        squares.append(square.flatten())
-        begin = end
-    return torch.cat(squares)
+    # Always one piece at least, of which the result has its dtype.
+    return torch.cat([values[:0], *(values[begin : begin + count] for begin, count in pieces)], out=out)

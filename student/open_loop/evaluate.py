@@ -15,7 +15,7 @@ import numpy as np
 from cache_schema.progress import SILENT, Progress
 from cache_schema.vocabulary.driving import COMMANDS
 from student.loading.batches import LatentSamples
-from student.loading.open import stores
+from student.loading.dataset import stores
 from student.open_loop.bootstrap import Means, groups, means
 from student.open_loop.collisions import VARIANTS, collisions
 from student.open_loop.evaluation import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
     from student.open_loop.evaluation import By
     from student.open_loop.ground_truth import Mask
     from student.open_loop.policies import Policy
@@ -45,7 +45,7 @@ Part = TypeVar("Part")
 
 
 def evaluate_open_loop(
-    dataset: LatentDataset,
+    dataset: Dataset,
     split: str,
     policies: Mapping[str, Policy],
     *,
@@ -77,7 +77,7 @@ def evaluate_open_loop(
 
 
 def plan_split(
-    dataset: LatentDataset,
+    dataset: Dataset,
     split: str,
     policies: Mapping[str, Policy],
     *,
@@ -93,7 +93,7 @@ def plan_split(
 
 
 def measure(
-    plans: Plans, ground_truth: GroundTruth, dataset: LatentDataset, samples: LatentSamples, *, split: str
+    plans: Plans, ground_truth: GroundTruth, dataset: Dataset, samples: LatentSamples, *, split: str
 ) -> tuple[OpenLoopEvaluation, dict[str, np.ndarray]]:
     """Compare plans with the ground truth; return what is found, and the arrays of every frame."""
     counted = ground_truth.counted()
@@ -217,7 +217,7 @@ def _groups(
     columns: tuple[str, ...],
     command: np.ndarray,
     counted: np.ndarray,
-    dataset: LatentDataset,
+    dataset: Dataset,
     samples: LatentSamples,
 ) -> list[Group]:
     """Return the means of every group of frames that have a command or a tag in common."""
@@ -251,16 +251,16 @@ def _groups(
     return found
 
 
-def _missing(dataset: LatentDataset, plans: Plans, ground_truth: GroundTruth) -> tuple[str, ...]:
+def _missing(dataset: Dataset, plans: Plans, ground_truth: GroundTruth) -> tuple[str, ...]:
     missing = []
     if ground_truth.agents is None:
         missing.append(
             "collisions were not measured: the dataset does not hold the ground truth of other road users; "
-            f"`teachonce add-truth {dataset.place} --data ROOT` adds it from the raw clips"
+            f"`teachonce add-truth {dataset} --data ROOT` adds it from the raw clips"
         )
     if "constant_velocity" not in plans.positions:
         missing.append(
             f"constant velocity was not measured: the dataset has no {CAN_BUS}; "
-            f"`teachonce add-truth {dataset.place} --data ROOT` adds it from the raw clips"
+            f"`teachonce add-truth {dataset} --data ROOT` adds it from the raw clips"
         )
     return tuple(missing)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from cache_schema.vocabulary.driving import AGENTS
-from student.loading.open import stores
+from student.loading.dataset import stores
 from student.open_loop.occupancy import Agents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
 
 Mask = Literal["complete", "orion"]
 """Which frames have ground truth: every one for which the clip has it, or only those that ORION reads, which
@@ -56,7 +56,7 @@ class GroundTruth(NamedTuple):
         return {"complete": complete, "orion": complete & (self.frame_index >= ORION_SKIPS_FRAMES)}
 
 
-def read_ground_truth(dataset: LatentDataset, clips: Sequence[str]) -> GroundTruth:
+def read_ground_truth(dataset: Dataset, clips: Sequence[str]) -> GroundTruth:
     """Read what really happened in some clips.
 
     Raises:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from student.loading.open import stores
+from student.loading.dataset import stores
 
 if TYPE_CHECKING:
-    from cache_schema.dataset.reader import LatentDataset
     from student.loading.batches import LatentSamples
+    from student.loading.dataset import Dataset
 
 PICTURED = (
     "lane_points",
@@ -53,7 +53,7 @@ def worst_of(error: np.ndarray, counted: np.ndarray, samples: LatentSamples) -> 
     return np.array(chosen, dtype=np.int64)
 
 
-def scenes(dataset: LatentDataset, samples: LatentSamples, rows: np.ndarray) -> dict[str, np.ndarray]:
+def scenes(dataset: Dataset, samples: LatentSamples, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return the features that pictures of these frames show, (rows, *shape) each."""
     shown = [dataset.feature(name) for name in PICTURED if stores(dataset, name)]
     return {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cache_schema.vocabulary.orion_tokens import EGO_TOKEN, SCENE_QUERIES
+from cache_schema.vocabulary.orion import EGO_TOKEN, SCENE_QUERIES
 from student.orion_lite.teacher_heads import split
 
 if TYPE_CHECKING:

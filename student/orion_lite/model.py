@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cache_schema.vocabulary.orion_tokens import EGO_TOKEN, PLANNER_PARTS, SCENE_QUERIES
+from cache_schema.vocabulary.orion import EGO_TOKEN, PLANNER_PARTS, SCENE_QUERIES
 from student.orion_lite.planner import Gaussian, Planner, PlannerConfig
 from student.orion_lite.single_query import decode
 from student.runs.weights import load_strictly

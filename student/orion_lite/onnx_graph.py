@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cache_schema.errors import CheckpointError, RequestError
-from cache_schema.vocabulary.orion_tokens import EGO_TOKEN, PLANNING_TOKEN, SCENE_QUERIES
+from cache_schema.vocabulary.orion import EGO_TOKEN, PLANNING_TOKEN, SCENE_QUERIES
 from student.orion_lite.folded import FoldedStudent
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.onnx import ONNXProgram
 
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
     from student.orion_lite.model import OrionLite
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -33,7 +33,7 @@ INPUTS = (SCENE_QUERIES, EGO_TOKEN)
 OUTPUTS = (PLANNING_TOKEN, "offsets")
 
 
-def export_onnx(model: nn.Module, dataset: LatentDataset, file: Path, description: str) -> str:
+def export_onnx(model: nn.Module, dataset: Dataset, file: Path, description: str) -> str:
     """Write a student as a graph from the features that a latent dataset stores to a plan; an ``Export``.
 
     Inputs are ``scene_queries`` (batch, query, channel) and ``ego_token`` (batch, channel) in float32; the
@@ -126,11 +126,11 @@ def _check_installed() -> None:
         )
 
 
-def _first_frames(dataset: LatentDataset) -> tuple[Tensor, ...]:
+def _first_frames(dataset: Dataset) -> tuple[Tensor, ...]:
     """Return the inputs of ``FRAMES`` frames of the first clip, repeated where it is shorter."""
     if not dataset.clips:
         raise RequestError(
-            f"{dataset.place} has no committed clip",
+            f"{dataset} has no committed clip",
             expected="a frame to compare the graph on",
             repair="extract a clip, or name another dataset of this teacher",
         )

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cache_schema.vocabulary.orion_tokens import EGO_TOKEN, PLANNER, PLANNING_TOKEN, SCENE_QUERIES
+from cache_schema.vocabulary.orion import EGO_TOKEN, PLANNER, PLANNING_TOKEN, SCENE_QUERIES
 from student.open_loop.policies import PolicyOutput
 from student.orion_lite.planner import Planner, waypoints
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cache_schema.dataset.reader import LatentDataset
     from student.loading.batches import Batch
+    from student.loading.dataset import Dataset
     from student.open_loop.policies import Policy
     from student.orion_lite.model import OrionLite
 
@@ -25,7 +25,7 @@ FEATURES = (SCENE_QUERIES, EGO_TOKEN, PLANNING_TOKEN, "command")
 """What the policies read; none depends on the future."""
 
 
-def policies(student: OrionLite, dataset: LatentDataset, device: torch.device) -> dict[str, Policy]:
+def policies(student: OrionLite, dataset: Dataset, device: torch.device) -> dict[str, Policy]:
     """Return student and teacher, each as a function of a batch.
 
     Raises:
@@ -46,7 +46,7 @@ def policies(student: OrionLite, dataset: LatentDataset, device: torch.device) -
     return {"student": by_student, "teacher": by_teacher}
 
 
-def teacher_planner(dataset: LatentDataset) -> dict[str, Tensor]:
+def teacher_planner(dataset: Dataset) -> dict[str, Tensor]:
     """Read the teacher's planner out of a dataset, in float32.
 
     Raises:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
-from cache_schema.vocabulary.orion_tokens import PLANNER_PARTS
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.policies import teacher_planner
 from student.orion_lite.presets import ORION_LITE

@@ -12,7 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT, Progress
-from cache_schema.vocabulary.orion_tokens import EGO_TOKEN, SCENE_QUERIES, VISION_TOKENS
+from cache_schema.vocabulary.orion import EGO_TOKEN, SCENE_QUERIES, VISION_TOKENS
 from student.open_loop.evaluate import evaluate_open_loop
 from student.open_loop.ground_truth import ORION_SKIPS_FRAMES
 from student.orion_lite.config import OrionLiteConfig
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from cache_schema.dataset.reader import LatentDataset
     from student.loading.batches import Batch
+    from student.loading.dataset import Dataset
     from student.open_loop.evaluation import OpenLoopEvaluation
     from student.orion_lite.model import Prediction
     from student.orion_lite.planner import Planner
@@ -58,11 +58,11 @@ class OrionLiteSystem:
             needed.add("frame_index")
         return tuple(sorted(needed))
 
-    def build(self, dataset: LatentDataset) -> OrionLite:
+    def build(self, dataset: Dataset) -> OrionLite:
         """Build a student with the teacher's planner and a new decoder."""
         if VISION_TOKENS not in dataset.derivations:
             raise RequestError(
-                f"{dataset.place} does not hold what {VISION_TOKENS} are derived from",
+                f"{dataset} does not hold what {VISION_TOKENS} are derived from",
                 expected=f"{SCENE_QUERIES} and {EGO_TOKEN} of an ORION teacher, and its projections",
                 repair="use a latent dataset that carries its teacher's heads",
             )
@@ -102,7 +102,7 @@ class OrionLiteSystem:
     def evaluate(
         self,
         model: nn.Module,
-        dataset: LatentDataset,
+        dataset: Dataset,
         split: str,
         *,
         device: torch.device,

@@ -17,7 +17,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.vocabulary.driving import COMMANDS
-from student.loading.open import stores
+from student.loading.dataset import stores
 from student.reporting import bev
 from student.reporting.svg import COLOURS, STYLE, plain
 

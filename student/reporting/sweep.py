@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Group
 from rich.table import Table
 
+from cache_schema.dataset.join import open_dataset
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
-from student.loading.open import open_datasets
 from student.open_loop.evaluation import OpenLoopEvaluation
 from student.reporting.numbers import numbers_of
 from student.runs.checkpoint import read_checkpoint
@@ -117,7 +117,7 @@ def sweep(
     """
     changes = changes or {}
     configs = {name: preset(name, changes) for name in dict.fromkeys(presets)}
-    opened = open_datasets(dataset, with_datasets)
+    opened = open_dataset(dataset, *with_datasets)
     if not configs or not any(opened.clip(name).split == "val" for name in opened.clips):
         raise RequestError(
             "there is nothing to compare" + (": the dataset has no held-out clips" if configs else ""),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
     from student.system import System
 
 KEPT = 2
@@ -94,7 +94,7 @@ class Checkpoint(BaseModel):
                 repair="give another run folder, or the dataset that the run began with",
             )
 
-    def check_reads(self, dataset: LatentDataset) -> None:
+    def check_reads(self, dataset: Dataset) -> None:
         """Check that a dataset holds the features of the teachers that the student was trained on.
 
         Raises:
@@ -107,7 +107,7 @@ class Checkpoint(BaseModel):
                 for teachers in (there, here)
             )
             raise IdentityError(
-                f"the student learned from {mine}, and {dataset.place} is by {others}",
+                f"the student learned from {mine}, and {dataset} is by {others}",
                 expected="a dataset by the student's own teacher, whose features it reads",
                 repair="choose a dataset or a run that belong together",
             )

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cache_schema.errors import RequestError
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 from student.runs.checkpoint import read_checkpoint
 from student.runs.trained import load_trained
 

@@ -7,9 +7,7 @@ time the run was started, the code, the machine, the libraries and the options.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -24,7 +22,7 @@ from cache_schema.storage.atomic_io import write_durably
 from student.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
 
 NAME = "run.json"
 LIBRARIES = ("torch", "accelerate", "numpy", "safetensors", "tensorstore", "zarr")
@@ -44,17 +42,13 @@ class TrainedOn(BaseModel):
     """The other datasets, where several were joined."""
 
     @classmethod
-    def of(cls, dataset: LatentDataset) -> TrainedOn:
+    def of(cls, dataset: Dataset) -> TrainedOn:
         """Fingerprint a dataset, and those that are joined with it, as they are now."""
-        first, *others = (cls._of_one(one) for one in dataset.datasets)
+        first, *others = (
+            cls(teacher=one.manifest.teacher, clips=len(one.clips), digest=one.fingerprint)
+            for one in dataset.datasets
+        )
         return first.model_copy(update={"joined": tuple(others)})
-
-    @classmethod
-    def _of_one(cls, dataset: LatentDataset) -> TrainedOn:
-        digests = {name: dataset.entry(name).digest for name in dataset.clips}
-        content = json.dumps({"manifest": dataset.manifest.identity(), "clips": digests}, sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return cls(teacher=dataset.manifest.teacher, clips=len(digests), digest=digest)
 
     @property
     def teachers(self) -> tuple[TeacherIdentity, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from student.loading.open import open_datasets
+from cache_schema.dataset.join import open_dataset
 from student.runs.checkpoint import read_checkpoint
 from student.runs.weights import load_strictly
 from student.systems import system_of_run
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
     from student.runs.checkpoint import Checkpoint
     from student.system import System
 
@@ -26,7 +26,7 @@ class TrainedStudent(NamedTuple):
     system: System
     model: nn.Module
     """In evaluation mode, on the host."""
-    dataset: LatentDataset
+    dataset: Dataset
     """What it reads."""
     checkpoint: Checkpoint
 
@@ -51,7 +51,7 @@ def load_trained(
         RequestError: The run's system is not part of this package and was not named, or the dataset lacks
             something.
     """
-    opened = open_datasets(dataset, with_datasets)
+    opened = open_dataset(dataset, *with_datasets)
     checkpoint, weights = read_checkpoint(run)
     config = checkpoint.config
     kind = system_of_run(config.system, system)

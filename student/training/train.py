@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from cache_schema.dataset.join import open_dataset
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.locks import hold
 from student.loading.batches import LatentSamples
-from student.loading.open import open_datasets
 from student.runs.provenance import record_start
 from student.runs.tracking import choose_trackers
 from student.training.distributed import join_processes
@@ -60,7 +60,7 @@ def train(
         IdentityError: The folder holds a run on another dataset.
         DivergenceError: The loss is no longer finite; the last checkpoint stays.
     """
-    opened = open_datasets(dataset, with_datasets)
+    opened = open_dataset(dataset, *with_datasets)
     system = config.make_system()
     config = config.completed(system)
     features = system.required_features()

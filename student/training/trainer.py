@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from cache_schema.dataset.reader import LatentDataset
     from cache_schema.progress import Progress
     from student.loading.batches import Batch, LatentSamples
+    from student.loading.dataset import Dataset
     from student.runs.config import RunConfig
     from student.step import StepOutput
     from student.system import System
@@ -67,7 +67,7 @@ class Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        dataset: LatentDataset,
+        dataset: Dataset,
         run: Path,
         config: RunConfig,
         *,

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
+from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.errors import CheckpointError, RequestError
+from cache_schema.errors import CheckpointError, IdentityError, RequestError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
@@ -22,6 +23,7 @@ from student.runs import checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.log import read_log
 from student.runs.presets import changed, preset
+from student.runs.provenance import TrainedOn
 from student.step import StepContext
 from student.training.gradients import SumOfLosses
 from student.training.train import train
@@ -51,21 +53,21 @@ def features_of(line):
     }
 
 
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    """Return a dataset of lines of text, by a teacher that counts letters."""
-    features = (
-        FeatureSpec(name="letters", shape=(8,), axes=("letter",), dtype="float32", role="input"),
-        FeatureSpec(name="length", shape=(), axes=(), dtype="float32", role="target"),
-        FeatureSpec(name="vowels", shape=(5,), axes=("vowel",), dtype="float32", role="target"),
-    )
+FEATURES = (
+    FeatureSpec(name="letters", shape=(8,), axes=("letter",), dtype="float32", role="input"),
+    FeatureSpec(name="length", shape=(), axes=(), dtype="float32", role="target"),
+    FeatureSpec(name="vowels", shape=(5,), axes=("vowel",), dtype="float32", role="target"),
+)
+
+
+def write_texts(path, features=FEATURES, *, teacher="toy"):
+    """Write a dataset of lines of text, by a teacher that counts letters."""
     manifest = Manifest(
         features=features,
-        teacher=TeacherIdentity(name="toy", weights="none", precision="fp32"),
+        teacher=TeacherIdentity(name=teacher, weights="none", precision="fp32"),
         data=DataIdentity(name="texts", licence="CC0-1.0", frame_rate_hz=1.0),
         code=CodeIdentity(teachonce="0", libraries={}),
     )
-    path = tmp_path_factory.mktemp("texts") / "texts.zarr"
     with DatasetWriter(path, manifest, {}) as writer:
         for name, (split, lines) in TEXTS.items():
             clip = writer.clip(ClipInfo(name=name, frames=len(lines), split=split))
@@ -73,6 +75,12 @@ def texts(tmp_path_factory):
             clip.append({spec.name: np.array([row[spec.name] for row in rows]) for spec in features})
             clip.commit(wall_s=1.0)
     return path
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Return a dataset of lines of text."""
+    return write_texts(tmp_path_factory.mktemp("texts") / "texts.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +237,35 @@ def test_a_sweep_shows_its_numbers(texts, tmp_path):
     assert outcome["numbers"]["vowel_error.a"] == found["vowel_error"]["a"]
     assert f"{found['length_error']:.3f}" in swept.stdout
     assert table["others"] == {}
+
+
+def test_two_datasets_side_by_side_train_as_one(texts, run, tmp_path):
+    letters = write_texts(tmp_path / "letters.zarr", FEATURES[:1], teacher="reader")
+    counts = write_texts(tmp_path / "counts.zarr", FEATURES[1:], teacher="counter")
+    joined = tmp_path / "joined"
+    options = ("--preset", "tests.toy.system:TOY", "--tracker", "none")
+    alone = teachonce("train", letters, "--run", tmp_path / "alone", *options)
+    assert alone.exit_code == 2
+    assert "no feature length, vowels" in alone.stderr
+    trained = teachonce("train", letters, "--with", counts, "--run", joined, *options)
+    assert trained.exit_code == 0, trained.output
+    weights, expected = (checkpoint.read_checkpoint(one)[1] for one in (joined, run))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    trained_on = checkpoint.read_checkpoint(joined)[0].trained_on
+    assert [teacher.name for teacher in trained_on.teachers] == ["reader", "counter"]
+    assert trained_on.joined == (TrainedOn.of(LatentDataset.open(counts)),)
+
+    system = ("--system", SYSTEM)
+    refused = teachonce("evaluate", joined, letters, *system)
+    assert refused.exit_code == 2
+    assert "learned from reader (none) and counter (none)" in refused.stderr
+    measured = teachonce("evaluate", joined, letters, "--with", counts, *system)
+    assert measured.exit_code == 0, measured.output
+    own = ("--dataset", letters, "--with", counts, *system)
+    assert teachonce("export", joined, tmp_path / "toy.json", *own).exit_code == 0
+    assert teachonce("report", joined).exit_code == 0
+    page = (joined / "report.html").read_text()
+    assert "reader, fp32" in page
+    assert "counter, fp32" in page
+    with pytest.raises(IdentityError, match="trained on another dataset"):
+        train(texts, joined, TOY, trackers=())

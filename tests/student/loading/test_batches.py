@@ -169,7 +169,7 @@ def test_split_all_is_both_and_an_empty_one_is_refused(dataset, write, tmp_path)
 
 
 def test_what_is_held_is_read_piece_by_piece(encoded, monkeypatch):
-    monkeypatch.setattr(loader, "PIECE_SAMPLES", 2)
+    monkeypatch.setattr(loader, "PIECE_BYTES", 20_000)  # two samples of 8,192 bytes
     dataset = LatentDataset.open(encoded)
     whole = loader.Loader(dataset, ["a", "b"], ["half"]).whole("half")
     stored = np.concatenate([dataset.stored(clip, "half")["half"] for clip in ("a", "b")])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, IdentityError, RequestError
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
 from student.orion_lite.model import OrionLite

@@ -6,8 +6,8 @@ import torch
 
 from cache_schema.errors import CheckpointError
 from cache_schema.format.features import FeatureSpec
-from cache_schema.vocabulary import orion_tokens
-from cache_schema.vocabulary.orion_tokens import PLANNER_PARTS
+from cache_schema.vocabulary import orion
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.model import OrionLite
 from student.orion_lite.planner import Planner, PlannerConfig
@@ -34,7 +34,7 @@ def heads_of(asset, segments=SEGMENTS, *, width=32, queries=6):
         segments=segments,
     )
     ego = FeatureSpec(name="ego_token", shape=(width,), axes=("channel",), dtype="float16", role="input")
-    return TeacherHeads(orion_tokens.vision_tokens(stored, ego), asset)
+    return TeacherHeads(orion.vision_tokens(stored, ego), asset)
 
 
 def tiny(seed=0, segments=SEGMENTS, width=32, queries=6):

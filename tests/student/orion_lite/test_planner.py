@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError
-from cache_schema.vocabulary.orion_tokens import PLANNER_PARTS
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.planner import Planner, PlannerConfig, planner_stages, waypoints
 from tests.paths import GOLDEN
 

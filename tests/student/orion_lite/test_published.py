@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
 from cache_schema.vocabulary.driving import GROUND_TRUTH_AGENTS
-from cache_schema.vocabulary.orion_tokens import PLANNER_PARTS
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.model import OrionLite
 from student.orion_lite.policies import teacher_planner

@@ -8,7 +8,7 @@ import torch
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, DatasetError, IdentityError, RequestError
 from cache_schema.storage.locks import hold
-from cache_schema.vocabulary.orion_tokens import PLANNER_PARTS
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.planner import Planner, PlannerConfig
 from student.orion_lite.policies import teacher_planner
 from student.runs import checkpoint

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from cache_schema.errors import CheckpointError, IdentityError, RequestError
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 from pipeline.teachers.orion.checkpoints.reader import as_json, digest, read_weights
 from pipeline.teachers.orion.network.config import OrionConfig
 

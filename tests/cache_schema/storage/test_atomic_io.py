@@ -3,7 +3,7 @@
 import pytest
 
 from cache_schema.errors import RequestError
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 
 
 def test_a_file_and_what_lies_beside_it_appear_together(tmp_path):

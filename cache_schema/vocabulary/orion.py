@@ -36,7 +36,7 @@ PROJECTION_OF = {"scene": "scene", "history": "scene", "map": "map"}
 def vision_tokens(queries: FeatureSpec, ego_token: FeatureSpec) -> Derivation | None:
     """How vision tokens follow from stored queries and ego token; None where these are something else."""
     names = [name for name, _ in queries.segments]
-    if len(queries.shape) != 2 or len(ego_token.shape) != 1:
+    if len(queries.shape) != 2 or len(ego_token.shape) != 1 or queries.ragged or ego_token.ragged:
         return None
     if names.count("map") != 1 or not {*names} <= {*PROJECTION_OF}:
         return None
@@ -54,7 +54,7 @@ def vision_tokens(queries: FeatureSpec, ego_token: FeatureSpec) -> Derivation | 
         begin += length
     return Derivation(
         name=VISION_TOKENS,
-        width=ego_token.shape[0],
+        width=ego_token.fixed_shape[0],
         asset=HEADS,
         segments=tuple(segments),
         description="Tokens that the language model saw, derived from scene_queries and ego_token.",
