@@ -172,7 +172,7 @@ def ours(dataset: Path, config: RunConfig, device: str, steps: int, resident: Re
 
     def stepping() -> Iterator[int]:
         for _ in range(steps):
-            trainer.take_step(rows, rows, batch, epoch=1)
+            trainer.take_step(rows, [(rows, batch)], epoch=1)
             yield len(rows)
 
     def learning() -> Iterator[int]:

@@ -3,7 +3,7 @@
 Random numbers have no state: what is drawn in a step follows from the seed and the step's number, so that a
 resumed run draws what an uninterrupted one would have drawn, on any device.
 
-Dimension letters: B this process's sample of a step.
+Dimension letters: B sample of a batch: of a step, or of one of its micro-batches in one process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StepContext:
         seed: Of the run.
         step: Number of the step, from 0.
         samples: Samples of the step, over all processes.
-        positions: (B) places of this process's samples among them.
+        positions: (B) places of the batch's samples among them.
         device: Where drawn numbers go.
     """
 
@@ -42,8 +42,8 @@ class StepContext:
     def randn(self, *shape: int) -> Tensor:
         """Draw standard normal numbers for every sample, (B, *shape).
 
-        They are drawn on the host for all samples of the step, of which each process takes its own, so that
-        they do not depend on the number of processes.
+        They are drawn on the host for all samples of the step, of which those of the batch are taken, so that
+        they depend neither on the number of processes nor on the size of micro-batches.
         """
         drawn = torch.randn(self.samples, *shape, generator=self._noise)
         return drawn[self.positions].to(self.device, non_blocking=True)

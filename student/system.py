@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from student.step import StepContext, StepOutput
 
 Options = TypeVar("Options", bound=BaseModel)
+Loss = TypeVar("Loss", bound="LossConfig")
 Export = Callable[["nn.Module", "Dataset", Path, str], str]
 """Writes a trained student: the network, the dataset that it reads, the file, and a description of the run as
 JSON, which goes into the file. Returns a remark for the user, such as how exact the file is."""
@@ -36,9 +37,7 @@ JSON, which goes into the file. Returns a remark for the user, such as how exact
 class LossConfig(BaseModel):
     """The options of one term of the loss. A system's terms add their own, and are called to compute them."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     required_features: ClassVar[tuple[str, ...]] = ()
     """Features of the dataset that the term reads."""
@@ -71,13 +70,13 @@ class GradientRule(Protocol):
         scale: Callable[[Tensor], Tensor],
         context: StepContext,
     ) -> None:
-        """Add the gradient to ``weight.grad`` of every weight.
+        """Add the gradient to ``weight.grad`` of every weight, which is None before the first addition.
 
         Args:
-            losses: The weighted terms (), means over this process's samples.
+            losses: The weighted terms (), means over the samples of a micro-batch.
             weights: What is trained.
-            scale: To be applied to every loss that is differentiated. It multiplies by this process's share
-                of the samples, and by the factor that keeps gradients within the range of fp16.
+            scale: To be applied to every loss that is differentiated. It multiplies by the micro-batch's
+                share of the step, and by the factor that keeps gradients within the range of fp16.
             context: The step.
         """
         ...
@@ -212,12 +211,15 @@ def parse_options(kind: type[Options], options: Mapping[str, Any], name: str) ->
         ) from error
 
 
-def build_losses(table: Mapping[str, str], chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, LossConfig]:
+def build_losses(
+    table: Mapping[str, str], chosen: Mapping[str, Mapping[str, Any]], base: type[Loss]
+) -> dict[str, Loss]:
     """Return the terms of a loss.
 
     Args:
-        table: Name -> dotted string of a ``LossConfig``.
+        table: Name -> dotted string of a class of such terms.
         chosen: Name in the table, or your own ``package.module:Class``, -> its options.
+        base: The class that all of them extend.
 
     Raises:
         RequestError: A name is unknown or no term of a loss, or an option is not one of that term's.
@@ -225,10 +227,10 @@ def build_losses(table: Mapping[str, str], chosen: Mapping[str, Mapping[str, Any
     losses = {}
     for name, options in chosen.items():
         kind = resolve(table, name, kind="loss")
-        if not (isinstance(kind, type) and issubclass(kind, LossConfig)) or name == "total":
+        if not (isinstance(kind, type) and issubclass(kind, base)):
             raise RequestError(
-                f"{name!r} is no term of a loss",
-                expected=f"one of {', '.join(table)}, or a subclass of student.system:LossConfig",
+                f"{name!r} is no term of this loss",
+                expected=f"one of {', '.join(table)}, or a subclass of {base.__module__}:{base.__qualname__}",
                 repair="correct the name, or what it stands for",
             )
         losses[name] = parse_options(kind, options, f"losses.{name}")

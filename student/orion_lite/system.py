@@ -47,7 +47,7 @@ class OrionLiteSystem:
 
     def __init__(self, student: Mapping[str, Any], losses: Mapping[str, Mapping[str, Any]]) -> None:
         self.student = parse_options(OrionLiteConfig, student, "student")
-        self.losses = cast("dict[str, Loss]", build_losses(LOSSES, losses))
+        self.losses = build_losses(LOSSES, losses, Loss)
         self.gradients = SumOfLosses()
 
     def required_features(self) -> tuple[str, ...]:

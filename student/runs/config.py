@@ -30,6 +30,9 @@ class TrainingConfig(BaseModel):
     """Passes over the training samples."""
     batch_size: int = Field(64, gt=0)
     """Samples of a training step over all processes; the last batch of an epoch may be smaller."""
+    micro_batch_size: int | None = Field(None, gt=0)
+    """Samples of one forward pass in one process: a step adds up the gradients of its micro-batches. None for
+    all at once."""
     shuffle: Shuffle = "frames"
     """How samples are shuffled: ``runs`` for disks and networks that are slow at single samples."""
     learning_rate: float = Field(5e-5, gt=0)

@@ -46,6 +46,12 @@ class StepMetrics(NamedTuple):
     """Global norm before it was clipped."""
 
 
+def finite_samples(outputs: Sequence[Tensor]) -> Tensor:
+    """Return for outputs (B, ...) of a network which samples have finite ones only, (B) bool."""
+    with torch.no_grad():
+        return torch.stack([values.isfinite().reshape(len(values), -1).all(1) for values in outputs]).all(0)
+
+
 class EpochSums:
     """Sums of the terms of the loss over the samples of an epoch."""
 
@@ -73,7 +79,7 @@ class _Pending(NamedTuple):
     numbers: Tensor
     """(K + 1) on the host, once ``copied``."""
     finite: Tensor
-    """(B) on the device."""
+    """(B) on the device, read only if something is wrong."""
     copied: torch.cuda.Event | None
 
 
@@ -100,7 +106,7 @@ class DeferredMetrics:
         share: float,
         losses: Mapping[str, Tensor],
         gradient: Tensor,
-        outputs: Sequence[Tensor],
+        finite: Tensor,
     ) -> list[StepMetrics]:
         """Take note of a step; return the steps that can be read without waiting.
 
@@ -112,7 +118,7 @@ class DeferredMetrics:
             share: Their part of all samples.
             losses: (), means over this process's samples.
             gradient: () global norm, the same on all processes.
-            outputs: (B, ...) of the network for this process's samples.
+            finite: (B) whether the network's outputs for a sample are finite.
 
         Raises:
             DivergenceError: A step was not finite.
@@ -122,9 +128,6 @@ class DeferredMetrics:
             if self.accelerator.num_processes > 1:
                 numbers = self.accelerator.reduce(numbers, "sum")
             numbers = torch.cat([numbers, gradient.detach().double()[None]])  # (K + 1)
-            # Which samples are not finite is read only if something is wrong.
-            finite = [values.isfinite().reshape(len(values), -1).all(1) for values in outputs]
-            finite = torch.stack(finite).all(0)  # (B)
         copied = None
         if numbers.device.type == "cuda":
             numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(

@@ -12,8 +12,10 @@ from accelerate.utils import ProjectConfiguration
 from cache_schema.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from torch import Tensor, nn
 
     from student.runs.config import TrainingConfig
 
@@ -54,3 +56,27 @@ def join_processes(
         project_config=ProjectConfiguration(logging_dir=str(logs)),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:
+    """Return what a loss is multiplied by before it is differentiated.
+
+    Args:
+        accelerator: The processes of the run. Their gradients are averaged, so that each counts as many times
+            as there are processes; in fp16 they are scaled up as well.
+        share: Part of the step's samples, over all processes, that the loss is the mean of.
+    """
+
+    def scaled(loss: Tensor) -> Tensor:
+        loss = loss * (share * accelerator.num_processes)
+        return loss if accelerator.scaler is None else accelerator.scaler.scale(loss)
+
+    return scaled
+
+
+def average_gradients(accelerator: Accelerator, weights: Sequence[nn.Parameter]) -> None:
+    """Average the gradients of all processes, where DDP does not do it in the backward pass."""
+    if accelerator.num_processes > 1:
+        for weight in weights:
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = accelerator.reduce(gradient, "mean")

@@ -18,7 +18,8 @@ from student.runs.provenance import TrainedOn
 from student.runs.tracking import flat
 from student.runs.weights import load_strictly
 from student.step import StepContext, seed_dropout
-from student.training.deferred_metrics import DeferredMetrics, EpochSums
+from student.training.deferred_metrics import DeferredMetrics, EpochSums, finite_samples
+from student.training.distributed import average_gradients, loss_scale
 from student.training.gradients import total
 from student.training.optim import MovingAverage, adamw, learning_rate
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from student.loading.batches import Batch, LatentSamples
     from student.loading.dataset import Dataset
     from student.runs.config import RunConfig
-    from student.step import StepOutput
     from student.system import System
     from student.training.deferred_metrics import StepMetrics
 
@@ -115,7 +115,7 @@ class Trainer:
 
     def _freeze_unreached(self) -> None:
         """Freeze weights that no term of the loss reaches: DDP would wait for their gradients for ever."""
-        rows = np.arange(min(2, len(self.samples)))
+        rows = np.arange(min(2, self.training.micro_batch_size or 2, len(self.samples)))
         output = self.system.training_step(self.model, self.samples.read(rows), self._context(rows, rows, 0))
         total(output.losses).backward()
         for weight in self.model.parameters():
@@ -167,30 +167,44 @@ class Trainer:
         """Take every step that is left of an epoch; yield how many are left after each."""
         self.network.train()
         windows = self.sampler.windows(epoch, done=self.step - self.epoch * self.sampler.steps)
-        whole = [rows for window in windows for rows in window]
-        mine = [[self._mine(rows) for rows in window] for window in windows]
-        for left, rows, (own, batch) in zip(
-            reversed(range(len(whole))), whole, self.samples.stream(mine, recycle=True), strict=True
-        ):
-            self._record(self.take_step(rows, own, batch, epoch))
+        steps = [rows for window in windows for rows in window]
+        mine = [[part for rows in window for part in self._parts(rows)] for window in windows]
+        batches = self.samples.stream(mine, recycle=True)
+        for left, rows in zip(reversed(range(len(steps))), steps, strict=True):
+            self._record(self.take_step(rows, batches, epoch))
             yield left
 
-    def take_step(self, rows: np.ndarray, own: np.ndarray, batch: Batch, epoch: int) -> list[StepMetrics]:
+    def take_step(
+        self, rows: np.ndarray, batches: Iterable[tuple[np.ndarray, Batch]], epoch: int
+    ) -> list[StepMetrics]:
         """Learn from this process's part of a batch; return the numbers of earlier steps.
 
         Args:
             rows: Samples of the step, over all processes.
-            own: This process's samples.
-            batch: Their features.
+            batches: This process's samples and their features, in micro-batches; no more are taken than the
+                step has.
             epoch: The epoch under way, from 1.
         """
         training, accelerator, step = self.training, self.accelerator, self.step
+        rule = self.system.gradients
+        parts, positions = self._parts(rows), self._parts(np.arange(len(rows)))
+        own = np.concatenate(parts)
         # With fewer samples than processes, one has borrowed a sample that counts nothing.
-        part = 0.0 if accelerator.process_index >= len(rows) else len(own) / len(rows)
-        context = self._context(rows, self._mine(np.arange(len(rows))), step)
+        portion = 0.0 if accelerator.process_index >= len(rows) else len(own) / len(rows)
         seed_dropout(training.seed, step, accelerator.process_index)
-        output = self.system.training_step(self.network, batch, context)
-        self._differentiate(output, part, context)
+        losses, finite = [], []
+        for number, (part, position, (_, batch)) in enumerate(zip(parts, positions, batches, strict=False)):
+            context, fraction = self._context(rows, position, step), len(part) / len(own)
+            # DDP exchanges the gradient that has been added up, in the last backward pass.
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.network):
+                output = self.system.training_step(self.network, batch, context)
+                scale = loss_scale(accelerator, portion * fraction)
+                rule(output.losses, self.weights, scale, context)
+            losses.append({name: loss.detach() * fraction for name, loss in output.losses.items()})
+            finite.append(finite_samples(output.outputs))
+        if rule.separate:
+            average_gradients(accelerator, self.weights)
         gradient = accelerator.clip_grad_norm_(self.model.parameters(), training.clip_norm)
         rate = learning_rate(training, step, self.steps)
         for group in self.adamw.param_groups:
@@ -206,26 +220,11 @@ class Trainer:
             self.step,
             len(rows),
             names=self.samples.names(own),
-            share=part,
-            losses=self._with_total(output.losses),
+            share=portion,
+            losses=self._with_total({name: sum(of[name] for of in losses) for name in losses[0]}),
             gradient=gradient,
-            outputs=output.outputs,
+            finite=torch.cat(finite),
         )
-
-    def _differentiate(self, output: StepOutput, part: float, context: StepContext) -> None:
-        """Give every weight its gradient over all processes."""
-        rule, accelerator = self.system.gradients, self.accelerator
-
-        def scale(loss: Tensor) -> Tensor:
-            # Processes' gradients are averaged, so that each counts as many times as there are processes.
-            scaled = loss * (part * accelerator.num_processes)
-            return scaled if accelerator.scaler is None else accelerator.scaler.scale(scaled)
-
-        rule(output.losses, self.weights, scale, context)
-        if rule.separate and accelerator.num_processes > 1:
-            for weight in self.weights:
-                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                weight.grad = accelerator.reduce(gradient, "mean")
 
     @torch.no_grad()
     def _validate(self, held_out: LatentSamples) -> dict[str, float]:
@@ -255,10 +254,15 @@ class Trainer:
             device=self.accelerator.device,
         )
 
-    def _mine(self, rows: np.ndarray) -> np.ndarray:
-        """Return this process's part of a batch; a borrowed sample where there are fewer than processes."""
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return this process's part of a batch, cut into micro-batches.
+
+        It is a borrowed sample where there are fewer samples than processes.
+        """
         own = share(rows, self.accelerator.process_index, self.accelerator.num_processes)
-        return own if len(own) else rows[:1]
+        own = own if len(own) else rows[:1]
+        size = self.training.micro_batch_size or len(own)
+        return [own[begin : begin + size] for begin in range(0, len(own), size)]
 
     def _record(self, steps: Iterable[StepMetrics]) -> None:
         """Add steps to the sums of the epoch, and every so many to the log."""

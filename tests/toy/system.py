@@ -84,7 +84,8 @@ class Projection:
         for weight, gradient in zip(
             weights, whole.split([weight.numel() for weight in weights]), strict=True
         ):
-            weight.grad = gradient.view_as(weight).clone()
+            gradient = gradient.view_as(weight)
+            weight.grad = gradient.clone() if weight.grad is None else weight.grad + gradient
 
     def _projected(self, name: str, gradients: dict[str, Tensor], context: StepContext) -> Tensor:
         own = gradients[name]
@@ -118,7 +119,7 @@ class ToyEvaluation(Evaluation):
 class Toy:
     def __init__(self, student, losses) -> None:
         self.student = parse_options(ToyConfig, student, "student")
-        self.losses = build_losses(LOSSES, losses)
+        self.losses = build_losses(LOSSES, losses, LossConfig)
         self.gradients = Projection(active=self.student.projection)
         self.exports = {".json": export_json}
 

@@ -3,7 +3,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from student.training.deferred_metrics import LAG, DeferredMetrics, DivergenceError
+from student.training.deferred_metrics import LAG, DeferredMetrics, DivergenceError, finite_samples
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def add(metrics, step, *, mimic=1.0, gradient=2.0, token=(0.0, 0.0)):
         share=1.0,
         losses=losses,
         gradient=torch.tensor(gradient),
-        outputs=(torch.tensor(token)[:, None], torch.zeros(2, 6, 6, 2)),
+        finite=finite_samples((torch.tensor(token)[:, None], torch.zeros(2, 6, 6, 2), torch.zeros(2))),
     )
 
 

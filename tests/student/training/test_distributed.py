@@ -17,6 +17,7 @@ SHARED = small(dropout=0.0, batch_size=6, ema_decay=0.9, losses__latent__warmup_
 """31 samples in batches of 6: the last has one sample, of which one process of two gets none."""
 RECIPES = {
     "shared": SHARED,
+    "micro": changed(SHARED, {"micro_batch_size": 2}),
     "mimic": with_losses(SHARED, {"mimic": {}}),
     "wild": with_losses(SHARED, {"mimic": {"weight": float("inf")}}),
 }
@@ -29,14 +30,15 @@ def pairs(dataset_path, tmp_path_factory):
     return folder, *train_in_pairs(dataset_path, folder, RECIPES)
 
 
-def test_two_processes_end_where_one_ends_to_rounding(dataset_path, pairs, tmp_path):
+@pytest.mark.parametrize("name", ["shared", "micro"])
+def test_two_processes_end_where_one_ends_to_rounding(name, dataset_path, pairs, tmp_path):
     folder, printed, errors = pairs
-    assert {"shared 0 0", "shared 1 0"} <= set(printed), errors
+    assert {f"{name} 0 0", f"{name} 1 0"} <= set(printed), errors
     train(dataset_path, tmp_path / "one", RECIPES["shared"], trackers=())
-    one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / "shared")
+    one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / name)
     assert one.checkpoint.step == two.checkpoint.step == 12
     assert_close(two, one)
-    for first, second in zip(read_log(tmp_path / "one"), read_log(folder / "shared"), strict=True):
+    for first, second in zip(read_log(tmp_path / "one"), read_log(folder / name), strict=True):
         assert first["step"] == second["step"]
         assert second["train"] == pytest.approx(first["train"], rel=1e-5, abs=1e-6)
         assert second.get("val", {}) == pytest.approx(first.get("val", {}), rel=1e-5, abs=1e-6)

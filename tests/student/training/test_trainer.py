@@ -7,7 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache_schema.dataset.reader import LatentDataset
 from student.loading.batches import LatentSamples
+from student.runs import checkpoint
+from student.runs.log import read_log
 from student.training.distributed import join_processes
+from student.training.train import train
 from student.training.trainer import Trainer
 from tests.student.recipes import small, with_losses
 
@@ -53,7 +56,7 @@ def test_a_step_never_waits_for_the_device(trainer):
     rows = np.arange(8)
     with Called() as called:
         batch = trainer.samples.read(rows)
-        read = trainer.take_step(rows, rows, batch, epoch=1)
+        read = trainer.take_step(rows, [(rows, batch)], epoch=1)
     assert not called.names & WAITING
     assert {"_fused_adamw_", "mm", "_foreach_lerp_"} <= called.names
     assert read == []  # its numbers are read some steps later
@@ -66,7 +69,7 @@ def test_the_planner_decodes_all_steps_at_once(trainer):
     seen = []
     trainer.model.ego_fut_decoder.register_forward_hook(lambda _, given, out: seen.append(given[0].shape))
     rows = np.arange(5)
-    trainer.take_step(rows, rows, trainer.samples.read(rows), epoch=1)
+    trainer.take_step(rows, [(rows, trainer.samples.read(rows))], epoch=1)
     assert seen == [(6, 5, 64)]
 
 
@@ -77,3 +80,29 @@ def test_weights_without_decay_are_norms_and_biases(dataset_path, tmp_path):
     assert all(weight.dim() >= 2 for weight in decaying["params"])
     assert all(weight.dim() == 1 for weight in free["params"])
     assert len(decaying["params"]) + len(free["params"]) == len(list(trainer.model.parameters()))
+
+
+def test_micro_batches_add_up_to_the_whole_batch(dataset_path, tmp_path):
+    """Gradients, losses and noise are those of one forward pass, to rounding."""
+    ends = []
+    for size in (None, 3):
+        config = small(dropout=0.0, ema_decay=0.9, epochs=1, micro_batch_size=size)
+        train(dataset_path, tmp_path / str(size), config, trackers=())
+        ends.append((checkpoint.restore(tmp_path / str(size)), read_log(tmp_path / str(size))))
+    (whole, log), (parts, parts_log) = ends
+    assert parts.checkpoint.step == whole.checkpoint.step == 4
+    for name, value in whole.moments.items():
+        torch.testing.assert_close(parts.moments[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    for line, other in zip(log, parts_log, strict=True):
+        assert other["train"] == pytest.approx(line["train"], rel=1e-5, abs=1e-6)
+
+
+def test_a_step_takes_no_more_micro_batches_than_it_has(dataset_path, tmp_path):
+    trainer = trainer_of(small(micro_batch_size=3), dataset_path, tmp_path)
+    rows = np.arange(8)
+    parts = [(part, trainer.samples.read(part)) for part in (rows[:3], rows[3:6], rows[6:], rows[:3])]
+    left = iter(parts)
+    trainer.take_step(rows, left, epoch=1)
+    assert [part.tolist() for part, _ in left] == [[0, 1, 2]]
+    (step,) = trainer.metrics.flush()
+    assert (step.samples, trainer.step) == (8, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cache_schema.errors import RequestError
-from student.orion_lite.losses import LOSSES
+from student.orion_lite.losses import LOSSES, Loss
 from student.orion_lite.losses.boundary import Boundary, crosses
 from student.orion_lite.losses.collision import Collision
 from student.orion_lite.losses.latent import Latent
@@ -126,7 +126,7 @@ def test_a_frame_without_ground_truth_costs_only_the_mimic():
     )
     terms = {
         name: term(predicted, batch).item()
-        for name, term in build_losses(LOSSES, {kind: {} for kind in LOSSES}).items()
+        for name, term in build_losses(LOSSES, {kind: {} for kind in LOSSES}, Loss).items()
     }
     assert terms == {"mimic": 1.0, "regression": 0.0, "boundary": 0.0, "collision": 0.0, "latent": 0.0}
 
@@ -151,14 +151,14 @@ def test_mimic_distances_by_hand():
         ({"mimik": {}}, "did you mean 'mimic'"),
         ({"mimic": {"wieght": 1.0}}, "wieght"),
         ({"mimic": {"distance": "cosine"}}, r"losses\.mimic\.distance"),
-        ({"json:dumps": {}}, "'json:dumps' is no term of a loss"),
+        ({"json:dumps": {}}, "'json:dumps' is no term of this loss"),
     ],
 )
 def test_wrong_names_and_options_are_refused(chosen, message):
     with pytest.raises(RequestError, match=message):
-        build_losses(LOSSES, chosen)
+        build_losses(LOSSES, chosen, Loss)
 
 
 def test_a_loss_of_ones_own_is_taken_by_its_dotted_name():
-    built = build_losses(LOSSES, {"student.orion_lite.losses.mimic:Mimic": {"weight": 2.0}})
+    built = build_losses(LOSSES, {"student.orion_lite.losses.mimic:Mimic": {"weight": 2.0}}, Loss)
     assert built == {"student.orion_lite.losses.mimic:Mimic": Mimic(weight=2.0)}
