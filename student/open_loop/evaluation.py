@@ -149,14 +149,16 @@ class OpenLoopEvaluation(Evaluation):
 
     def _group_table(self, by: By) -> tuple[str, Table]:
         table = _table(by)
-        for heading in ("clips", "frames", "student", INTERVAL, "teacher"):
+        others = [policy for policy in ("teacher",) if policy in self.l2_m]
+        for heading in ("clips", "frames", "student", INTERVAL, *others):
             table.add_column(heading, no_wrap=True, justify="right")
         for group in self.groups:
             if group.by == by:
-                student, teacher = (group.means[policy]["up_to_mean"] for policy in ("student", "teacher"))
+                student = group.means["student"]["up_to_mean"]
                 counts = str(group.clips), str(group.frames)
                 spread = shown_interval(student.interval, 2)
-                table.add_row(group.name, *counts, shown(student.value), spread, shown(teacher.value))
+                values = (shown(group.means[policy]["up_to_mean"].value) for policy in others)
+                table.add_row(group.name, *counts, shown(student.value), spread, *values)
         return f"By {by}: mean L2 up to 1, 2 and 3 s in metres, complete mask", table
 
 

@@ -54,11 +54,6 @@ def corner_cells(agents: Agents) -> np.ndarray:
     return np.round((corners + EXTENT_M) / CELL_M).astype(int)
 
 
-def rasterise(agents: Agents, classes: tuple[int, ...]) -> np.ndarray:
-    """Draw the future of one frame's agents of some classes; return (T, R, C) bool, the cells they occupy."""
-    return draw(corner_cells(agents), agents.mask & np.isin(agents.classes, classes)[:, None])
-
-
 def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Draw polygons, each on the grid of its step.
 

@@ -103,7 +103,7 @@ def cosines(feature: str, runs: Sequence[RunSummary]) -> Figure:
 def errors_by(by: By, runs: Sequence[RunSummary]) -> Figure | None:
     """Draw the mean L2 of every group with its interval, the students' largest on top.
 
-    The student of each run, and the first run's teacher; None where there are no groups.
+    The student of each run, and the first teacher that was measured; None where there are no groups.
     """
     rows: dict[str, dict[str, Estimate]] = {}
     frames: dict[str, int] = {}
@@ -112,13 +112,14 @@ def errors_by(by: By, runs: Sequence[RunSummary]) -> Figure | None:
         for group in (group for group in groups if group.by == by):
             means = rows.setdefault(group.name, {})
             frames.setdefault(group.name, group.frames)
-            means.setdefault("teacher", group.means["teacher"][GROUP_L2])
+            if "teacher" in group.means:
+                means.setdefault("teacher", group.means["teacher"][GROUP_L2])
             means["student" if len(runs) == 1 else run.name] = group.means["student"][GROUP_L2]
     if not rows:
         return None
     students = list(dict.fromkeys(name for means in rows.values() for name in means if name != "teacher"))
     order = sorted(rows, key=lambda name: max(rows[name][s].value for s in students if s in rows[name]))
-    series = [*students, "teacher"]
+    series = [*students, *(["teacher"] if any("teacher" in means for means in rows.values()) else [])]
     spread = 0.16 * len(series)
     figure, (ax,) = panels(1, columns=1, width=8.4, height=0.9 + len(order) * (0.12 + 0.09 * len(series)))
     for number, name in enumerate(series):
@@ -177,7 +178,7 @@ def from_above(arrays: dict[str, np.ndarray], rows: str, prefix: str, titles: Se
                 scene["agent_offsets"][number],
             )
         bev.add_ego(ax)
-        for name in bev.STROKES:
+        for name in (name for name in bev.STROKES if name in arrays):
             bev.add_trajectory(ax, arrays[name][row], name)
         ax.set_title(title, fontsize=6.5, parse_math=False)
     legend_below(figure, axes[0])

@@ -186,7 +186,8 @@ def _check(evaluation: OpenLoopEvaluation, arrays: dict[str, np.ndarray]) -> Non
     """
     collisions = bool(evaluation.collision)
     measures = {*COLUMNS, *(COLLISION_COLUMNS if collisions else ())}
-    for policy in {"student", "teacher", *evaluation.l2_m}:
+    policies = {"student", *evaluation.l2_m, *evaluation.interval, *evaluation.collision}
+    for policy in policies:
         for mask in ("complete", "orion"):
             hits = evaluation.collision[policy][mask] if collisions else {}
             both = {**evaluation.l2_m[policy][mask], **hits}.keys() & evaluation.interval[policy][mask].keys()
@@ -197,7 +198,7 @@ def _check(evaluation: OpenLoopEvaluation, arrays: dict[str, np.ndarray]) -> Non
                 raise ValueError(f"{policy} is not measured completely in {group.name}")
 
     frames = len(arrays["ground_truth"])
-    for name in ("ground_truth", "student", "teacher"):
+    for name in ("ground_truth", *policies):
         if arrays[name].shape[0] != frames or arrays[name].shape[2:] != (2,):
             raise ValueError(f"{name} is {arrays[name].shape}")
     for name in evaluation.similarity:

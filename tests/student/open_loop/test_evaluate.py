@@ -11,9 +11,10 @@ from safetensors.numpy import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, IdentityError
-from student.open_loop.evaluate import measure, plan_split
+from student.open_loop.evaluate import evaluate_open_loop, measure, plan_split
 from student.open_loop.evaluation import COLLISION_COLUMNS, OpenLoopEvaluation
 from student.open_loop.ground_truth import AGENT_FEATURES, read_ground_truth
+from student.open_loop.policies import PolicyOutput, constant_velocity
 from student.orion_lite.model import OrionLite
 from student.orion_lite.planner import Planner, waypoints
 from student.orion_lite.policies import FEATURES, policies, teacher_planner
@@ -234,3 +235,22 @@ def test_a_dataset_of_another_teacher_is_refused(run, write, tmp_path):
         evaluate(run, other)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         evaluate(tmp_path, other)
+
+
+def test_policies_of_another_system_are_measured_without_a_teacher(dataset_path):
+    def straight(batch):
+        return PolicyOutput(2 * constant_velocity(batch).positions)
+
+    found, arrays = evaluate_open_loop(
+        LatentDataset.open(dataset_path),
+        "val",
+        {"student": straight},
+        features=("command",),
+        device=torch.device("cpu"),
+    )
+    # The expert goes on at constant velocity: twice as far is as wrong as not at all.
+    assert found.l2_m.keys() == {"student", "constant_velocity", "stand_still"}
+    assert found.l2_m["student"]["complete"] == pytest.approx(found.l2_m["stand_still"]["complete"], rel=1e-5)
+    assert found.similarity == {}
+    assert "teacher" not in shown(found)
+    assert "teacher" not in arrays

@@ -169,6 +169,20 @@ def test_a_run_that_is_not_evaluated_has_a_report_of_its_losses(runs, tmp_path):
         report([tmp_path / "nothing"])
 
 
+def test_an_evaluation_without_a_teacher_has_a_report(runs):
+    def without(found):
+        for part in ("l2_m", "collision", "interval"):
+            found[part].pop("teacher")
+        for group in found["groups"]:
+            group["means"].pop("teacher")
+
+    rewritten(runs / "first", without)
+    with_arrays(runs / "first", lambda arrays: arrays.pop("teacher"))
+    page = Page(report([runs / "first"]))
+    assert "teacher" not in page.cells
+    assert [tag for tag, _ in page.tags].count("svg") == 8
+
+
 def test_text_from_files_stays_text(runs):
     evil = '<script>alert("$x$")</script><b>&'
     shutil.copytree(runs / "first", runs / "evil")

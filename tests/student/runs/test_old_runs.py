@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from student.reporting.report import report
 from student.runs import checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.export import export
@@ -67,3 +68,9 @@ def test_it_is_exported(run, tmp_path):
     average = load_file(OLD / "run/checkpoints/step-00000006/average.safetensors")
     assert exported.keys() == average.keys()
     assert all(torch.equal(exported[name], average[name]) for name in average)
+
+
+def test_it_has_a_report(run):
+    page = report([run]).read_text()
+    assert "2 clips" in page
+    assert "Losses" in page
