@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cache_schema import commands as dataset_commands
-from cache_schema.errors import RequestError, TeachonceError
+from cache_schema.errors import TeachonceError
 from cache_schema.terminal import FOUND, INTERRUPTED, USER_ERROR, DatasetUrl, ProgressBar, err, given, out
 from pipeline import commands as teacher_commands
 from student import commands as student_commands
@@ -143,33 +143,26 @@ def export(
         str | None, typer.Option(metavar="DATASET.zarr", help="What it was trained on, for .onnx.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Orion.pth, for .pth.")] = None,
+    with_datasets: student_commands.WithDatasets = None,
+    system: student_commands.SystemName = None,
 ) -> None:
     """Write the student in a form that others load."""
-    if target.suffix == ".safetensors":
-        from student.runs.export import export
+    from student.runs.export import Exported, export
 
-        out.print(f"exported to {export(run, target)}")
-    elif target.suffix == ".onnx":
-        from student.orion_lite.onnx_graph import export_onnx
-
-        difference = export_onnx(run, given(dataset, "--dataset", target), target)
-        out.print(f"exported to {target}; onnxruntime and PyTorch differ by {difference:.1e} (relative)")
-    elif target.suffix == ".pth":
+    if target.suffix != ".pth":
+        exported = export(run, target, dataset=dataset, with_datasets=with_datasets or (), system=system)
+    else:
         from pipeline.teachers.orion.checkpoints.fuse import fuse
-        from student.runs.checkpoint import read_checkpoint
+        from student.orion_lite.published import read_run
 
         orion = given(checkpoint, "--checkpoint", target)
-        reached, weights = read_checkpoint(run)
+        # The teacher's vision stack is read by one package, the student by the other.
+        reached, weights = read_run(run)
         teacher, described = reached.trained_on.teacher, reached.model_dump_json()
         with ProgressBar("check", "tensors") as bar:
             count = fuse(orion, weights, target, teacher=teacher, described=described, progress=bar)
-        out.print(f"exported to {target}: {count} tensors")
-    else:
-        raise RequestError(
-            f"{target} has no ending of a known format",
-            expected=".safetensors, .onnx or .pth",
-            repair="give the file one of these endings",
-        )
+        exported = Exported(target, f"{count} tensors")
+    out.print(str(exported))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def verification(folder: Path, *, repeats: int) -> dict[str, list[float]]:
 
 def opening(folder: Path, *, repeats: int) -> dict[str, list[float]]:
     """Seconds from nothing to a first frame of many clips: links to the one that is there."""
-    ledger = Ledger(folder / "ledger")
+    ledger = Ledger(folder)
     (model,) = ledger.clips()
     entry = ledger.read(model)
     for number in range(MANY - 1):

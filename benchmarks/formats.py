@@ -23,7 +23,7 @@ from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.driving import GROUND_TRUTH
-from cache_schema.vocabulary.orion_tokens import HEADS, vision_tokens
+from cache_schema.vocabulary.orion import HEADS, vision_tokens
 from pipeline.teachers.orion.presets import ORION_7B
 from student.loading.loader import Loader
 
@@ -218,7 +218,7 @@ class Ours:
         """The loader, what it holds in memory, and its buffer."""
         clips = sorted(self._dataset.clips, key=lambda name: int(name.rpartition("-")[2]))
         loader = Loader(self._dataset, clips, [spec.name for spec in FEATURES])
-        held = {name: loader.whole(name) for name in loader.arrays if not loader.reads_single_frames(name)}
+        held = {name: loader.whole(name) for name in loader.arrays if not loader.reads_single_samples(name)}
         buffers = {name: loader.empty(name, BATCH) for name in loader.arrays if name not in held}
         return loader, held, buffers
 

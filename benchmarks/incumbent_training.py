@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from student.orion_lite.losses import Objective
+    from student.orion_lite.losses import Loss
 
     Batch = dict[str, Tensor]
 
@@ -104,7 +104,7 @@ class Whole(OrionLite):
         future = convolved(self.future_distribution, torch.cat([token, trajectory.flatten(1)], dim=-1))
         steps = self.planner_config.steps
         z = future.at(noise).transpose(0, 1).expand(steps, -1, -1)
-        states = self.predict_model(z, self._gru_start(token))  # (T, B, D)
+        states = self.predict_model(z, self._initial_state(token))  # (T, B, D)
         offsets = [
             self.ego_fut_decoder(torch.cat([token, state], dim=-1)).unflatten(-1, (-1, 2)) for state in states
         ]
@@ -116,14 +116,12 @@ class Trainer:
 
     Args:
         model: The student.
-        objectives: The five losses.
+        losses: The five losses.
         device: Where it computes.
     """
 
-    def __init__(
-        self, model: Whole, objectives: Mapping[str, Objective], *, device: Literal["cpu", "cuda"]
-    ) -> None:
-        self.model, self.objectives, self.device = model.to(device).train(), objectives, device
+    def __init__(self, model: Whole, losses: Mapping[str, Loss], *, device: Literal["cpu", "cuda"]) -> None:
+        self.model, self.losses, self.device = model.to(device).train(), losses, device
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=1e-4)
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -132,7 +130,7 @@ class Trainer:
         ours = as_ours(batch)
         noise = torch.randn(len(ours["command"]), 1, self.model.planner_config.latent, device=self.device)
         predicted = self.model(batch["visual_queries"], trajectory=ours["ego_trajectory"], noise=noise)
-        terms = {name: objective(predicted, ours) for name, objective in self.objectives.items()}
+        terms = {name: loss(predicted, ours) for name, loss in self.losses.items()}
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad()
         total.backward()

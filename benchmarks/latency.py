@@ -43,12 +43,15 @@ from torch import Tensor, nn
 from benchmarks.arithmetic import pays
 from benchmarks.gpu_extraction import FRAME_S, WholePrompt, frames
 from benchmarks.record import hardware, write
+from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes
 from pipeline.teachers.orion.precision import TYPES
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
+from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
-from student.orion_lite.model import OrionLite, OrionLiteConfig, TeacherHeads
+from student.orion_lite.model import OrionLite
 from student.orion_lite.planner import Planner, PlannerConfig
+from student.orion_lite.teacher_heads import TeacherHeads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,9 +216,13 @@ def student_rows(clock: Clock, preset: OrionPreset, sizes: OrionLiteConfig, prec
     blind = dataclasses.replace(preset, config=dataclasses.replace(preset.config, language=few))
     teacher = blind.load(None, device=clock.device, precision=precision)
     teacher.model.set_submodule("language_model", Unasked())
-    heads = TeacherHeads(teacher.assets()["teacher_heads"], preset.config.scene_segments)
+    stored = {spec.name: spec for spec in teacher.features}
+    derivation = vision_tokens(stored[SCENE_QUERIES], stored[EGO_TOKEN])
+    assert derivation is not None
+    heads = TeacherHeads(derivation, teacher.assets()[HEADS])
+    planner = PlannerConfig(token_width=preset.config.language.width)
     dtype = TYPES[precision]
-    student = FoldedStudent(OrionLite(sizes, heads)).to(clock.device, dtype)
+    student = FoldedStudent(OrionLite(sizes, planner, heads)).to(clock.device, dtype)
 
     def drive(inputs: Inputs) -> Tensor:
         queries, ego_token = inputs
@@ -302,8 +309,7 @@ def main(
     preset, sizes = dataclasses.replace(ORION_7B, random_seed=0), OrionLiteConfig()
     if tiny:
         preset = ORION_TINY
-        planner = PlannerConfig(token_width=preset.config.language.width)
-        sizes = OrionLiteConfig(hidden=32, layers=2, heads=4, feedforward=64, planner=planner)
+        sizes = OrionLiteConfig(hidden=32, layers=2, heads=4, feedforward=64)
     rows: list[Timed] = []
     layers: dict[str, int] = {}
     for name in precisions:

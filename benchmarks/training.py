@@ -43,20 +43,20 @@ from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from cache_schema.storage.atomic_io import sha256_bytes
-from student.loading.batches import LatentFrames
-from student.orion_lite.build import asset
-from student.orion_lite.losses import build_objectives
-from student.orion_lite.model import OrionLiteConfig
+from student.loading.batches import LatentSamples
 from student.orion_lite.planner import Planner, PlannerConfig
-from student.runs.config import TrainConfig
+from student.orion_lite.policies import teacher_planner
+from student.orion_lite.presets import ORION_LITE
+from student.orion_lite.system import OrionLiteSystem
+from student.runs.presets import changed
 from student.training.distributed import join_processes
-from student.training.train import MODEL_NEEDS
-from student.training.trainer import Training
+from student.training.trainer import Trainer as OurTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from student.runs.config import Precision, Resident
+    from student.loading.batches import Resident
+    from student.runs.config import Precision, RunConfig
 
 TARGETS = {"loading": 30.0, "training": 4.0}
 """Times the reference's rate, on a CPU of two cores."""
@@ -130,12 +130,13 @@ def rate(frames_done: Iterator[int], device: str) -> float:
     return frames / (now() - begun)
 
 
-def reference(files: Sequence[Path], dataset: Path, config: TrainConfig, device: str, steps: int) -> Rates:
+def reference(files: Sequence[Path], dataset: Path, config: RunConfig, device: str, steps: int) -> Rates:
     """The reference's way; its workers are as many as there are cores."""
-    model = Whole(sizes(config))
-    model.take_planner(asset(LatentDataset.open(dataset), "teacher_planner"))
-    trainer = Trainer(model, build_objectives(config.objectives), device=device)
-    loaded = loader(files, batch_size=config.batch_size, workers=os.cpu_count() or 1)
+    system = OrionLiteSystem(config.student, config.losses)
+    model = Whole(system.student, PlannerConfig(token_width=TOKEN_WIDTH))
+    model.load_planner(teacher_planner(LatentDataset.open(dataset)))
+    trainer = Trainer(model, system.losses, device=device)
+    loaded = loader(files, batch_size=config.training.batch_size, workers=os.cpu_count() or 1)
     batch = next(iter(loaded))
     size = len(batch["planning_token"])
 
@@ -154,48 +155,35 @@ def reference(files: Sequence[Path], dataset: Path, config: TrainConfig, device:
     return Rates(loading, rate(stepping(), device), rate(training(), device))
 
 
-def ours(dataset: Path, config: TrainConfig, device: str, steps: int, resident: Resident, run: Path) -> Rates:
+def ours(dataset: Path, config: RunConfig, device: str, steps: int, resident: Resident, run: Path) -> Rates:
     """Our way: the loop that ``teachonce train`` runs, without its checkpoints."""
-    opened, objectives = LatentDataset.open(dataset), build_objectives(config.objectives)
-    needs = {*MODEL_NEEDS, *(name for objective in objectives.values() for name in objective.needs)}
-    accelerator = join_processes(config, device=device, trackers=(), logs=run)
-    frames = LatentFrames(
-        opened, "train", needs, mask=config.mask, device=accelerator.device, resident=resident
+    opened, system = LatentDataset.open(dataset), config.make_system()
+    accelerator = join_processes(config.training, device=device, trackers=(), logs=run)
+    frames = LatentSamples(
+        opened, "train", system.required_features(), device=accelerator.device, resident=resident
     )
-    training = Training(accelerator, opened, run, config, objectives=objectives, frames=frames, held_out=None)
-    rows = np.arange(min(config.batch_size, len(frames)))
+    trainer = OurTrainer(accelerator, opened, run, config, system=system, samples=frames, held_out=None)
+    rows = np.arange(min(config.training.batch_size, len(frames)))
     batch = frames.read(rows)
 
     def loading() -> Iterator[int]:
-        for taken, _ in frames.stream(training.sampler.windows(1), recycle=True):
+        for taken, _ in frames.stream(trainer.sampler.windows(1), recycle=True):
             yield len(taken)
 
     def stepping() -> Iterator[int]:
         for _ in range(steps):
-            training.take_step(rows, rows, batch, epoch=1)
+            trainer.take_step(rows, [(rows, batch)], epoch=1)
             yield len(rows)
 
     def learning() -> Iterator[int]:
-        for _ in itertools.islice(training.learn(1), steps):
+        for _ in itertools.islice(trainer.train_epoch(1), steps):
             yield len(rows)
 
     sum(itertools.islice(loading(), 2))
-    sum(itertools.islice(stepping(), 3 if config.compile else 1))
+    sum(itertools.islice(stepping(), 3 if config.training.compile else 1))
     loaded, stepped = rate(loading(), device), rate(stepping(), device)
-    training.step = 0
+    trainer.step = 0
     return Rates(loaded, stepped, rate(learning(), device))
-
-
-def sizes(config: TrainConfig) -> OrionLiteConfig:
-    """Sizes of the student, with the planner of the released token."""
-    return OrionLiteConfig(
-        hidden=config.hidden,
-        layers=config.layers,
-        heads=config.heads,
-        feedforward=config.feedforward,
-        dropout=config.dropout,
-        planner=PlannerConfig(token_width=TOKEN_WIDTH),
-    )
 
 
 def measured(way: Callable[[], Rates]) -> Rates:
@@ -228,15 +216,18 @@ def main(
     resident: Resident = "device" if on_gpu else "none"
     steps, frames = (100 * steps, 8 * frames) if on_gpu else (steps, frames)
     batch = batch or (64 if on_gpu else 16)
-    config = TrainConfig(
-        hidden=hidden,
-        feedforward=4 * hidden,
-        layers=layers,
-        heads=max(hidden // 64, 1),
-        batch_size=batch,
-        mask="complete",
-        epochs=10**6,
-        precision=precision,
+    config = changed(
+        ORION_LITE,
+        {
+            "hidden": hidden,
+            "feedforward": 4 * hidden,
+            "layers": layers,
+            "heads": max(hidden // 64, 1),
+            "batch_size": batch,
+            "mask": "complete",
+            "epochs": 10**6,
+            "precision": precision,
+        },
     )
     ways: dict[str, list[Rates]] = {} if only_ours else {"reference": []}
     with tempfile.TemporaryDirectory() as temporary:
@@ -260,7 +251,7 @@ def main(
     write("training", numbers, out)
 
 
-def report(ways: dict[str, list[Rates]], config: TrainConfig, resident: Resident) -> None:
+def report(ways: dict[str, list[Rates]], config: RunConfig, resident: Resident) -> None:
     """Print one row a way, and the ratios."""
     console = Console()
     table = Table(title=f"Training on {hardware()}", caption="median (slowest - fastest) frames/s")
@@ -280,8 +271,8 @@ def report(ways: dict[str, list[Rates]], config: TrainConfig, resident: Resident
         table.add_row("ours / reference", *(f"{statistics.median(found):.1f}" for found in ratios.values()))
     console.print(table)
     console.print(
-        f"width {config.hidden}, {config.layers} layers, batches of {config.batch_size}; ours in "
-        f"{config.precision}, frames resident: {resident}"
+        f"width {config.student['hidden']}, {config.student['layers']} layers, batches of "
+        f"{config.training.batch_size}; ours in {config.training.precision}, frames resident: {resident}"
     )
     wanted = ", ".join(f"{part} {ratio:g} times" for part, ratio in TARGETS.items())
     console.print(f"targets: on two CPU cores {wanted}; on a GPU {GPU_TARGET:,.0f} frames/s of training")

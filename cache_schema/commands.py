@@ -1,4 +1,4 @@
-"""Commands over latent datasets."""
+"""Commands over latent datasets: each parses options, calls one function and prints its result."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ from cache_schema.terminal import (
     SplitChoice,
     exit_if_left_out,
     out,
-    size,
-    table,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cache_schema.dataset.copy_clips import Copied
-    from cache_schema.integrity.verify import Problem
     from cache_schema.sharing.subset import ClipFilter
 
 
@@ -39,13 +33,19 @@ Pattern = Annotated[str | None, typer.Option(metavar="PATTERN", help="With * and
 ClipPattern = Annotated[
     str | None, typer.Option("--clips", metavar="PATTERN", help="Names of clips, with * and ?, in quotes.")
 ]
+TagPatterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", metavar="NAME=PATTERN", help="Clips whose tag matches, with * and ?. May be repeated."
+    ),
+]
 
 
 @commands.command(rich_help_panel=PANEL)
 def verify(
     dataset: DatasetPath,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Look at names, sizes and metadata, not at digests.")
+        bool, typer.Option("--quick", help="Check names, sizes and metadata, not digests.")
     ] = False,
 ) -> None:
     """Check every byte against the ledger and every array against the manifest."""
@@ -53,41 +53,24 @@ def verify(
 
     with ProgressBar("verify", "clips") as bar:
         found = verify(dataset, quick=quick, progress=bar)
-    looked = f"{found.clips} clips, {found.frames:,} frames, {size(found.nbytes)}"
-    if not found.problems:
-        out.print(f"{looked}: all as written")
-        return
-    _show_problems(f"{looked}: {len(found.problems)} problems", found.problems)
-    raise typer.Exit(FOUND)
+    out.print(found)
+    if found.problems:
+        raise typer.Exit(FOUND)
 
 
 @commands.command(rich_help_panel=PANEL)
 def repair(
     dataset: DatasetPath,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
 ) -> None:
-    """Put bad clips aside, so that the next extraction makes exactly these again."""
+    """Put damaged clips aside, so that the next extraction makes exactly these again."""
     from cache_schema.integrity.repair import repair
 
     with ProgressBar("verify", "clips") as bar:
         done = repair(dataset, dry_run=dry_run, progress=bar)
-    would = "would be " if dry_run else ""
-    for clip in done.quarantined:
-        out.print(f"{would}put aside: {clip}")
-    for name in done.cleared:
-        out.print(f"{would}cleared away: {name}")
-    if not done.quarantined and not done.left:
-        out.print(f"{done.verification.clips} clips: all as written")
+    out.print(done)
     if done.left:
-        _show_problems("what no repair can mend; fetch these files again", done.left)
         raise typer.Exit(FOUND)
-
-
-def _show_problems(title: str, problems: Iterable[Problem]) -> None:
-    shown = table("clip", "feature", "what is wrong", title=title)
-    for problem in problems:
-        shown.add_row(problem.clip or "(dataset)", problem.feature or "", problem.what)
-    out.print(shown)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -98,18 +81,14 @@ def compare(
     """Show how far two datasets of the same clips are apart, such as by fp32 and nf4 teachers."""
     from cache_schema.describe.compare import compare
 
-    found = compare(first, second)
-    shown = table("feature", "relative error", "cosine", "largest difference")
-    for row in found.features:
-        shown.add_row(
-            row.feature, f"{row.relative_error:.2e}", f"{row.cosine:.6f}", f"{row.largest_difference:.2e}"
-        )
-    out.print(shown)
-    out.print(f"{found.frames:,} frames of the {len(found.clips)} clips that both hold")
+    with ProgressBar("compare", "clips") as bar:
+        found = compare(first, second, progress=bar)
+    out.print(found)
 
 
 @commands.command(rich_help_panel=PANEL)
-def recode(
+@commands.command("recode", hidden=True)
+def reencode(
     source: SourcePath,
     target: TargetPath,
     features: Annotated[
@@ -117,28 +96,18 @@ def recode(
         typer.Option(
             "--feature",
             metavar="NAME=ENCODING",
-            help="Such as scene_queries=int8-per-channel; full and bfloat16 are the others. May be repeated.",
+            help="Such as queries=int8-per-channel; full, bfloat16 and lower-triangle are the others. "
+            "May be repeated.",
         ),
     ],
 ) -> None:
-    """Store some features otherwise, and show the error that this makes."""
-    from cache_schema.sharing.reencode import parse_encodings, recode
+    """Store some features in another encoding, and show the error that this makes."""
+    from cache_schema.sharing.reencode import parse_encodings, reencode
 
     encodings = parse_encodings(features)
-    with ProgressBar("recode", "clips") as bar:
-        done = recode(source, target, encodings, progress=bar)
-    for loss in done.features:
-        before, after = loss.nbytes_before, loss.nbytes_after
-        out.print(f"{loss.feature} as {loss.encoding}: {size(before)} before, {size(after)} after")
-        out.print(
-            f"  relative error {loss.relative_error:.1e}; by the channel "
-            f"{loss.channel_error_median:.1e} (median), {loss.channel_error_max:.1e} (largest)"
-        )
-        derived = "".join(
-            f", of the derived {name} {value:.7f}" for name, value in loss.derived_cosine.items()
-        )
-        out.print(f"  cosine {loss.cosine:.7f}{derived}")
-    out.print(f"{done.clips} clips, {done.frames:,} frames in {target}")
+    with ProgressBar("reencode", "clips") as bar:
+        done = reencode(source, target, encodings, progress=bar)
+    out.print(done)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -150,7 +119,8 @@ def merge(
     from cache_schema.sharing.merge import merge
 
     with ProgressBar("merge", "clips") as bar:
-        _show_copied(merge(target, sources, progress=bar), target)
+        done = merge(target, sources, progress=bar)
+    out.print(done)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -161,16 +131,19 @@ def subset(
     town: Pattern = None,
     scenario: Pattern = None,
     weather: Pattern = None,
+    tag: TagPatterns = None,
     clips: ClipPattern = None,
     every: Annotated[int, typer.Option(min=1, help="Only every n-th frame of each clip.")] = 1,
     part: Annotated[
-        str | None, typer.Option(metavar="K/N", help="The k-th of n parts, for places that limit files.")
+        str | None, typer.Option(metavar="K/N", help="The k-th of n parts, for storage that limits files.")
     ] = None,
 ) -> None:
     """Make a dataset of some of the clips, or of every n-th frame."""
-    from cache_schema.sharing.subset import Part, subset
+    from cache_schema.sharing.subset import Part, parse_tags, subset
 
-    which = _filter(split, clips, town=town, scenario=scenario, weather=weather)
+    tags = {"town": town, "scenario": scenario, "weather": weather}
+    patterns = {name: pattern for name, pattern in tags.items() if pattern is not None}
+    which = _filter(split, clips, patterns | parse_tags(tag or ()))
     with ProgressBar("subset", "clips") as bar:
         done = subset(
             source,
@@ -180,21 +153,7 @@ def subset(
             part=None if part is None else Part.parse(part),
             progress=bar,
         )
-    _show_copied(done, target)
-
-
-def _show_copied(copied: Copied, target: Path) -> None:
-    out.print(
-        f"{len(copied.added)} clips, {size(copied.nbytes)} added to {target}; "
-        f"{len(copied.present)} were already there"
-    )
-
-
-def _filter(split: Split, clips: str | None, **patterns: str | None) -> ClipFilter:
-    from cache_schema.sharing.subset import ClipFilter
-
-    tags = {tag: pattern for tag, pattern in patterns.items() if pattern is not None}
-    return ClipFilter(split=None if split is Split.ALL else split.value, clips=clips, tags=tags)
+    out.print(done)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -221,7 +180,7 @@ def push(dataset: DatasetPath, url: Url) -> None:
 
     with ProgressBar("push", "bytes") as bar:
         done = push(dataset, url, progress=bar)
-    out.print(f"{len(done.sent)} clips, {size(done.nbytes)} sent to {url}; {len(done.present)} were there")
+    out.print(done)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -241,11 +200,15 @@ def pull(
         done = pull(
             url,
             dataset,
-            _filter(split, clips),
+            _filter(split, clips, {}),
             features=None if features is None else features.split(","),
             progress=bar,
         )
-    out.print(
-        f"{len(done.fetched)} clips, {size(done.nbytes)} fetched to {dataset}; {len(done.present)} were there"
-    )
+    out.print(done)
     exit_if_left_out(done.failed)
+
+
+def _filter(split: Split, clips: str | None, tags: dict[str, str]) -> ClipFilter:
+    from cache_schema.sharing.subset import ClipFilter
+
+    return ClipFilter(split=None if split is Split.ALL else split.value, clips=clips, tags=tags)

@@ -48,7 +48,7 @@ class DatasetError(TeachonceError):
     """A latent dataset breaks its own promises: not there, damaged, or of an unknown format."""
 
 
-class PlaceError(TeachonceError):
+class StorageError(TeachonceError):
     """A bucket, a server or a repository cannot be reached, or refuses."""
 
 

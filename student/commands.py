@@ -11,13 +11,14 @@ import typer
 
 from cache_schema.errors import RequestError
 from cache_schema.terminal import DatasetUrl, Device, ProgressBar, Split, SplitChoice, out, torch_device
+from student.systems import PRESETS
 
 commands = typer.Typer()
 PANEL = "Student"
 
 
 class Resident(enum.StrEnum):
-    """Where training frames stay."""
+    """Where training samples stay."""
 
     NONE = "none"
     RAM = "ram"
@@ -25,13 +26,28 @@ class Resident(enum.StrEnum):
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a training run.")]
+WithDatasets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", metavar="OTHER.zarr", help="Another dataset of the same clips, to be joined. Repeatable."
+    ),
+]
+SystemName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PACKAGE.MODULE:CLASS", help="The run's system, if it is your own: it will be imported."
+    ),
+]
 ResidentChoice = Annotated[
-    Resident, typer.Option(help="Keep the training frames in host memory, or on the GPU.")
+    Resident, typer.Option(help="Keep the training samples in host memory, or on the GPU.")
 ]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="Change the recipe, such as epochs=5. May be repeated."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change the preset: epochs=5, student.layers=4, losses.mimic.weight=2, losses.mimic=off. "
+        "Repeatable.",
     ),
 ]
 Trackers = Annotated[
@@ -47,45 +63,48 @@ def train(
         Path, typer.Option("--run", metavar="RUN_DIR", help="Folder of the run; resumed if there.")
     ],
     preset: Annotated[
-        str,
-        typer.Option(
-            help="Recipe: orion-lite (released), orion-lite-plus, demo (small), ..., or package.module:NAME."
-        ),
+        str, typer.Option(help=f"Configuration: {', '.join(PRESETS)}, or package.module:NAME.")
     ] = "demo",
     changes: Changes = None,
+    with_datasets: WithDatasets = None,
     resident: ResidentChoice = Resident.NONE,
     trackers: Trackers = None,
     device: Device = None,
 ) -> None:
-    """Train a student from what the teacher said. The teacher is never loaded."""
-    from student.runs.config import preset as recipe
+    """Train a student from a latent dataset. The teacher is never loaded."""
+    from student.runs.presets import described
+    from student.runs.presets import preset as configuration
     from student.training.train import train
 
+    changed = _changes(changes)
     with ProgressBar("train", "steps") as bar:
         result = train(
             dataset,
             run,
-            recipe(preset, _changes(changes)),
+            configuration(preset, changed),
+            with_datasets=with_datasets or (),
             device=torch_device(device),
             resident=resident.value,
             trackers=_trackers(trackers),
+            recipe=described(preset, changed),
             progress=bar,
         )
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
-        out.print(f"{run}: {result.epoch} epochs, {result.step} steps")
+    if os.environ.get("RANK", "0") == "0":  # only one of the processes that torchrun starts prints
+        out.print(f"{run}: {result}")
 
 
 @commands.command(rich_help_panel=PANEL)
 def sweep(
     dataset: DatasetUrl,
-    presets: Annotated[list[str], typer.Argument(metavar="PRESET...", help="Recipes, as in `train`.")],
+    presets: Annotated[list[str], typer.Argument(metavar="PRESET...", help="Configurations, as in `train`.")],
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder with a run for each preset.")],
     changes: Changes = None,
+    with_datasets: WithDatasets = None,
     resident: ResidentChoice = Resident.NONE,
     trackers: Trackers = None,
     device: Device = None,
 ) -> None:
-    """Train and evaluate several recipes, and put them in one table."""
+    """Train and evaluate several configurations, and put them in one table."""
     from student.reporting.sweep import sweep
 
     with ProgressBar("train", "steps") as bar:
@@ -94,6 +113,7 @@ def sweep(
             runs,
             presets,
             changes=_changes(changes),
+            with_datasets=with_datasets or (),
             device=torch_device(device),
             resident=resident.value,
             trackers=_trackers(trackers),
@@ -107,13 +127,12 @@ def import_student(
     weights: Annotated[Path, typer.Argument(metavar="FILE", help="A fused checkpoint, or a training file.")],
     dataset: DatasetUrl,
     run: Annotated[Path, typer.Option("--run", metavar="RUN_DIR", help="Folder of the new run.")],
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads, which no file tells.")] = 16,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads, which no file records.")] = 16,
 ) -> None:
     """Make a run of a student that Orion-Lite published, to evaluate, export or train it on."""
     from student.orion_lite.published import import_student
 
-    imported = import_student(weights, dataset, run, heads=heads)
-    out.print(f"{run}: a student of {imported.config.layers} layers, {imported.config.hidden} wide")
+    out.print(str(import_student(weights, dataset, run, heads=heads)))
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -121,12 +140,24 @@ def evaluate(
     run: RunDir,
     dataset: DatasetUrl,
     split: SplitChoice = Split.VAL,
+    with_datasets: WithDatasets = None,
+    system: SystemName = None,
     device: Device = None,
 ) -> None:
-    """Measure student, teacher and two trivial drivers in open loop."""
-    from student.open_loop.evaluate import evaluate
+    """Measure a student: driving ones in open loop, beside the teacher and two trivial policies."""
+    from student.runs.evaluate import evaluate
 
-    out.print(evaluate(run, dataset, split.value, device=torch_device(device)))
+    with ProgressBar("evaluate", "samples") as bar:
+        evaluation = evaluate(
+            run,
+            dataset,
+            split.value,
+            with_datasets=with_datasets or (),
+            system=system,
+            device=torch_device(device),
+            progress=bar,
+        )
+    out.print(evaluation)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -149,12 +180,12 @@ def _changes(texts: list[str] | None) -> dict[str, str]:
         if not equals:
             raise RequestError(
                 f"--set {text!r} sets nothing",
-                expected="FIELD=VALUE, a field of student.runs.config.TrainConfig",
+                expected="FIELD=VALUE, a field of student.runs.config:RunConfig",
                 repair="write, for example, --set epochs=5",
             )
         changes[field] = value
     return changes
 
 
-def _trackers(asked: list[str] | None) -> list[str] | None:
-    return [] if asked == ["none"] else asked
+def _trackers(requested: list[str] | None) -> list[str] | None:
+    return [] if requested == ["none"] else requested

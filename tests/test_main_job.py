@@ -11,12 +11,13 @@ from cache_schema.dataset.reader import LatentDataset
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
-from student.open_loop.evaluate import evaluate
-from student.orion_lite.build import asset
-from student.orion_lite.model import OrionLite, OrionLiteConfig, TeacherHeads
+from student.orion_lite.config import OrionLiteConfig
+from student.orion_lite.model import OrionLite
 from student.orion_lite.planner import PlannerConfig
+from student.orion_lite.teacher_heads import TeacherHeads
 from student.reporting.report import report
-from student.runs.config import preset
+from student.runs.evaluate import evaluate
+from student.runs.presets import preset
 from student.training.train import train
 from tests.tokens import vision_tokens
 
@@ -79,14 +80,16 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
     assert np.linalg.norm(exact.astype(np.float16) - exact) / np.linalg.norm(exact) < 3e-4
 
     # The student reads either: folded queries or whole tokens.
-    sizes = OrionLiteConfig(
-        hidden=64, layers=1, heads=4, feedforward=64, planner=PlannerConfig(token_width=4096)
-    )
+    sizes = OrionLiteConfig(hidden=64, layers=1, heads=4, feedforward=64)
     with torch.device("meta"):
-        student = OrionLite(sizes)
+        student = OrionLite(sizes, PlannerConfig(token_width=4096))
     student.input_proj = torch.nn.Linear(4096, 64)
     student.norm_input = torch.nn.LayerNorm(64)
-    student.heads = TeacherHeads(asset(dataset, "teacher_heads"), spec.segments)
+    maps = {
+        name: torch.from_numpy(value).float()
+        for name, value in dataset.derivation_maps("vision_tokens").items()
+    }
+    student.heads = TeacherHeads(dataset.derivations["vision_tokens"], maps)
     folded = student.embed_queries(torch.from_numpy(queries).float(), torch.from_numpy(ego).float())
     unfolded = student.embed_tokens(torch.from_numpy(projected))
     torch.testing.assert_close(folded, unfolded, rtol=0, atol=1e-4)
@@ -96,7 +99,7 @@ def test_a_student_trains_from_the_features_of_the_tiny_teacher(clips_root, tmp_
     teacher = ORION_TINY.load(None, device="cpu")
     path, run = tmp_path / "latents.zarr", tmp_path / "run"
     extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
-    config = preset("demo").model_copy(update={"epochs": 2})
+    config = preset("demo", {"epochs": 2})
     result = train(path, run, config)
     assert result.epoch == 2
     measured = evaluate(run, path, "all")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cache_schema.format.features import FeatureSpec
-from cache_schema.vocabulary import orion_tokens
+from cache_schema.vocabulary import orion
 
 
 def vision_tokens(
@@ -15,6 +15,6 @@ def vision_tokens(
     ego = FeatureSpec(
         name="ego_token", shape=ego_token.shape[1:], axes=("channel",), dtype="float16", role="input"
     )
-    derivation = orion_tokens.vision_tokens(spec, ego)
+    derivation = orion.vision_tokens(spec, ego)
     assert derivation is not None
     return derivation.compute({spec.name: queries, ego.name: ego_token}, heads)

@@ -8,27 +8,28 @@ leaves at most arrays that no ledger lists, which the next run replaces.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.clip_writer import ClipWriter, disk_errors
+from cache_schema.dataset.clip_writer import ClipWriter
+from cache_schema.dataset.commit import disk_errors
+from cache_schema.errors import RequestError
 from cache_schema.format.encodings import stored_arrays
-from cache_schema.format.ledger import Ledger, LedgerEntry, digest_of, record_files
-from cache_schema.format.manifest import Manifest, root_document
-from cache_schema.storage.atomic_io import rename_durably, sync_tree, write_durably
-from cache_schema.storage.locks import committing
+from cache_schema.format.manifest import root_document
+from cache_schema.storage.atomic_io import write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
 
     from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.ledger import LedgerEntry
+    from cache_schema.format.manifest import Manifest
 
 
 def holds(entry: LedgerEntry, features: Iterable[FeatureSpec]) -> bool:
-    """Tell whether a clip holds all of these features, promised or not."""
+    """Return whether a clip holds all of these features, promised or not."""
     return all(
         f"{stored.name}/zarr.json" in entry.files for spec in features for stored in stored_arrays(spec)
     )
@@ -39,7 +40,7 @@ def extend_clip(
     manifest: Manifest,
     entry: LedgerEntry,
     features: tuple[FeatureSpec, ...],
-    values: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray | Sequence[np.ndarray]],
 ) -> LedgerEntry:
     """Add features to one clip of the dataset at ``path``, whose folder must be held.
 
@@ -47,8 +48,8 @@ def extend_clip(
         path: The dataset's folder.
         manifest: Its manifest.
         entry: The clip's entry in its ledger.
-        features: What is added; none of it is in the manifest.
-        values: (frames, *shape) of each of them.
+        features: Features to add; none of them is in the manifest.
+        values: All frames of each of them, as ``ClipWriter.append`` takes them.
 
     Returns:
         The clip's new entry.
@@ -57,7 +58,7 @@ def extend_clip(
         FeatureError: A value is not finite, overflows its type, or has another shape than promised.
         DatasetError: The disk refuses.
     """
-    writer = _Extension(path, manifest.model_copy(update={"features": features}), entry.clip)
+    writer = ClipWriter(path, manifest, entry.clip, features)
     try:
         writer.append(values)
         return writer.extend(entry)
@@ -66,33 +67,19 @@ def extend_clip(
 
 
 def extend_manifest(path: Path, manifest: Manifest, features: tuple[FeatureSpec, ...]) -> None:
-    """Promise features that every clip of the dataset at ``path`` holds by now. Its folder must be held."""
-    promised = Manifest.model_validate(
-        {**manifest.model_dump(), "features": [spec.model_dump() for spec in (*manifest.features, *features)]}
-    )
+    """Promise features that every clip of the dataset at ``path`` holds by now. Its folder must be held.
+
+    Raises:
+        RequestError: The dataset has features of these names already.
+        DatasetError: The disk refuses.
+    """
+    try:
+        promised = manifest.replace(features=(*manifest.features, *features))
+    except ValueError as error:
+        raise RequestError(
+            f"{path} cannot get more features: {error}",
+            expected="features that it does not have, stored or derived",
+            repair="give the new features other names",
+        ) from error
     with disk_errors(path):
         write_durably(path / "zarr.json", root_document(promised))
-
-
-class _Extension(ClipWriter):
-    """Some more features of a clip, on their way into its folder."""
-
-    def extend(self, entry: LedgerEntry) -> LedgerEntry:
-        """Flush the arrays, move them into the clip and enter them in the ledger."""
-        with disk_errors(self._path):
-            for column in self._columns.values():
-                column.finish()
-            sync_tree(self._folder)
-            # The group's own zarr.json is in the clip already.
-            added = {name: file for name, file in record_files(self._folder).items() if "/" in name}
-            files = dict(sorted({**entry.files, **added}.items()))
-            extended = entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
-            clip = self._path / "clips" / entry.clip.name
-            with committing(self._path):
-                for array in sorted({name.split("/")[0] for name in added}):
-                    shutil.rmtree(
-                        clip / array, ignore_errors=True
-                    )  # of a run that was killed before its entry
-                    rename_durably(self._folder / array, clip / array)
-                Ledger(self._path / "ledger").commit(extended)
-        return extended

@@ -1,89 +1,97 @@
-"""Writing one clip: it is committed whole or not at all.
-
-A clip grows in its writer's own folder under ``.partial/``, is flushed to the disk, renamed into ``clips/``,
-and only then entered in the ledger. A kill at any instant leaves either a committed clip or rubbish that the
-next run clears. Should two processes ever make the same clip, the first to commit wins.
-"""
+"""Writing one clip: its values are checked, encoded and written as they come, feature by feature."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
 import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
 
-from cache_schema.errors import DatasetError, FeatureError
-from cache_schema.format.encodings import BFLOAT16_OVERFLOW, encode, stored_arrays
-from cache_schema.format.layout import fill_value_of, layout_of
-from cache_schema.format.ledger import ClipInfo, Ledger, LedgerEntry, digest_of, record_files
-from cache_schema.storage.atomic_io import rename_durably, sync_tree
-from cache_schema.storage.locks import committing
+from cache_schema.dataset.array_writer import ArrayWriter
+from cache_schema.dataset.commit import commit_arrays, commit_folder, disk_errors, new_clip_folder
+from cache_schema.errors import FeatureError
+from cache_schema.format.array_metadata import as_json, clip_group
+from cache_schema.format.encodings import BFLOAT16_OVERFLOW, above_diagonal, encode, stored_arrays
+from cache_schema.format.ledger import ClipInfo, LedgerEntry, record_files
+from cache_schema.format.ragged import SHAPE, frame_index, shape_text
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
     from cache_schema.format.manifest import Manifest
 
-PARTIAL = ".partial"
-"""Folder of clips that are being written: ``.partial/<writer>/<clip>``."""
+    Values = np.ndarray | Sequence[np.ndarray]
 
 
 class ClipWriter:
     """One clip on its way into a dataset.
 
-    Values are appended feature by feature, in the order of frames; whole files are written as soon as they
-    are full. ``commit`` makes the clip part of the dataset, ``abort`` removes every trace of it.
+    Values are appended feature by feature, in the order of frames, and written as they come. ``commit`` makes
+    the clip part of the dataset, ``extend`` adds features to a clip that is part of it already, ``abort``
+    removes every trace of what was written.
 
     Args:
         path: The dataset's folder.
-        manifest: The dataset's manifest: what the clip must hold.
-        info: What the clip is.
+        manifest: The dataset's manifest.
+        info: The clip.
+        features: What is written; by default all that the manifest promises.
 
     Raises:
-        FeatureError: A value is not finite, overflows its type, or has another shape than promised.
+        FeatureError: A value is not finite, overflows its type, or has another shape than promised; or the
+            clip has a tag that was not promised.
         DatasetError: The disk refuses.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, info: ClipInfo) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        info: ClipInfo,
+        features: Sequence[FeatureSpec] | None = None,
+    ) -> None:
+        if strangers := sorted(set(info.tags) - set(manifest.tags)):
+            raise FeatureError(
+                f"clip {info.name!r} has tags that were never promised: {', '.join(strangers)}",
+                expected=f"some of {', '.join(manifest.tags)}",
+                repair="name them in the manifest's tags",
+            )
         self.info = info
         self._path = path
-        self._folder = path / PARTIAL / f"{platform.node()}-{os.getpid()}" / info.name
         with disk_errors(path):
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            group = zarr.create_group(self._folder, attributes=info.model_dump(mode="json", exclude={"name"}))
-            self._columns = {spec.name: _Column(group, spec, info) for spec in manifest.features}
+            self._folder = new_clip_folder(path, info.name)
+            (self._folder / "zarr.json").write_bytes(as_json(clip_group(info)))
+            promised = manifest.features if features is None else features
+            self._writers = {spec.name: _FeatureWriter(self._folder, spec, info) for spec in promised}
 
-    def append(self, values: Mapping[str, np.ndarray]) -> None:
-        """Add the next frames of some features: an array (n, *shape) for each."""
-        for name, array in values.items():
-            column = self._columns.get(name)
-            if column is None:
+    def append(self, values: Mapping[str, Values]) -> None:
+        """Add the next frames of some features.
+
+        Args:
+            values: (n, *shape) for each feature; for a ragged feature a sequence of n arrays.
+        """
+        for name, frames in values.items():
+            writer = self._writers.get(name)
+            if writer is None:
                 raise FeatureError(
                     f"clip {self.info.name!r}: feature {name!r} was never promised",
-                    expected=f"one of {', '.join(self._columns)}",
+                    expected=f"one of {', '.join(self._writers)}",
                     repair="add its FeatureSpec to what the teacher promises",
                 )
             with disk_errors(self._path):
-                column.append(array)
+                writer.append(frames)
 
     def append_stored(self, feature: str, stored: Mapping[str, np.ndarray]) -> None:
         """Add the next frames of a feature as another dataset of the same encoding stores them.
 
         Args:
             feature: Name of the feature.
-            stored: (n, *shape) for each of its ``stored_arrays``, by name; not looked at any further.
+            stored: What ``LatentDataset.stored`` returns; not checked any further.
         """
         with disk_errors(self._path):
-            self._columns[feature].append_stored(stored)
+            self._writers[feature].append_stored(stored)
 
     def commit(self, *, wall_s: float) -> LedgerEntry:
         """Flush the clip, move it into place and enter it in the ledger.
@@ -95,71 +103,71 @@ class ClipWriter:
             The clip's entry: another process's, if that has committed the clip in the meantime.
         """
         with disk_errors(self._path):
-            for column in self._columns.values():
-                column.finish()
-            sync_tree(self._folder)
-            files = record_files(self._folder)
-            entry = LedgerEntry(
-                clip=self.info,
-                files=files,
-                digest=digest_of(self.info, files),
+            values = self._finish()
+            entry = LedgerEntry.of(
+                self.info,
+                record_files(self._folder),
+                values,
                 wall_s=round(wall_s, 3),
                 writer=platform.node(),
             )
             return commit_folder(self._path, self._folder, entry)
 
+    def extend(self, entry: LedgerEntry) -> LedgerEntry:
+        """Flush the arrays, move them into the committed clip and enter them in the ledger.
+
+        Args:
+            entry: The clip's entry so far.
+
+        Returns:
+            Its new entry.
+        """
+        with disk_errors(self._path):
+            values = entry.values | self._finish()
+            # The group's own zarr.json is in the clip already.
+            added = {name: file for name, file in record_files(self._folder).items() if "/" in name}
+            extended = entry.holding(dict(sorted({**entry.files, **added}.items())), values)
+            commit_arrays(self._path, self._folder, extended)
+        return extended
+
     def abort(self) -> None:
-        """Forget the clip."""
+        """Discard the clip."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-
-def commit_folder(path: Path, folder: Path, entry: LedgerEntry) -> LedgerEntry:
-    """Move a clip's finished and flushed folder into the dataset at ``path``, and enter it in the ledger.
-
-    Returns:
-        The clip's entry: another process's, if that has committed the clip in the meantime.
-    """
-    name = entry.clip.name
-    target = path / "clips" / name
-    ledger = Ledger(path / "ledger")
-    with committing(path):
-        if name in ledger.clips():
-            shutil.rmtree(folder, ignore_errors=True)
-            return ledger.read(name)
-        if target.exists():
-            shutil.rmtree(target)  # of a process that was killed before its ledger entry
-        rename_durably(folder, target)
-        ledger.commit(entry)
-    return entry
+    def _finish(self) -> dict[str, int]:
+        """End every array, and return the number of values of the ragged ones."""
+        for writer in self._writers.values():
+            writer.finish()
+        return {name: writer.values for name, writer in self._writers.items() if writer.spec.ragged}
 
 
-class _Column:
+class _FeatureWriter:
     """One feature of one clip: checks and encodes frames."""
 
-    def __init__(self, group: zarr.Group, spec: FeatureSpec, info: ClipInfo) -> None:
+    def __init__(self, folder: Path, spec: FeatureSpec, info: ClipInfo) -> None:
         self.spec = spec
-        self.clip = info.name
-        self.frames = info.frames
-        self.appended = 0
-        self.files = {stored.name: _Files(group, spec, stored, info.frames) for stored in stored_arrays(spec)}
+        self.clip, self.frames, self.appended = info.name, info.frames, 0
+        self.arrays = {
+            stored.name: ArrayWriter(folder, spec, stored, info.frames if stored.leading == "frame" else None)
+            for stored in stored_arrays(spec)
+        }
 
-    def append(self, values: np.ndarray) -> None:
-        values = np.asarray(values)
-        if values.shape[1:] != self.spec.shape or self.appended + len(values) > self.frames:
-            raise FeatureError(
-                f"{self._where(self.appended)}: got an array of shape {values.shape}",
-                expected=f"(n, {', '.join(map(str, self.spec.shape))}) "
-                f"with n at most {self.frames - self.appended}",
-                repair="let the teacher keep what its FeatureSpec promises",
-            )
-        for name, encoded in encode(self.spec, self._cast(values)).items():
-            self.files[name].append(encoded)
-        self.appended += len(values)
+    @property
+    def values(self) -> int:
+        """Stored values so far, of a ragged feature."""
+        return self.arrays[self.spec.name].length
+
+    def append(self, values: Values) -> None:
+        if self.spec.ragged:
+            for value in values:  # one by one, so that memory holds no second copy of all
+                self._append(np.asarray(value)[None])
+        else:
+            self._append(np.asarray(values))
 
     def append_stored(self, stored: Mapping[str, np.ndarray]) -> None:
-        for name, files in self.files.items():
-            files.append(stored[name])
-        self.appended += len(stored[self.spec.name])
+        for name, array in self.arrays.items():
+            array.append(stored[name])
+        self.appended += len(stored[self.spec.name + SHAPE if self.spec.ragged else self.spec.name])
 
     def finish(self) -> None:
         if self.appended != self.frames:
@@ -168,11 +176,33 @@ class _Column:
                 expected=f"{self.frames} frames",
                 repair="append every frame of every feature before the commit",
             )
-        for files in self.files.values():
-            files.flush()
+        for array in self.arrays.values():
+            array.finish()
 
-    def _cast(self, values: np.ndarray) -> np.ndarray:
+    def _append(self, values: np.ndarray) -> None:
+        """Add frames (n, *shape)."""
+        if not self._fits(values.shape[1:]) or self.appended + len(values) > self.frames:
+            raise FeatureError(
+                f"{self._where(self.appended)}: got an array of shape {values.shape}",
+                expected=f"n frames of shape {shape_text(self.spec.shape)}, "
+                f"with n at most {self.frames - self.appended}",
+                repair="let the teacher keep what its FeatureSpec promises",
+            )
+        self.append_stored(encode(self.spec, self._checked(values)))
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        if not self.spec.ragged or len(shape) != len(self.spec.shape):
+            return shape == self.spec.shape
+        try:
+            frame_index(self.spec, np.array([shape]))
+        except ValueError:
+            return False
+        return True
+
+    def _checked(self, values: np.ndarray) -> np.ndarray:
+        """Return values in the feature's dtype, if that and the encoding can hold them."""
         dtype = np.dtype(self.spec.dtype)
+        kind = "bfloat16" if self.spec.encoding == "bfloat16" else str(dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             cast = values.astype(dtype, copy=False)
         if dtype.kind == "f":
@@ -181,75 +211,25 @@ class _Column:
             if self.spec.encoding == "bfloat16":
                 bad |= abs(cast) >= BFLOAT16_OVERFLOW
         elif values.dtype == dtype:
-            return cast
+            bad = np.zeros(0, bool)
         else:
             bad = cast != values
-        if bad.any():
-            frame = self.appended + int(np.argwhere(bad)[0][0])
-            kind = "bfloat16" if self.spec.encoding == "bfloat16" else str(dtype)
-            raise FeatureError(
-                f"{self._where(frame)}: {int(bad.sum())} of {bad.size} values do not fit {kind}, "
-                f"the first is {values[bad].flat[0]}",
-                expected=f"finite values that {kind} can hold",
-                repair="look at the teacher's precision and at this frame's input; the clip was left out",
-            )
+        self._refuse(bad, values, f"finite values that {kind} can hold", f"do not fit {kind}")
+        if self.spec.encoding == "lower-triangle":
+            bad = above_diagonal(cast)
+            self._refuse(bad, values, "zeros above the diagonal of the last two axes", "are no part of it")
         return cast
+
+    def _refuse(self, bad: np.ndarray, values: np.ndarray, expected: str, fault: str) -> None:
+        if not bad.any():
+            return
+        frame = self.appended + int(np.argwhere(bad)[0][0])
+        raise FeatureError(
+            f"{self._where(frame)}: {int(bad.sum())} of {bad.size} values {fault}, "
+            f"the first is {values[bad].flat[0]}",
+            expected=expected,
+            repair="look at the teacher's precision and at this frame's input; the clip was left out",
+        )
 
     def _where(self, frame: int) -> str:
         return f"clip {self.clip!r}, feature {self.spec.name!r}, frame {frame}"
-
-
-class _Files:
-    """One stored array of one clip: gathers frames until a file is full, then writes it."""
-
-    def __init__(self, group: zarr.Group, spec: FeatureSpec, stored: StoredArray, frames: int) -> None:
-        layout = layout_of(stored, frames)
-        about = spec.model_dump(mode="json", include={"role", "unit", "frame", "encoding", "description"})
-        if stored.name != spec.name:
-            about["description"] = f"What one step of {spec.name} is worth, by frame and channel."
-        self.array = group.create_array(
-            stored.name,
-            shape=(frames, *stored.shape),
-            dtype=stored.dtype,
-            chunks=layout.chunks,
-            shards=layout.shards,
-            filters=None,
-            compressors=[Crc32cCodec()],
-            fill_value=fill_value_of(stored),
-            dimension_names=("frame", *stored.axes),
-            # One folder an array, not one a dimension.
-            chunk_key_encoding={"name": "default", "separator": "."},
-            attributes=about,
-            # A chunk of zeros is a value, and a file that is absent is damage.
-            config={"write_empty_chunks": True},
-        )
-        self.buffer = np.empty((layout.frames_a_file, *stored.shape), stored.dtype)
-        self.written = self.gathered = 0
-
-    def append(self, values: np.ndarray) -> None:
-        while len(values):
-            count = min(len(values), len(self.buffer) - self.gathered)
-            self.buffer[self.gathered : self.gathered + count] = values[:count]
-            self.gathered += count
-            values = values[count:]
-            if self.gathered == len(self.buffer):
-                self.flush()
-
-    def flush(self) -> None:
-        if self.gathered:
-            self.array[self.written : self.written + self.gathered] = self.buffer[: self.gathered]
-            self.written += self.gathered
-            self.gathered = 0
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Generator[None]:
-    """Say what a refusing disk means for the dataset."""
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"the disk under {path} refuses: {error}",
-            expected="room for the clips that are being written, and the right to write",
-            repair="free space or mend the disk, then run the same command again; committed clips are safe",
-        ) from error

@@ -8,33 +8,30 @@ comes from; the entry is kept as it is, digest for digest.
 from __future__ import annotations
 
 import hashlib
-import math
-import os
-import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.clip_writer import PARTIAL, commit_folder, disk_errors
+from cache_schema.dataset.assets import read_asset
+from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
 from cache_schema.errors import DatasetError, IdentityError
-from cache_schema.storage.atomic_io import sha256_bytes, sync_tree
-from cache_schema.storage.safe_io import file_size, read_file
+from cache_schema.storage.safe_io import file_size
+from cache_schema.terminal import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cache_schema.dataset.reader import LatentDataset
-    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import LedgerEntry
 
-BLOCK_BYTES = 64 * 2**20
+COPY_BYTES = 16 * 2**20
 """Bytes that are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What a run that fills one dataset from others has done."""
+    """Result of a run that fills one dataset from others."""
 
     added: tuple[str, ...]
     """Clips that this run added."""
@@ -42,6 +39,15 @@ class Copied:
     """Clips asked for that were there before."""
     nbytes: int
     """Bytes of the clips that it added."""
+    path: Path = field(compare=False)
+    """Folder of the dataset that was filled."""
+
+    def __rich__(self) -> str:
+        """Show it in a line."""
+        return (
+            f"{len(self.added)} clips, {size(self.nbytes)} added to {self.path}; "
+            f"{len(self.present)} were already there"
+        )
 
 
 def copy_clip(source: LatentDataset, clip: str, target: Path) -> LedgerEntry:
@@ -54,9 +60,8 @@ def copy_clip(source: LatentDataset, clip: str, target: Path) -> LedgerEntry:
         DatasetError: A file is not the one that the source's ledger lists, or the disk refuses.
     """
     entry = source.entry(clip)
-    folder = target / PARTIAL / f"{platform.node()}-{os.getpid()}" / clip
     with disk_errors(target):
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = new_clip_folder(target, clip)
         for name, record in entry.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             digest = _copy(source.path, f"clips/{clip}/{name}", folder / name, record.nbytes)
@@ -68,42 +73,22 @@ def copy_clip(source: LatentDataset, clip: str, target: Path) -> LedgerEntry:
                     repair=f"run `teachonce repair {source.path}` and make the clip again; "
                     "what was copied before it is safe",
                 )
-        sync_tree(folder)
         return commit_folder(target, folder, entry)
 
 
 def asset_files(source: LatentDataset, target: Path) -> dict[str, bytes]:
-    """Bytes of every asset of ``source``, checked; none where there is a dataset at ``target`` already.
+    """Return the bytes of every asset of ``source``; none where there is a dataset at ``target`` already.
 
     Raises:
         DatasetError: An asset is missing, or is not the one that the manifest names.
     """
     if (target / "zarr.json").exists():
         return {}
-    files = {}
-    for asset in source.manifest.assets:
-        try:
-            content = read_file(source.path, f"assets/{asset.name}", asset.nbytes)
-        except FileNotFoundError:
-            content = b""
-        if sha256_bytes(content) != asset.sha256:
-            raise DatasetError(
-                f"{source.path}: the asset {asset.name} is missing, or not the one that the manifest names",
-                expected=f"{asset.nbytes} bytes with sha256 {asset.sha256}",
-                repair="fetch the asset again from where the dataset came from",
-            )
-        files[asset.name] = content
-    return files
-
-
-def frame_blocks(frames: int, spec: FeatureSpec) -> Iterator[slice]:
-    """Frames of a clip in pieces of a feature that fit into memory, even as float64."""
-    length = max(1, BLOCK_BYTES // (8 * math.prod(spec.shape)))
-    return (slice(begin, min(frames, begin + length)) for begin in range(0, frames, length))
+    return {asset.name: read_asset(source.backend, asset) for asset in source.manifest.assets}
 
 
 def refuse_conflicts(datasets: Sequence[LatentDataset]) -> None:
-    """Check that a clip which two datasets of one identity hold is the same in both.
+    """Check that clips which several datasets of one identity hold are the same in all.
 
     Raises:
         IdentityError: Some are not; all are counted, the first ten named.
@@ -131,7 +116,7 @@ def _copy(root: Path, name: str, target: Path, nbytes: int) -> str | None:
         return None
     digest = hashlib.sha256()
     with (root / name).open("rb") as source, target.open("wb") as copy:
-        while block := source.read(BLOCK_BYTES):
+        while block := source.read(COPY_BYTES):
             digest.update(block)
             copy.write(block)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A feature of many clips as one dask array: frames are read, checked and decoded when they are computed."""
+"""Arrays of many clips as one dask array: values are read, checked and decoded when they are computed."""
 
 from __future__ import annotations
 
@@ -8,42 +8,48 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from cache_schema.format.layout import SHARD_BYTES
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cache_schema.dataset.reader import LatentDataset
-    from cache_schema.format.features import FeatureSpec
+    from collections.abc import Callable, Iterable
 
 
-def lazy_array(dataset: LatentDataset, spec: FeatureSpec, clips: Sequence[str]) -> da.Array:
-    """All frames of ``clips``, one after the other: (frames, *shape) in blocks of at most a shard's bytes."""
-    parts = []
-    for clip in clips:
-        values = _Clip(dataset, clip, spec)
-        parts.append(
-            da.from_array(
-                values,
-                chunks=(max(1, SHARD_BYTES // spec.nbytes), *spec.shape),
-                name=f"{spec.name}-{tokenize(str(dataset.place), dataset.entry(clip).digest, spec.name)}",
-                fancy=False,
-                meta=np.empty((0,) * values.ndim, values.dtype),
-            )
-        )
-    return da.concatenate(parts)
+class LazyArray:
+    """An array of one clip, as something that dask can slice.
 
+    Args:
+        read: Returns some elements along the first axis: those of a slice, or one by its number.
+        shape: Shape of the whole array.
+        dtype: Its element type.
+        identity: What decides its content.
+    """
 
-class _Clip:
-    """One feature of one clip, as something that dask can cut."""
-
-    def __init__(self, dataset: LatentDataset, clip: str, spec: FeatureSpec) -> None:
-        self._dataset, self._clip, self._feature = dataset, clip, spec.name
-        self.shape = (dataset.clip(clip).frames, *spec.shape)
-        self.dtype = np.dtype(spec.dtype)
-        self.ndim = len(self.shape)
+    def __init__(
+        self,
+        read: Callable[[slice | int], np.ndarray],
+        shape: tuple[int, ...],
+        dtype: str,
+        *identity: str,
+    ) -> None:
+        self._read = read
+        self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
+        self.name = f"teachonce-{tokenize(identity)}"
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> np.ndarray:
-        frames, *rest = index
-        values = self._dataset.read(self._clip, self._feature, frames)
-        return values[tuple(rest) if isinstance(frames, int) else (slice(None), *rest)]
+        first, *rest = index
+        values = self._read(first)
+        return values[tuple(rest) if isinstance(first, int) else (slice(None), *rest)]
+
+
+def concatenate(arrays: Iterable[LazyArray], block_length: int) -> da.Array:
+    """Return arrays one after the other along the first axis, cut into blocks of so many elements of it."""
+    return da.concatenate(
+        [
+            da.from_array(
+                array,
+                chunks=(block_length, *array.shape[1:]),
+                name=array.name,
+                fancy=False,
+                meta=np.empty((0,) * array.ndim, array.dtype),
+            )
+            for array in arrays
+        ]
+    )

@@ -1,58 +1,121 @@
-"""Writing a latent dataset: who made it is settled first, then clips are added one by one."""
+"""Writing a latent dataset: one run holds it, its manifest is settled first, clips are added one by one."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-import zarr
-
-from cache_schema.dataset.clip_writer import PARTIAL, ClipWriter, disk_errors
+from cache_schema.dataset.clip_writer import ClipWriter
+from cache_schema.dataset.commit import PARTIAL, disk_errors
 from cache_schema.dataset.reader import read_manifest
 from cache_schema.errors import DatasetError, IdentityError
+from cache_schema.format.array_metadata import CLIPS_GROUP, as_json
+from cache_schema.format.identity import difference_rows, differences
 from cache_schema.format.ledger import ClipInfo, Ledger
 from cache_schema.format.manifest import parse_root, root_document
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.locks import committing, hold
-from cache_schema.vocabulary.driving import GROUND_TRUTH
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cache_schema.format.manifest import Manifest
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Generator[None]:
-    """Hold a dataset's folder for one run, and clear away what killed runs have left.
+class DatasetWriter:
+    """Holds a dataset's folder for one run, and adds clips to it. Use it as a context manager.
+
+    On entry it clears what killed runs have left. The folder is made if it does not exist.
 
     Args:
-        path: The dataset's folder; made if it does not exist.
+        path: The dataset's folder.
+        manifest: Who writes, and what every clip holds; None to hold the folder only, and to call
+            ``establish`` once that is known.
+        assets: Bytes of every file that ``manifest.assets`` names.
 
     Raises:
-        DatasetError: Another run is writing, something else is there, or the disk refuses.
+        IdentityError: The dataset at ``path`` was made by another teacher, or from other data.
+        DatasetError: Another run is writing, something else is at ``path``, or the disk refuses.
     """
-    check_place(path)
-    with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-    with hold(path):
-        if (path / "zarr.json").exists():
-            read_manifest(path)  # only our own rubbish is cleared
-        with disk_errors(path):
-            clear_rubbish(path)
-        try:
-            yield
-        finally:
-            shutil.rmtree(path / PARTIAL, ignore_errors=True)
+
+    def __init__(
+        self, path: Path, manifest: Manifest | None = None, assets: Mapping[str, bytes] | None = None
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._assets = assets or {}
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        check_path(self.path)
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(hold(self.path))
+            stack.callback(shutil.rmtree, self.path / PARTIAL, ignore_errors=True)
+            if (self.path / "zarr.json").exists():
+                read_manifest(self.path)  # only remains of our own are cleared
+            with disk_errors(self.path):
+                clear_remains(self.path)
+            if self.manifest is not None:
+                self.establish(self.manifest, self._assets)
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def establish(self, manifest: Manifest, assets: Mapping[str, bytes]) -> None:
+        """Make the dataset, or check that it was made by the same teacher; see ``establish``."""
+        establish(self.path, manifest, assets)
+        self.manifest = manifest
+
+    def committed(self) -> tuple[str, ...]:
+        """Return the names of the clips that the dataset has."""
+        return Ledger(self.path).clips()
+
+    def clip(self, info: ClipInfo) -> ClipWriter:
+        """Begin one clip."""
+        assert self.manifest is not None, "the dataset is not established yet"
+        return ClipWriter(self.path, self.manifest, info)
 
 
-def check_place(path: Path) -> None:
-    """Check that ``path`` is a dataset, or a place for one.
+def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> None:
+    """Make the dataset, or check that it was made by the same teacher. The folder must be held.
+
+    Args:
+        path: The dataset's folder.
+        manifest: Who writes, and what every clip holds.
+        assets: Bytes of every file that ``manifest.assets`` names and that is not there yet.
 
     Raises:
-        DatasetError: There is something else.
+        IdentityError: The dataset at ``path`` was made by another teacher, or from other data.
+        DatasetError: The disk refuses.
+    """
+    if (path / "zarr.json").exists():
+        _check_same(path, read_manifest(path), manifest)
+        return
+    root = root_document(manifest)
+    parse_root(root, str(path))  # an error now is better than one in every reader
+    with disk_errors(path):
+        for name, content in assets.items():
+            (path / "assets").mkdir(exist_ok=True)
+            write_durably(path / "assets" / name, content)
+        # Made now, so that the folders themselves are on the disk before any clip and any entry.
+        for folder in ("clips", "ledger"):
+            (path / folder).mkdir(exist_ok=True)
+        write_durably(path / "clips" / "zarr.json", as_json(CLIPS_GROUP))
+        # Written last: a folder without it is no dataset yet.
+        write_durably(path / "zarr.json", root)
+
+
+def check_path(path: Path) -> None:
+    """Check that ``path`` is a dataset, or that one can be made there.
+
+    Raises:
+        DatasetError: Something else is there.
     """
     for name in ("clips", "ledger", "assets", PARTIAL):
         if (path / name).is_symlink():
@@ -88,121 +151,32 @@ def check_place(path: Path) -> None:
         )
 
 
-def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> None:
-    """Make the dataset, or check that it was made by the same teacher. The folder must be held.
-
-    Args:
-        path: The dataset's folder.
-        manifest: Who writes, and what every clip will hold.
-        assets: Bytes of every file that ``manifest.assets`` names.
-
-    Raises:
-        IdentityError: The dataset at ``path`` was made by somebody else.
-    """
-    if (path / "zarr.json").exists():
-        _check_same(path, read_manifest(path), manifest)
-        return
-    root = root_document(manifest)
-    parse_root(root, str(path))  # rather now than by whoever reads
-    with disk_errors(path):
-        for name, content in assets.items():
-            (path / "assets").mkdir(exist_ok=True)
-            write_durably(path / "assets" / name, content)
-        zarr.create_group(path / "clips", overwrite=True)
-        # Made now, so that the folder itself is on the disk before any entry.
-        (path / "ledger").mkdir(exist_ok=True)
-        # Written last: a folder without it is no dataset yet.
-        write_durably(path / "zarr.json", root)
-
-
-class DatasetWriter:
-    """Adds clips to a dataset from one process. Use it as a context manager.
-
-    Args:
-        path: The dataset's folder; made if it does not exist.
-        manifest: Who writes, and what every clip will hold.
-        assets: Bytes of every file that ``manifest.assets`` names.
-
-    Raises:
-        IdentityError: The dataset at ``path`` was made by somebody else.
-        DatasetError: Another run is writing to it.
-    """
-
-    def __init__(self, path: Path, manifest: Manifest, assets: Mapping[str, bytes] | None = None) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._assets = assets or {}
-        self._held = contextlib.ExitStack()
-
-    def __enter__(self) -> DatasetWriter:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(writing(self.path))
-            establish(self.path, self.manifest, self._assets)
-            self._held = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
-
-    def committed(self) -> tuple[str, ...]:
-        """Names of the clips that are already there."""
-        return Ledger(self.path / "ledger").clips()
-
-    def clip(self, info: ClipInfo) -> ClipWriter:
-        """Begin one clip."""
-        return ClipWriter(self.path, self.manifest, info)
-
-
-def clear_rubbish(path: Path) -> None:
+def clear_remains(path: Path) -> None:
     """Remove what killed runs have left, and folders of clips that are not in the ledger."""
     # A worker that has outlived its run may still be committing.
     with committing(path):
         shutil.rmtree(path / PARTIAL, ignore_errors=True)
-        for folder in (path, path / "assets", path / "ledger"):
+        for folder in (path, path / "assets", path / "ledger", path / "clips"):
             for unfinished in folder.glob(".*.tmp"):
                 unfinished.unlink(missing_ok=True)
-        committed = set(Ledger(path / "ledger").clips())
+        committed = set(Ledger(path).clips())
         for folder in (path / "clips").glob("*/"):
             if folder.name in committed:
                 continue
             if folder.is_symlink():
-                folder.unlink()  # what it leads to is none of ours
+                folder.unlink()  # the folder that it leads to is not the dataset's
             else:
                 shutil.rmtree(folder)
-
-
-def differences(there: Manifest, mine: Manifest) -> list[tuple[str, object, object]]:
-    """Fields in which the identities of two datasets differ, by dotted name, with both values."""
-    found = _differing_leaves(there.identity(), mine.identity())
-    if any(field.startswith("teacher") for field, _, _ in found):
-        # Assets follow from the teacher: their hashes would only hide what matters.
-        found = [difference for difference in found if not difference[0].startswith("assets")]
-    return found
-
-
-_ADDABLE = frozenset(f"features.{spec.name}" for spec in GROUND_TRUTH)
 
 
 def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:
     found = differences(there, mine)
     if found:
-        rows = "\n".join(f"    {field}: {old!r} there, {new!r} now" for field, old, new in found)
         repair = "use the same teacher, options and data, or another dataset path"
-        if all(old is None and field in _ADDABLE for field, old, _ in found):
-            repair = f"add the truth that it lacks: `teachonce add-truth {path} --data ROOT`"
+        if all(difference.adds_ground_truth for difference in found):
+            repair = f"add the ground truth that it lacks: `teachonce add-truth {path} --data ROOT`"
         raise IdentityError(
-            f"{path} was made from something else:\n{rows}",
+            f"{path} was made from something else:\n{difference_rows(found, '{} there, {} now')}",
             expected="the same teacher, checkpoint, preprocessing, features and data in every field",
             repair=repair,
         )
-
-
-def _differing_leaves(there: object, mine: object, field: str = "") -> list[tuple[str, object, object]]:
-    """Leaves in which two JSON values differ, by dotted name."""
-    if isinstance(there, dict) and isinstance(mine, dict):
-        return [
-            difference
-            for key in sorted({*there, *mine})
-            for difference in _differing_leaves(there.get(key), mine.get(key), f"{field}.{key}".lstrip("."))
-        ]
-    return [] if there == mine else [(field, there, mine)]

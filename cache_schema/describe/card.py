@@ -1,7 +1,7 @@
-"""The dataset card: ``README.md`` inside a dataset, for those who find it on the Hugging Face Hub.
+"""The dataset card: ``README.md`` inside a dataset, as the Hugging Face Hub shows it.
 
-Whatever comes from the dataset is a stranger's text: in the front matter it passes through a YAML writer, in
-the text all that could be markup is escaped.
+Text that comes from the dataset is untrusted: in the front matter it passes through a YAML writer, elsewhere
+all that could be markup is escaped.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from cache_schema.describe.card_reading import how_to_read
 from cache_schema.describe.inspect import inspect
 from cache_schema.describe.statistics import PERCENTILES, statistics
 from cache_schema.errors import RequestError
+from cache_schema.format.ragged import shape_text
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.backend import CARD
+from cache_schema.terminal import size
+from cache_schema.vocabulary.credits import credits_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
 
     from cache_schema.describe.inspect import Summary
     from cache_schema.progress import Progress
-
-CARD = "README.md"
 
 HUB_LICENCES = (
     "apache-2.0",
@@ -46,7 +48,7 @@ HUB_LICENCES = (
     "odc-by",
     "openrail",
 )
-"""Licences that the Hub knows by these names; any other is stated as ``other``, with its name."""
+"""Names of licences on the Hub; any other licence is stated as ``other``, with its name."""
 
 SIZES = (
     (10**3, "n<1K"),
@@ -57,23 +59,6 @@ SIZES = (
     (10**8, "10M<n<100M"),
 )
 """Frames below which the Hub's size category applies."""
-
-ORION_TERMS = (
-    ("ORION", "Apache-2.0", "the teacher's code and weights"),
-    (
-        "Vicuna 1.5",
-        "Llama 2 Community License Agreement",
-        "the language model that the teacher was trained from",
-    ),
-)
-ORION_PAPERS = (
-    "Fu et al., *ORION: A Holistic End-to-End Autonomous Driving Framework by Vision-Language Instructed "
-    "Action Generation*, arXiv 2503.19755",
-)
-BENCH2DRIVE_PAPERS = (
-    "Jia et al., *Bench2Drive: Towards Multi-Ability Benchmarking of Closed-Loop End-To-End Autonomous "
-    "Driving*, NeurIPS 2024 Datasets and Benchmarks",
-)
 
 
 def card(
@@ -132,12 +117,12 @@ def card(
 
 
 def title(summary: Summary) -> str:
-    """A name for people."""
+    """Return the title of the card."""
     return f"{summary.manifest.teacher.name} latents of {summary.manifest.data.name}"
 
 
 def front_matter(summary: Summary, licence: str) -> str:
-    """What the Hub reads, between its two lines of dashes."""
+    """Return what the Hub reads, between two lines of dashes."""
     known = licence.lower() in HUB_LICENCES
     fields = {
         "license": licence.lower() if known else "other",
@@ -154,8 +139,8 @@ def front_matter(summary: Summary, licence: str) -> str:
             summary.manifest.data.name,
             summary.manifest.teacher.name,
         ],
-        "size_categories": [next((size for limit, size in SIZES if summary.frames < limit), "100M<n<1B")],
-        # The Hub's viewer reads tables and images, not arrays.
+        "size_categories": [next((name for limit, name in SIZES if summary.frames < limit), "100M<n<1B")],
+        # The Hub's viewer shows tables and images, not arrays.
         "viewer": False,
     }
     return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) + "---"
@@ -165,10 +150,10 @@ def _about(summary: Summary) -> str:
     teacher, data = summary.manifest.teacher, summary.manifest.data
     step = summary.manifest.frame_step
     text = (
-        f"What the driving teacher {_plain(teacher.name)} said at {summary.frames:,} frames of "
+        f"Outputs of the teacher {_plain(teacher.name)} at {summary.frames:,} frames of "
         f"{summary.clips:,} clips of {_plain(data.name)}, so that students can be trained without running it "
         f"again. A latent dataset of format {summary.manifest.format_version}: one Zarr v3 group, "
-        f"{_size(summary.stored_bytes)} of clips and {_size(summary.asset_bytes)} of small weights, every "
+        f"{size(summary.stored_bytes)} of clips and {size(summary.asset_bytes)} of small weights, every "
         "file of a clip with its size and sha256 in `ledger/`."
     )
     if step > 1:
@@ -187,7 +172,7 @@ def _features(summary: Summary) -> str:
         (
             f"`{spec.name}`",
             spec.role,
-            f"{spec.dtype} {_shape(spec.shape)}",
+            f"{spec.dtype} {shape_text(spec.shape) if spec.shape else 'number'}",
             _plain(", ".join(promised.axes)),
             _plain(spec.unit),
             _plain(promised.frame or ""),
@@ -205,12 +190,13 @@ def _features(summary: Summary) -> str:
         "unit",
         "frame of reference",
         "encoding",
-        "bytes a frame",
+        "bytes per frame",
         "what it is",
     )
     roles = (
-        "`input`: the student reads it; `target`: the teacher said it; `truth`: the data says it. Types and "
-        "shapes are those of decoded values; bytes are what is stored."
+        "`input`: the student reads it; `target`: the teacher computed it; `truth`: ground truth. Types and "
+        "shapes are those of decoded values, `*` is an axis whose length differs from frame to frame; bytes "
+        "are what is stored, on average."
     )
     return _table(head, rows) + "\n\n" + roles
 
@@ -247,15 +233,18 @@ def _counts(summary: Summary) -> str:
 
 
 def _statistics(dataset: LatentDataset, progress: Progress) -> str:
+    head = ("feature", "mean", "std", "min", *(f"{share} %" for share in PERCENTILES), "max", "histogram")
     rows = []
     features = dataset.manifest.features
     progress.expect(len(features))
     for spec in features:
         found = statistics(dataset, spec.name)
-        numbers = (found.mean, found.std, found.minimum, *found.percentiles, found.maximum)
-        rows.append((f"`{spec.name}`", *(f"{number:.4g}" for number in numbers), f"`{found.bars}`"))
+        cells = [""] * (len(head) - 2) + ["no values"]
+        if found is not None:
+            numbers = (found.mean, found.std, found.minimum, *found.percentiles, found.maximum)
+            cells = [*(f"{number:.4g}" for number in numbers), f"`{found.bars}`"]
+        rows.append((f"`{spec.name}`", *cells))
         progress.advance()
-    head = ("feature", "mean", "std", "min", *(f"{share} %" for share in PERCENTILES), "max", "histogram")
     return (
         _table(head, rows)
         + "\n\nOver all values of all clips; histograms reach from the 1st to the 99th percentile."
@@ -267,31 +256,26 @@ def _citation(dataset: LatentDataset, summary: Summary, authors: str | None, cit
     digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     by = f"{authors}: " if authors else ""
     own = cite or f"{by}{title(summary)}, latent dataset, sha256 {digest}"
-    data, teacher = summary.manifest.data, summary.manifest.teacher
-    papers = (
-        *(BENCH2DRIVE_PAPERS if data.name == "Bench2Drive" else ()),
-        *(ORION_PAPERS if teacher.name.startswith("orion") else ()),
-    )
+    papers = credits_of(summary.manifest.teacher, summary.manifest.data).papers
     lines = [_plain(own), f"The sha256 over the digests of all its clips is `{digest}`."]
     if papers:
-        lines.append("It stands on:\n\n" + "\n".join(f"- {paper}." for paper in papers))
+        lines.append("It is built on:\n\n" + "\n".join(f"- {paper}." for paper in papers))
     return "\n\n".join(lines)
 
 
 def _licences(summary: Summary, licence: str) -> str:
     data, teacher = summary.manifest.data, summary.manifest.teacher
-    rows = [("this dataset", _plain(licence), "as whoever shares it states")]
+    rows: list[tuple[str, ...]] = [("this dataset", _plain(licence), "as its publisher states")]
     rows.append((_plain(data.name), _plain(data.licence), "the raw data that it is derived from"))
-    if teacher.name.startswith("orion") and not teacher.weights.startswith("random:"):
-        rows += ORION_TERMS
+    rows += credits_of(teacher, data).terms
     text = (
-        "Latents are derived from data and weights that come with terms of their own. Whoever uses or shares "
-        "this dataset is bound by all of these:\n\n" + _table(("what", "licence", "why"), rows)
+        "Latents are derived from data and weights that come with terms of their own. Using and sharing this "
+        "dataset is bound by all of these:\n\n" + _table(("what", "licence", "why"), rows)
     )
     if "ND" in re.split(r"[^A-Za-z]+", data.licence):
         text += (
             "\n\nThe licence of the raw data does not permit sharing derivatives of it. Whether latents are "
-            "one is for whoever shares them to settle with its owners."
+            "one has to be settled with its owners before they are shared."
         )
     return text
 
@@ -303,19 +287,6 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A stranger's text in one line, with nothing in it that Markdown or HTML would act on."""
+    """Return untrusted text in one line, with nothing in it that Markdown or HTML would act on."""
     one_line = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]()<>|#$!~&])", r"\\\1", one_line)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))})" if shape else "number"
-
-
-def _size(nbytes: int) -> str:
-    size, unit = float(nbytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.3g} {unit}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,41 +12,26 @@ if TYPE_CHECKING:
 
 
 def how_to_read(summary: Summary, name: str) -> str:
-    """Programs that read a dataset, as Markdown.
+    """Return programs that read a dataset, as Markdown.
 
     Args:
         summary: The dataset with its table of clips.
-        name: Its folder, as seen from where the programs are run.
+        name: Its folder, relative to where the programs are run.
     """
     assert summary.clip_table is not None
     clip = summary.clip_table[0].name
-    # What the teacher said, stored as it is, where there is such a thing.
-    feature = max(summary.features, key=lambda spec: (spec.encoding == "full", spec.role == "target")).name
+    # Preferably an output of the teacher that is stored as it is.
+    feature = max(
+        summary.features,
+        key=lambda spec: (
+            spec.encoding == "full" and spec.bytes_per_frame is not None,
+            spec.role == "target",
+        ),
+    ).name
     here = json.dumps(name)
-    plain = f"""\
-import json, pathlib, zarr
-
-root = pathlib.Path({here})
-features = zarr.open_group(root, mode="r").attrs["teachonce"]["features"]
-for entry in sorted(root.glob("ledger/*.json")):
-    clip = json.loads(entry.read_text())["clip"]
-    group = zarr.open_group(root / "clips" / clip["name"], mode="r")
-    for feature in features:
-        values = group[feature["name"]][:]  # (frames, *shape)
-        print(clip["name"], clip["split"], feature["name"], values.shape, values.dtype)"""
-    decode = """\
-import numpy as np
-
-def decode(group, feature):
-    values = group[feature["name"]][:]
-    if feature["encoding"] == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    if feature["encoding"] == "int8-per-channel":
-        scale = group[feature["name"] + ".scale"][:]  # (frames, channels)
-        return (values * np.expand_dims(scale, tuple(range(1, values.ndim - 1)))).astype(feature["dtype"])
-    return values"""
+    plain, decode = _programs_of_the_format()
     ours = f"""\
-from cache_schema.dataset.reader import LatentDataset
+from cache_schema import LatentDataset
 
 dataset = LatentDataset.open({here})
 values = dataset.read("{clip}", "{feature}")"""
@@ -59,12 +46,21 @@ import xarray, zarr
 
 array = zarr.open_array({json.dumps(f"{name}/clips/{clip}/{feature}")}, mode="r")
 values = xarray.DataArray(array[:], dims=array.metadata.dimension_names, attrs=dict(array.attrs))"""
-    blocks = [("With plain Zarr:", plain)]
-    if any(spec.encoding != "full" for spec in summary.features):
-        blocks.append(("Features whose encoding is not `full` become values by", decode))
+    blocks = [("With plain Zarr:", plain.replace('"NAME.zarr"', here))]
+    if any(spec.encoding != "full" or spec.bytes_per_frame is None for spec in summary.features):
+        blocks.append(
+            ("Features that are encoded or differ in shape from frame to frame become values by", decode)
+        )
     blocks += [
         ("With the package `teachonce`, which also decodes and checks:", ours),
         ("All clips at once, with dask:", dask),
         ("One clip with named axes, with xarray:", xarray),
     ]
     return "\n\n".join(f"{words}\n\n```python\n{code}\n```" for words, code in blocks)
+
+
+def _programs_of_the_format() -> tuple[str, str]:
+    """Return the programs of FORMAT.md: the reader of a dataset NAME.zarr, and the decoder."""
+    page = files("cache_schema.format").joinpath("FORMAT.md").read_text(encoding="utf-8")
+    plain, decode = re.findall(r"```python\n(.*?)\n```", page, re.DOTALL)
+    return plain, decode

@@ -1,8 +1,9 @@
 """How far two latent datasets of the same clips are apart, feature by feature.
 
 Such as one by a teacher in float32 and one by the same teacher quantised. Features are compared place by
-place: where a teacher orders rows by score, as ORION does with objects that it remembers, two rows that
-change places count as different.
+place: where a teacher orders rows by score, two rows that change places count as different.
+
+Dimension letters: n frames of a block.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Group
 
 from cache_schema.dataset.reader import LatentDataset
+from cache_schema.describe.error_sums import MeanCosine, relative_error, value_pairs
 from cache_schema.errors import RequestError
+from cache_schema.format.ragged import shape_text
+from cache_schema.progress import SILENT
+from cache_schema.terminal import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from cache_schema.format.features import FeatureSpec
-
-BLOCK_BYTES = 64 * 2**20
-"""Values of one feature, as float64, that are in memory at a time."""
+    from cache_schema.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,26 @@ class Comparison:
     features: tuple[FeatureComparison, ...]
     """Features that both hold, in the order of the first."""
 
+    def __rich__(self) -> Group:
+        """Show it as a table."""
+        shown = table("feature", "relative error", "cosine", "largest difference")
+        for row in self.features:
+            numbers = f"{row.relative_error:.2e}", f"{row.cosine:.6f}", f"{row.largest_difference:.2e}"
+            shown.add_row(row.feature, *numbers)
+        return Group(shown, f"{self.frames:,} frames of the {len(self.clips)} clips that both hold")
 
-def compare(a: Path, b: Path) -> Comparison:
+
+def compare(a: Path, b: Path, *, progress: Progress = SILENT) -> Comparison:
     """Compare all clips and features that two datasets both hold.
 
     Args:
         a: Folder of the dataset that counts as right.
         b: Folder of the other one.
+        progress: Counts clips.
 
     Raises:
         DatasetError: There is no dataset, or it is damaged.
-        RequestError: They share no clip or no feature, or a clip's length or a feature's shape differs.
+        RequestError: They share no clip or no feature, or a clip's length or a value's shape differs.
     """
     one, other = LatentDataset.open(a), LatentDataset.open(b)
     clips = tuple(clip for clip in one.clips if clip in set(other.clips))
@@ -79,11 +91,13 @@ def compare(a: Path, b: Path) -> Comparison:
                 expected="two datasets of the same raw data",
                 repair="extract the clip again from one copy of the raw data",
             )
-    sums = {spec.name: _Sums() for spec in features}
+    sums = {spec.name: _FrameSums() for spec in features}
+    progress.expect(len(clips))
     for clip in clips:
         for spec in features:
-            for block in _blocks(one.clip(clip).frames, spec):
-                sums[spec.name].add(one.read(clip, spec.name, block), other.read(clip, spec.name, block))
+            for values in value_pairs(one, other, clip, spec):
+                sums[spec.name].add(*values)
+        progress.advance()
     return Comparison(
         clips=clips,
         frames=sum(one.clip(clip).frames for clip in clips),
@@ -97,8 +111,8 @@ def _shared_features(one: LatentDataset, other: LatentDataset) -> list[FeatureSp
     for spec, theirs in shared:
         if spec.shape != theirs.shape:
             raise RequestError(
-                f"feature {spec.name!r} has shape {spec.shape} in {one.path} "
-                f"and {theirs.shape} in {other.path}",
+                f"feature {spec.name!r} has shape {shape_text(spec.shape)} in {one.path} "
+                f"and {shape_text(theirs.shape)} in {other.path}",
                 expected="the same shape in both",
                 repair="compare datasets of teachers of the same size",
             )
@@ -106,41 +120,29 @@ def _shared_features(one: LatentDataset, other: LatentDataset) -> list[FeatureSp
         raise RequestError(
             f"{one.path} and {other.path} have no feature in common",
             expected=f"one of {', '.join(spec.name for spec in one.manifest.features)} in both",
-            repair="compare datasets of teachers that say the same things",
+            repair="compare datasets of teachers with the same outputs",
         )
     return [spec for spec, _ in shared]
 
 
-def _blocks(frames: int, spec: FeatureSpec) -> Iterator[slice]:
-    """Frames of a clip in pieces that fit into memory."""
-    length = max(1, BLOCK_BYTES // (8 * math.prod(spec.shape)))
-    return (slice(begin, begin + length) for begin in range(0, frames, length))
-
-
-class _Sums:
-    """What is known of one feature after some frames, in float64."""
+class _FrameSums:
+    """Sums over some frames of a feature, in float64."""
 
     def __init__(self) -> None:
-        self.squares = self.squared_differences = self.cosines = self.largest = 0.0
-        self.frames = 0
+        self.squares = self.squared_errors = self.largest = 0.0
+        self.cosine = MeanCosine()
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Take in values (frames, ...) of both."""
-        a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (a, b))
+        """Take in values (n, ...) of both."""
+        a, b = (values.reshape(len(values), math.prod(values.shape[1:])) for values in (a, b))
+        a, b = a.astype(np.float64), b.astype(np.float64)
         difference = a - b
-        of_a, of_b = (np.linalg.norm(values, axis=1) for values in (a, b))
-        products, lengths = (a * b).sum(axis=1), of_a * of_b
-        both_zero = (of_a == 0) & (of_b == 0)
-        self.squares += float((of_a**2).sum())
-        self.squared_differences += float((difference**2).sum())
-        self.cosines += float(
-            np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), both_zero).sum()
-        )
-        self.largest = max(self.largest, float(abs(difference).max()))
-        self.frames += len(a)
+        self.squares += float((a**2).sum())
+        self.squared_errors += float((difference**2).sum())
+        self.cosine.add((a * b).sum(1), (a * a).sum(1), (b * b).sum(1))
+        self.largest = max(self.largest, float(abs(difference).max(initial=0)))
 
     def result(self, feature: str) -> FeatureComparison:
-        """The comparison of all frames taken in."""
-        error = math.sqrt(self.squared_differences)
-        relative = error / math.sqrt(self.squares) if self.squares else (math.inf if error else 0.0)
-        return FeatureComparison(feature, relative, self.cosines / self.frames, self.largest)
+        """Return the comparison of all frames taken in."""
+        relative = relative_error(self.squared_errors, self.squares)
+        return FeatureComparison(feature, relative, self.cosine.mean, self.largest)

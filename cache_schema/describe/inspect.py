@@ -1,4 +1,4 @@
-"""The first look at a dataset: who made it, what it holds, how much of it there is. No array is opened."""
+"""Summary of a dataset: who made it, what it holds, how much of it there is. No array is opened."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, computed_field
 from rich.console import Group
 
 from cache_schema.dataset.reader import LatentDataset
+from cache_schema.format.clip_files import feature_of
 from cache_schema.format.ledger import Split
 from cache_schema.format.manifest import Manifest
+from cache_schema.format.ragged import shape_text
 from cache_schema.terminal import size, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import LedgerEntry
 
 
@@ -26,12 +30,12 @@ LISTED_TEXTS = 12
 """Different texts of a tag that are still listed one by one."""
 
 
-class _Told(BaseModel):
+class _Result(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Bytes(_Told):
-    """What some values take on the disk, and what they take in a reader's hands."""
+class Bytes(_Result):
+    """Bytes of some values as they are stored, and as readers get them."""
 
     stored_bytes: int
     logical_bytes: int
@@ -39,25 +43,25 @@ class Bytes(_Told):
     @computed_field
     @property
     def ratio(self) -> float | None:
-        """How many times less is stored; None of nothing."""
+        """Logical bytes per stored byte; None of nothing."""
         return self.logical_bytes / self.stored_bytes if self.stored_bytes else None
 
 
 class FeatureSummary(Bytes):
-    """One feature over all clips."""
+    """One feature over all clips. Of a ragged lower triangle, logical bytes are those of the triangle."""
 
     name: str
     role: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: str
     unit: str
     encoding: str
-    nbytes_a_frame: int
-    """Of the values that readers get."""
+    bytes_per_frame: int | None
+    """Of the values that readers get; None where it differs from frame to frame."""
     description: str
 
 
-class ClipSummary(_Told):
+class ClipSummary(_Result):
     """One clip."""
 
     name: str
@@ -80,10 +84,10 @@ class Summary(Bytes):
     clips_by_split: dict[str, int]
     frames_by_split: dict[str, int]
     clips_by_tag: dict[str, dict[str, int]]
-    """For each tag of any clip, how many clips have which text; without text ``unknown``."""
+    """For each tag of any clip, the number of clips by text; without a text ``unknown``."""
     features: tuple[FeatureSummary, ...]
     derived: dict[str, Bytes]
-    """For each derived feature: what its inputs take, and what it would take itself in float16."""
+    """For each derived feature: the bytes of its inputs, and those that it would take itself in float16."""
     clip_table: tuple[ClipSummary, ...] | None
     """Every clip, sorted by name; None where it was not asked for."""
 
@@ -111,7 +115,7 @@ class Summary(Bytes):
         for spec in self.features:
             encoded = "" if spec.encoding == "full" else f"\nas {spec.encoding}"
             ratio = "" if spec.ratio is None else f"{spec.ratio:.2f}"
-            one_frame = f"{spec.dtype}{spec.shape}{encoded}"
+            one_frame = f"{spec.dtype}{shape_text(spec.shape)}{encoded}"
             features.add_row(spec.name, spec.role, one_frame, spec.unit, size(spec.stored_bytes), ratio)
         rows = [
             f"{clip.split:<5} {clip.frames:>6} {size(clip.stored_bytes):>8} {clip.wall_s:>6.1f} s  "
@@ -127,7 +131,7 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
 
     Args:
         where: The dataset's folder or URL.
-        clips: Also tell of every clip.
+        clips: Also list every clip.
 
     Raises:
         DatasetError: There is no dataset, or its manifest or ledger is damaged.
@@ -135,31 +139,21 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     dataset = LatentDataset.open(where)
     manifest = dataset.manifest
     infos = []
-    table = []
-    stored, frames_by_split = Counter[str](), Counter[str]()
+    clip_table = []
+    stored, values, frames_by_split = Counter[str](), Counter[str](), Counter[str]()
     for clip in dataset.clips:
         entry = dataset.entry(clip)
         infos.append(entry.clip)
         frames_by_split[entry.clip.split] += entry.clip.frames
+        values.update(entry.values)
         for path, file in entry.files.items():
             stored[feature_of(path)] += file.nbytes
         if clips:
-            table.append(_clip(entry))
+            clip_table.append(_clip(entry))
     frames = frames_by_split.total()
     tags = {tag for info in infos for tag in info.tags}
     features = tuple(
-        FeatureSummary(
-            name=spec.name,
-            role=spec.role,
-            shape=spec.shape,
-            dtype=spec.dtype,
-            unit=spec.unit,
-            encoding=spec.encoding,
-            nbytes_a_frame=spec.nbytes,
-            stored_bytes=stored[spec.name],
-            logical_bytes=frames * spec.nbytes,
-            description=spec.description,
-        )
+        _feature(spec, stored[spec.name], frames=frames, values=values[spec.name])
         for spec in manifest.features
     )
     return Summary(
@@ -177,22 +171,29 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
         derived={
             name: Bytes(
                 stored_bytes=sum(stored[source] for source in derivation.inputs),
-                logical_bytes=frames * math.prod(derivation.spec.shape) * FLOAT16_BYTES,
+                logical_bytes=frames * math.prod(derivation.spec.fixed_shape) * FLOAT16_BYTES,
             )
             for name, derivation in dataset.derivations.items()
         },
-        clip_table=tuple(table) if clips else None,
+        clip_table=tuple(clip_table) if clips else None,
     )
 
 
-def feature_of(path: str) -> str:
-    """Feature of a clip's file: ``x`` for ``x/...`` and ``x.scale/...``, empty for the clip's group."""
-    array, slash, _ = path.partition("/")
-    return array.partition(".")[0] if slash else ""
-
-
-def _count(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(value or "unknown" for value in values).items()))
+def _feature(spec: FeatureSpec, stored_bytes: int, *, frames: int, values: int) -> FeatureSummary:
+    per_frame = None if spec.ragged else spec.nbytes
+    nbytes = values * np.dtype(spec.dtype).itemsize if per_frame is None else frames * per_frame
+    return FeatureSummary(
+        name=spec.name,
+        role=spec.role,
+        shape=spec.shape,
+        dtype=spec.dtype,
+        unit=spec.unit,
+        encoding=spec.encoding,
+        bytes_per_frame=per_frame,
+        stored_bytes=stored_bytes,
+        logical_bytes=nbytes,
+        description=spec.description,
+    )
 
 
 def _clip(entry: LedgerEntry) -> ClipSummary:
@@ -207,8 +208,12 @@ def _clip(entry: LedgerEntry) -> ClipSummary:
     )
 
 
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(value or "unknown" for value in values).items()))
+
+
 def _counts(counts: dict[str, int]) -> str:
-    """How often which text; only how many texts where that would be a long list."""
+    """Return the counts by text; only the number of texts where that would be a long list."""
     if len(counts) > LISTED_TEXTS:
         return f"{len(counts)} different"
     return ", ".join(f"{count} {text}" for text, count in counts.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,20 +18,20 @@ BLOCK_BYTES = 32 * 2**20
 BINS = 2**16
 """Bins from minimum to maximum, from which percentiles are read."""
 BARS = 16
-"""Bars of the histogram that is shown."""
+"""Bars of the histogram."""
 PERCENTILES = (1, 50, 99)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the values of one feature are like."""
+    """Distribution of the values of one feature."""
 
     mean: float
     std: float
     minimum: float
     maximum: float
     percentiles: tuple[float, ...]
-    """Of ``PERCENTILES``, to 1/65536 of the range from minimum to maximum."""
+    """Values of ``PERCENTILES``, to 1/65536 of the range from minimum to maximum."""
     histogram: tuple[int, ...]
     """Counts in ``BARS`` bars of equal width from the first to the last percentile; of integers that take few
     values, in a bar for each."""
@@ -42,15 +43,21 @@ class Statistics:
         return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // highest)] for count in self.histogram)
 
 
-def statistics(dataset: LatentDataset, feature: str) -> Statistics:
+def statistics(dataset: LatentDataset, feature: str) -> Statistics | None:
     """Read all values of a feature twice; memory stays within some blocks a thread.
+
+    Returns:
+        Statistics over all values of all clips, of a ragged lower triangle over the triangle; None where
+        there is no value at all.
 
     Raises:
         DatasetError: The stored bytes are not those that were written.
     """
     spec = dataset.feature(feature)
     stored = dataset.dask(feature)
-    frames = max(1, BLOCK_BYTES // max(1, 8 * int(np.prod(spec.shape))))
+    if not stored.size:
+        return None
+    frames = max(1, BLOCK_BYTES // max(1, 8 * math.prod(stored.shape[1:])))
     values = stored.rechunk({0: frames}).astype(np.float64)
     low, high, mean, std = map(float, dask.compute(values.min(), values.max(), values.mean(), values.std()))
     integers = np.dtype(spec.dtype).kind in "bui"
@@ -75,18 +82,18 @@ def statistics(dataset: LatentDataset, feature: str) -> Statistics:
 def _percentile(
     counts: np.ndarray, edges: tuple[float, float], integers: bool, share: float, low: float, high: float
 ) -> float:
-    """The value below which a share of all lies, by a straight line through the bin that it falls into."""
+    """Return the value below which a share of all lies, linear within the bin that it falls into."""
     cumulative = np.cumsum(counts)
-    place = share * cumulative[-1]
-    bin_ = int(np.searchsorted(cumulative, place))
+    rank = share * cumulative[-1]
+    bin_ = int(np.searchsorted(cumulative, rank))
     width = (edges[1] - edges[0]) / len(counts)
-    inside = (place - (cumulative[bin_] - counts[bin_])) / counts[bin_]
+    inside = (rank - (cumulative[bin_] - counts[bin_])) / counts[bin_]
     value = edges[0] + (bin_ + inside) * width
     return float(np.clip(round(value) if integers else value, low, high))
 
 
 def _bars(counts: np.ndarray) -> tuple[int, ...]:
-    """Counts between the first and the last percentile, in ``BARS`` sums."""
+    """Return the counts between the first and the last percentile, in ``BARS`` sums."""
     share = np.cumsum(counts) / counts.sum()
     begin, end = np.searchsorted(share, (PERCENTILES[0] / 100, PERCENTILES[-1] / 100))
     cuts = np.linspace(begin, end + 1, BARS + 1).astype(int)

@@ -1,61 +1,87 @@
-"""What must lie in a clip's folder, known from the manifest and the clip's length alone.
+"""The zarr.json of a clip's group and arrays: made here once, written from it and compared with it.
 
-An array's zarr.json is compared with it before Zarr acts on it: another codec could be a decompression bomb,
-another chunk shape could take any amount of memory, another fill value could pass for data.
+An array's zarr.json is compared before Zarr acts on it: another codec could be a decompression bomb, another
+chunk shape could take any amount of memory, another fill value could pass for data.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache_schema.format.encodings import stored_arrays
-from cache_schema.format.layout import file_sizes, fill_value_of, layout_of
-from cache_schema.integrity.shard_scan import ChunkFile
+from cache_schema.format.encodings import SCALE
+from cache_schema.format.layout import fill_value_of, layout_of
+from cache_schema.format.ragged import SHAPE
 from cache_schema.storage.safe_io import canonical_json, parse_json
 
 if TYPE_CHECKING:
     from cache_schema.format.encodings import StoredArray
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import ClipInfo
-    from cache_schema.format.manifest import Manifest
+
+CLIPS_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+"""The only content of ``clips/zarr.json``."""
+KEYS = (
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+    "attributes",
+    "dimension_names",
+    "zarr_format",
+    "node_type",
+    "storage_transformers",
+)
+"""Keys of an array's zarr.json, in the order in which Zarr's own writer has them."""
 
 
-def promised_files(manifest: Manifest, frames: int) -> dict[str, ChunkFile | StoredArray | None]:
-    """Every file of a clip of ``frames`` frames, by its path in the clip's folder.
+def clip_group(clip: ClipInfo) -> dict[str, Any]:
+    """Return the zarr.json of a clip's group."""
+    return CLIPS_GROUP | {"attributes": clip.model_dump(mode="json", exclude={"name"})}
 
-    Returns:
-        For a file of values what it holds; for a zarr.json the array that it describes, None for the group.
+
+def array_document(spec: FeatureSpec, stored: StoredArray, length: int) -> dict[str, Any]:
+    """Return the zarr.json of one array of a feature.
+
+    Args:
+        spec: The feature.
+        stored: The array.
+        length: Elements along its leading axis.
     """
-    files: dict[str, ChunkFile | StoredArray | None] = {"zarr.json": None}
-    for spec in manifest.features:
-        for stored in stored_arrays(spec):
-            files[f"{stored.name}/zarr.json"] = stored
-            a_file = layout_of(stored, frames).frames_a_file
-            for begin, (name, nbytes) in zip(
-                range(0, frames, a_file), file_sizes(stored, frames).items(), strict=True
-            ):
-                files[name] = ChunkFile(spec, stored, frames, min(a_file, frames - begin), nbytes)
-    return files
+    attributes = spec.model_dump(mode="json", include={"role", "unit", "frame", "encoding", "description"})
+    if stored.name.endswith(SCALE):
+        attributes["description"] = f"What one step of {spec.name} is worth, by frame and channel."
+    if stored.name.endswith(SHAPE):
+        attributes["description"] = f"Shape of {spec.name}, by frame."
+    promised = {"attributes": attributes, **promised_document(stored, length), "storage_transformers": []}
+    return {key: promised[key] for key in KEYS}
+
+
+def as_json(document: dict[str, Any]) -> bytes:
+    """Return a document as Zarr's own writer spells it."""
+    return json.dumps(document, indent=2).encode()
 
 
 def check_group(content: bytes, clip: ClipInfo) -> str | None:
-    """Compare the bytes of a clip's own zarr.json with what the ledger says; None if nothing differs."""
-    attributes = clip.model_dump(mode="json", exclude={"name"})
+    """Compare the bytes of a clip's own zarr.json with the ledger; None if nothing differs."""
     try:
         document = parse_json(content)
     except ValueError as error:
         return f"is not plain JSON: {error}"
-    if document != {"zarr_format": 3, "node_type": "group", "attributes": attributes}:
+    if document != clip_group(clip):
         return "does not say of the clip what the ledger says"
     return None
 
 
-def check_document(content: bytes, stored: StoredArray, frames: int) -> str | None:
+def check_document(content: bytes, stored: StoredArray, length: int) -> str | None:
     """Compare the bytes of an array's zarr.json with what the manifest promises; None if nothing differs.
 
-    Attributes only repeat the manifest for whoever reads without it, and may say anything.
+    Attributes only repeat the manifest for readers without it, and may be anything.
     """
     try:
         document = parse_json(content)
@@ -65,53 +91,54 @@ def check_document(content: bytes, stored: StoredArray, frames: int) -> str | No
         return "is no JSON object"
     document.pop("attributes", None)
     if not document.get("storage_transformers", True):
-        del document["storage_transformers"]  # an empty list says what silence says
-    if canonical_json(document) == _promised_bytes(stored, frames):
+        del document["storage_transformers"]  # an empty list means the same as none
+    if canonical_json(document) == _promised_bytes(stored, length):
         return None
-    promised = promised_document(stored, frames)
+    promised = promised_document(stored, length)
     for key in sorted({*document, *promised}):
         if key not in promised:
-            return f"says {key!r}, which no array of this format does"
+            return f"has {key!r}, which no array of this format has"
         if key not in document:
-            return f"says nothing of {key!r}"
+            return f"lacks {key!r}"
         if canonical_json(document[key]) != canonical_json(promised[key]):
-            return f"says {key} {_short(document[key])}, where the manifest promises {_short(promised[key])}"
+            return f"has {key} {_short(document[key])}, where the manifest promises {_short(promised[key])}"
     return None
 
 
-def promised_document(stored: StoredArray, frames: int) -> dict[str, Any]:
-    """The zarr.json of an array of ``frames`` frames, less its attributes."""
-    layout = layout_of(stored, frames)
+def promised_document(stored: StoredArray, length: int) -> dict[str, Any]:
+    """Return what the manifest promises of the zarr.json of an array: all of it but the attributes."""
+    layout = layout_of(stored, length)
     little_endian = {"configuration": {"endian": "little"}} if np.dtype(stored.dtype).itemsize > 1 else {}
-    chain = [{"name": "bytes", **little_endian}, {"name": "crc32c"}]
+    codecs = [{"name": "bytes", **little_endian}, {"name": "crc32c"}]
     if layout.shards is not None:
         sharding = {
             "chunk_shape": layout.chunks,
-            "codecs": chain,
+            "codecs": codecs,
             "index_codecs": [
                 {"name": "bytes", "configuration": {"endian": "little"}},
                 {"name": "crc32c"},
             ],
             "index_location": "end",
         }
-        chain = [{"name": "sharding_indexed", "configuration": sharding}]
+        codecs = [{"name": "sharding_indexed", "configuration": sharding}]
     fill_value = fill_value_of(stored)
     return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": (frames, *stored.shape),
+        "shape": (length, *stored.shape),
         "data_type": stored.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": layout.shards or layout.chunks}},
+        # One folder an array, not one a dimension.
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "codecs": chain,
         "fill_value": "NaN" if fill_value != fill_value else fill_value,
-        "dimension_names": ("frame", *stored.axes),
+        "codecs": codecs,
+        "dimension_names": (stored.leading, *stored.axes),
+        "zarr_format": 3,
+        "node_type": "array",
     }
 
 
 @functools.lru_cache(4096)
-def _promised_bytes(stored: StoredArray, frames: int) -> bytes:
-    return canonical_json(promised_document(stored, frames))
+def _promised_bytes(stored: StoredArray, length: int) -> bytes:
+    return canonical_json(promised_document(stored, length))
 
 
 def _short(value: object) -> str:

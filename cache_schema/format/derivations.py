@@ -1,7 +1,7 @@
 """Features that are not stored but computed when they are read: rows of stored ones, linearly projected.
 
-What a language model saw may be much wider than what it was projected from. A dataset then stores the narrow
-rows and, once, the projections as an asset; whoever wants the wide rows gets them from both.
+The input of a language model may be much wider than what it was projected from. A dataset then stores the
+narrow rows and, once, the projections as an asset; a reader computes the wide rows from both.
 
 Dimension letters: n frames, R rows of a segment, E width of a stored row, D width of a derived row.
 """
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cache_schema.errors import DatasetError
 from cache_schema.format.features import FEATURE_NAME, FeatureSpec
+from cache_schema.format.limits import SEGMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,15 +45,15 @@ class Derivation(_Record):
     """A feature of shape (rows, D) that is computed from stored features and an asset."""
 
     name: str = Field(pattern=FEATURE_NAME)
-    """What readers ask for. No stored feature has this name."""
+    """Name under which it is read. No stored feature has this name."""
     width: int = Field(ge=1)
     """Width D."""
-    asset: str
+    asset: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
     """File of the linear maps: ``assets/<asset>.safetensors``."""
-    segments: tuple[DerivedSegment, ...] = Field(min_length=1)
-    """The rows, in order."""
+    segments: tuple[DerivedSegment, ...] = Field(min_length=1, max_length=SEGMENTS)
+    """Where the rows come from, in order."""
     description: str = ""
-    """One sentence for a stranger."""
+    """One sentence."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class Derivation(_Record):
 
     @property
     def spec(self) -> FeatureSpec:
-        """What readers get."""
+        """The derived feature as readers get it."""
         return FeatureSpec(
             name=self.name,
             shape=(sum(segment.length for segment in self.segments), self.width),
@@ -73,12 +74,12 @@ class Derivation(_Record):
         )
 
     def misfit(self, features: Mapping[str, FeatureSpec]) -> str | None:
-        """Say why these stored features cannot be its inputs; None if they can."""
+        """Return why these stored features cannot be its inputs; None if they can."""
         for segment in self.segments:
             spec = features.get(segment.input)
-            if spec is None or len(spec.shape) not in (1, 2):
+            if spec is None or spec.ragged or len(spec.shape) not in (1, 2):
                 return f"there are no rows {segment.input!r}"
-            rows, width = spec.shape if len(spec.shape) == 2 else (1, *spec.shape)
+            rows, width = (1, *spec.fixed_shape)[-2:]
             if segment.begin + segment.length > rows:
                 return f"{segment.input} has {rows} rows, fewer than {segment.begin + segment.length}"
             if segment.projection is None and width != self.width:
@@ -86,7 +87,7 @@ class Derivation(_Record):
         return None
 
     def check_asset(self, maps: Mapping[str, np.ndarray], features: Mapping[str, FeatureSpec]) -> None:
-        """Check that linear maps fit what they project.
+        """Check that linear maps fit the rows that they project.
 
         Raises:
             DatasetError: One is missing, or has another shape.
@@ -95,7 +96,7 @@ class Derivation(_Record):
             if segment.projection is None:
                 continue
             shapes = {
-                f"{segment.projection}.weight": (self.width, features[segment.input].shape[-1]),
+                f"{segment.projection}.weight": (self.width, features[segment.input].fixed_shape[-1]),
                 f"{segment.projection}.bias": (self.width,),
             }
             for name, shape in shapes.items():

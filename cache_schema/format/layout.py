@@ -1,7 +1,8 @@
 """How a stored array is cut into chunks and shards, and how many bytes that makes.
 
 A chunk is what can be read alone, a shard is one file. One frame of a large array is one chunk, so that
-training may read frames in any order; small arrays are one chunk a clip. Measured reasons are in FORMAT.md.
+training may read frames in any order; small arrays are one chunk a clip; the flat values of a ragged feature
+are cut into chunks of a fixed number of values. FORMAT.md has the measurements behind this.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from cache_schema.format.encodings import StoredArray
 
 PAGE_BYTES = 4096
-"""A disk hands out no less, so an array below it gains nothing from a chunk a frame."""
+"""A disk reads no less, so an array below it gains nothing from a chunk a frame."""
+CHUNK_VALUES = 65_536
+"""Values of one chunk of a ragged feature."""
 SHARD_BYTES = 256 * 2**20
-"""Cap of one file: large enough for sequential speed, small enough to assemble in memory."""
+"""Cap of one file: large enough for sequential speed, small enough to check and to send at a time."""
 CHECKSUM_BYTES = 4
 """crc32c after every chunk and after every shard's index."""
+ABSENT = 2**64 - 1
+"""Offset and length, in a shard's index, of a chunk beyond the end of the array."""
 INDEX_ENTRY_BYTES = 16
 """Offset and length of one chunk in a shard's index."""
 
@@ -32,39 +37,59 @@ class Layout(NamedTuple):
     shards: tuple[int, ...] | None
 
     @property
-    def frames_a_file(self) -> int:
-        """Frames that one file holds: what a writer must gather before it writes."""
+    def file_length(self) -> int:
+        """Elements along the leading axis that one file has room for."""
         return (self.shards or self.chunks)[0]
 
+    @property
+    def index_entries(self) -> int:
+        """Chunks that the index of every file has room for; 0 where files have no index."""
+        return 0 if self.shards is None else self.shards[0] // self.chunks[0]
 
-def layout_of(stored: StoredArray, frames: int) -> Layout:
-    """Chunks and shards of a clip of ``frames`` frames."""
-    # Scales lie as their values do: whoever reads one frame reads no more of them than that.
+    def chunks_in(self, held: int) -> int:
+        """Return the number of chunks of a file that holds so many elements; the last may be padded."""
+        return -(-held // self.chunks[0])
+
+
+def layout_of(stored: StoredArray, length: int) -> Layout:
+    """Return chunks and shards of an array with ``length`` elements along its leading axis."""
+    if stored.leading == "value":
+        if length <= CHUNK_VALUES:
+            return Layout((max(1, length),), None)
+        chunks = min(-(-length // CHUNK_VALUES), max(1, SHARD_BYTES // (CHUNK_VALUES * stored.nbytes)))
+        return Layout((CHUNK_VALUES,), (chunks * CHUNK_VALUES,))
+    # Scales are cut as their values are: reading one frame reads no more of them than that.
     if stored.nbytes < PAGE_BYTES and not stored.name.endswith(SCALE):
-        return Layout((frames, *stored.shape), None)
-    shard_frames = min(frames, max(1, SHARD_BYTES // stored.nbytes))
-    return Layout((1, *stored.shape), (shard_frames, *stored.shape))
+        return Layout((length, *stored.shape), None)
+    shard_length = min(length, max(1, SHARD_BYTES // stored.nbytes))
+    return Layout((1, *stored.shape), (shard_length, *stored.shape))
 
 
 def fill_value_of(stored: StoredArray) -> float | int | bool:
-    """What an unwritten chunk would read as: NaN where the type has it, since no committed value is NaN."""
-    dtype = np.dtype(stored.dtype)
-    return float("nan") if dtype.kind == "f" else dtype.type(0).item()
+    """Return the value that Zarr reads where a chunk is missing.
 
-
-def file_sizes(stored: StoredArray, frames: int) -> dict[str, int]:
-    """Exact bytes of every file that holds values, by its path in the clip's folder.
-
-    There is no compressor, so sizes are arithmetic: a file of another size holds something else.
+    It is NaN where the dtype has it, since no committed value is; 0 in a flat array, whose last chunk is
+    padded with it.
     """
-    layout = layout_of(stored, frames)
+    dtype = np.dtype(stored.dtype)
+    return float("nan") if dtype.kind == "f" and stored.leading == "frame" else dtype.type(0).item()
+
+
+def file_sizes(stored: StoredArray, length: int) -> dict[str, int]:
+    """Return the exact bytes of every file that holds values, by its path in the clip's folder.
+
+    There is no compressor, so sizes are arithmetic: a file of another size is damaged.
+    """
+    layout = layout_of(stored, length)
+    chunk_bytes = layout.chunks[0] * stored.nbytes + CHECKSUM_BYTES
+    index_bytes = layout.index_entries * INDEX_ENTRY_BYTES + CHECKSUM_BYTES if layout.shards else 0
     sizes = {}
-    for number, begin in enumerate(range(0, frames, layout.frames_a_file)):
-        held = min(layout.frames_a_file, frames - begin)
-        if layout.shards is None:
-            nbytes = held * stored.nbytes + CHECKSUM_BYTES
-        else:
-            index = layout.frames_a_file * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
-            nbytes = held * (stored.nbytes + CHECKSUM_BYTES) + index
-        sizes[".".join((f"{stored.name}/c", str(number), *("0" for _ in stored.shape)))] = nbytes
+    for number, begin in enumerate(range(0, length, layout.file_length)):
+        chunks = layout.chunks_in(min(layout.file_length, length - begin))
+        sizes[chunk_path(stored, number)] = chunks * chunk_bytes + index_bytes
     return sizes
+
+
+def chunk_path(stored: StoredArray, number: int) -> str:
+    """Return the path of an array's file of values with this number, in the clip's folder."""
+    return ".".join((f"{stored.name}/c", str(number), *("0" for _ in stored.shape)))

@@ -1,4 +1,4 @@
-"""What is committed: one small JSON file a clip, written last. Not in the ledger, not there."""
+"""The ledger: one JSON file a clip, written last. A clip without an entry is not part of the dataset."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from cache_schema.errors import DatasetError
+from cache_schema.errors import DatasetError, StorageError
+from cache_schema.format.features import FEATURE_NAME
+from cache_schema.format.limits import FRAMES, TAGS, VALUES
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of, write_durably
-from cache_schema.storage.safe_io import (
-    CLIP_NAME,
-    FRAMES,
-    TAGS,
-    canonical_json,
-    file_names,
-    parse_json,
-    read_file,
-)
+from cache_schema.storage.open import open_backend
+from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES, canonical_json, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pydantic import SerializerFunctionWrapHandler
+
+    from cache_schema.storage.backend import StorageBackend
 
 Split = Literal["train", "val"]
 FORMAT_1_TAGS = ("scenario", "town", "route", "weather")
 """The tags that every clip has in format 1, as fields of their own, empty where unknown."""
 TagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+FeatureName = Annotated[str, Field(pattern=FEATURE_NAME)]
 FilePath = Annotated[
     str,
     Field(pattern=r"^([a-z][a-z0-9_]{0,63}(\.[a-z]{1,16})?/(c(\.[0-9]{1,6}){1,9}|zarr\.json)|zarr\.json)$"),
@@ -51,12 +49,12 @@ class ClipInfo(_Record):
     split: Split
     """Side of the train/validation split."""
     tags: dict[TagName, str] = Field(default_factory=dict, max_length=TAGS)
-    """What else is known of the clip, such as its town. A tag without text is no tag."""
+    """Further facts about the clip, such as its town. A tag without text is no tag."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_format_1(cls, fields: Any) -> Any:
-        """Read the spelling of format 1, in which four tags are fields."""
+        """Accept the spelling of format 1, in which four tags are fields."""
         if not isinstance(fields, dict) or "tags" in fields:
             return fields
         tags = {name: fields[name] for name in FORMAT_1_TAGS if name in fields}
@@ -70,7 +68,7 @@ class ClipInfo(_Record):
 
     @model_serializer(mode="wrap")
     def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Where the four tags of format 1 suffice, they are fields; so equal clips have equal digests."""
+        """Write the four tags of format 1 as fields where they suffice: equal clips have equal digests."""
         fields = serialize(self)
         if fits_format_1(self.tags) and "tags" in fields:
             tags = fields.pop("tags")
@@ -97,11 +95,45 @@ class LedgerEntry(_Record):
     files: dict[FilePath, FileRecord]
     """Every file below the clip's folder, by its path relative to that folder."""
     digest: str
-    """sha256 over the clip's description and its files: equal digests, equal clips."""
+    """sha256 over the clip's description, its files and its numbers of values: equal digests, equal clips."""
     wall_s: float = Field(ge=0)
     """The clip's share of the wall time of the run that made it; over all clips of a run, its length."""
     writer: str
     """Machine that wrote it."""
+    values: dict[FeatureName, Annotated[int, Field(ge=0, le=VALUES)]] = Field(default_factory=dict)
+    """Stored values of every ragged feature in this clip, from which the sizes of its files follow."""
+
+    @model_validator(mode="after")
+    def _values_have_files(self) -> Self:
+        if strangers := sorted(name for name in self.values if f"{name}/zarr.json" not in self.files):
+            raise ValueError(f"values of features that the clip has no files of: {', '.join(strangers)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_values(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        if not self.values:
+            fields.pop("values", None)  # as in format 1
+        return fields
+
+    @classmethod
+    def of(
+        cls,
+        clip: ClipInfo,
+        files: Mapping[str, FileRecord],
+        values: Mapping[str, int],
+        *,
+        wall_s: float,
+        writer: str,
+    ) -> Self:
+        """Return the entry of a clip with these files, and with these numbers of values."""
+        files, values = dict(files), dict(values)
+        digest = digest_of(clip, files, values)
+        return cls(clip=clip, files=files, digest=digest, wall_s=wall_s, writer=writer, values=values)
+
+    def holding(self, files: Mapping[str, FileRecord], values: Mapping[str, int]) -> Self:
+        """Return the entry of the same clip with other files and numbers of values."""
+        return self.of(self.clip, files, values, wall_s=self.wall_s, writer=self.writer)
 
     @property
     def nbytes(self) -> int:
@@ -109,17 +141,21 @@ class LedgerEntry(_Record):
         return sum(file.nbytes for file in self.files.values())
 
 
-def digest_of(clip: ClipInfo, files: dict[str, FileRecord]) -> str:
-    """Digest of a clip's content, whoever made it and however long that took."""
-    content = {
+def digest_of(
+    clip: ClipInfo, files: Mapping[str, FileRecord], values: Mapping[str, int] | None = None
+) -> str:
+    """Return the digest of a clip's content, whichever machine made it and however long that took."""
+    content: dict[str, Any] = {
         "clip": clip.model_dump(mode="json"),
         "files": {path: record.model_dump(mode="json") for path, record in files.items()},
     }
+    if values:
+        content["values"] = dict(values)
     return sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """Size and digest of every file below ``folder``."""
+    """Return size and digest of every file below ``folder``."""
     return {
         path.relative_to(folder).as_posix(): FileRecord(nbytes=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(folder.rglob("*"))
@@ -128,7 +164,7 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def entry_document(entry: LedgerEntry) -> bytes:
-    """The file of an entry: its fields, and a seal over all of them, since the digest spares two."""
+    """Return the file of an entry: its fields, and a seal over all of them, as the digest leaves out two."""
     fields = entry.model_dump(mode="json")
     # As UTF-8: of an escape, a flipped bit may make another spelling of the same character.
     return json.dumps({**fields, "seal": seal_of(fields)}, indent=1, ensure_ascii=False).encode()
@@ -158,7 +194,8 @@ def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
         ) from error
     unsealed = seal is None  # as early datasets have them
     sealed = unsealed or seal == seal_of(fields)
-    if not sealed or entry.digest != digest_of(entry.clip, entry.files) or entry.clip.name != clip:
+    digest = digest_of(entry.clip, entry.files, entry.values)
+    if not sealed or entry.digest != digest or entry.clip.name != clip:
         raise DatasetError(
             f"the ledger entry {where} contradicts itself",
             expected="a digest over the clip and the files that it lists, under the clip's own name",
@@ -168,25 +205,33 @@ def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
 
 
 def seal_of(fields: dict[str, object]) -> str:
-    """Seal over an entry's fields as JSON holds them."""
+    """Return the seal over an entry's fields as JSON holds them."""
     return sha256_bytes(canonical_json(fields))
 
 
 class Ledger:
-    """The folder ``ledger/`` of a latent dataset."""
+    """The ledger of a latent dataset: the only list of its committed clips.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        dataset: The dataset's folder, URL or storage backend.
+    """
+
+    def __init__(self, dataset: str | Path | StorageBackend) -> None:
+        self._backend = open_backend(dataset)
 
     def clips(self) -> tuple[str, ...]:
-        """Names of the committed clips, sorted.
+        """Return the names of the committed clips, sorted.
 
         Raises:
             DatasetError: The ledger is no plain folder.
+            StorageError: The storage cannot be reached, or cannot be listed.
         """
-        names = file_names(self.folder.parent, self.folder.name)
+        names = self._backend.names("ledger")
         clips = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-        return tuple(clip for clip in clips if re.fullmatch(CLIP_NAME, clip))
+        return tuple(sorted(clip for clip in clips if re.fullmatch(CLIP_NAME, clip)))
+
+    def __contains__(self, clip: str) -> bool:
+        return bool(re.fullmatch(CLIP_NAME, clip)) and self._backend.size(_entry_of(clip)) is not None
 
     def read(self, clip: str) -> LedgerEntry:
         """Return a clip's entry.
@@ -194,25 +239,35 @@ class Ledger:
         Raises:
             DatasetError: There is none, it does not parse, or its digest does not fit what it lists.
         """
-        name = f"{clip}.json"
+        name = _entry_of(clip)
         try:
             if not re.fullmatch(CLIP_NAME, clip):
                 raise FileNotFoundError(name)
-            content = read_file(self.folder.parent, f"{self.folder.name}/{name}")
+            content = self._backend.read(name, JSON_BYTES)
         except FileNotFoundError as error:
             raise DatasetError(
                 f"clip {clip!r} is not in the ledger",
                 expected=f"a committed clip: there are {len(self.clips())}, listed by `teachonce inspect`",
                 repair="correct the name, or extract the clip",
             ) from error
-        return parse_entry(content, clip, str(self.folder / name))
+        return parse_entry(content, clip, f"{self._backend}/{name}")
 
     def commit(self, entry: LedgerEntry) -> None:
-        """Make a clip part of the dataset.
+        """Make a clip part of the dataset, which is a folder of this machine.
 
         Raises:
-            DatasetError: No reader would take the entry.
+            DatasetError: No reader would accept the entry.
         """
-        path, content = self.folder / f"{entry.clip.name}.json", entry_document(entry)
-        parse_entry(content, entry.clip.name, str(path))
-        write_durably(path, content)
+        name, content = _entry_of(entry.clip.name), entry_document(entry)
+        if self._backend.local is None:
+            raise StorageError(
+                f"{self._backend} is not on this machine",
+                expected="a dataset in a folder, to which clips are committed one by one",
+                repair="write to a folder, and share it with `teachonce push`",
+            )
+        parse_entry(content, entry.clip.name, f"{self._backend}/{name}")
+        write_durably(self._backend.local / name, content)
+
+
+def _entry_of(clip: str) -> str:
+    return f"ledger/{clip}.json"

@@ -1,30 +1,36 @@
-"""Who made a latent dataset, from what, and what it promises to hold."""
+"""The manifest: which teacher made a latent dataset, from which data, and what every clip of it holds."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from cache_schema.errors import DatasetError
+from cache_schema.format.derivations import Derivation
 from cache_schema.format.features import FeatureSpec
-from cache_schema.storage.atomic_io import sha256_bytes
-from cache_schema.storage.safe_io import (
+from cache_schema.format.ledger import FORMAT_1_TAGS, TagName, fits_format_1
+from cache_schema.format.limits import (
     ASSET_BYTES,
     ASSETS,
     AXES,
+    DERIVATIONS,
     FEATURES,
     FRAME_BYTES,
     FRAMES,
-    canonical_json,
-    parse_json,
+    TAGS,
 )
+from cache_schema.storage.atomic_io import sha256_bytes
+from cache_schema.storage.safe_io import canonical_json, parse_json
 
-FORMAT_VERSION = 1
-"""The only format this code writes; FORMAT.md is its definition."""
+if TYPE_CHECKING:
+    from pydantic import SerializerFunctionWrapHandler
+
+FORMAT_VERSIONS = (1, 2)
+"""The formats that this program reads and writes; FORMAT.md defines them."""
 SEAL = "teachonce_sha256"
 """Root attribute beside the manifest: sha256 of its canonical JSON. Early datasets have none."""
 
@@ -34,7 +40,7 @@ class _Record(BaseModel):
 
 
 class TeacherIdentity(_Record):
-    """Everything that decides what a teacher says. Two datasets mix only if all of it agrees."""
+    """Everything that decides a teacher's outputs. Two datasets mix only if all of it agrees."""
 
     name: str
     """Preset or class, such as ``orion-7b``."""
@@ -83,7 +89,8 @@ class AssetSpec(_Record):
 class Manifest(_Record):
     """The group attribute ``teachonce`` of a latent dataset."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 0
+    """2 where the dataset uses anything that format 2 adds, else 1. Computed; a given one must be right."""
     features: tuple[FeatureSpec, ...] = Field(max_length=FEATURES)
     teacher: TeacherIdentity
     data: DataIdentity
@@ -91,20 +98,29 @@ class Manifest(_Record):
     assets: tuple[AssetSpec, ...] = Field(default=(), max_length=ASSETS)
     frame_step: int = Field(default=1, ge=1, le=FRAMES)
     """One frame in so many of a clip is held, from the first on. The teacher saw them all."""
+    derivations: tuple[Derivation, ...] = Field(default=(), max_length=DERIVATIONS)
+    """Features that are not stored but computed from stored ones when they are read."""
+    tags: tuple[TagName, ...] = Field(default=FORMAT_1_TAGS, max_length=TAGS)
+    """Names of the tags that clips may have. Those of format 1 are implied where they suffice."""
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Manifest:
-        for kind, named in (("feature", self.features), ("asset", self.assets)):
-            names = [entry.name for entry in named]
+    def _names_are_unique(self) -> Self:
+        named = {
+            "feature": [spec.name for spec in (*self.features, *self.derivations)],
+            "asset": [asset.name for asset in self.assets],
+            "tag": list(self.tags),
+        }
+        for kind, names in named.items():
             if len(set(names)) != len(names):
                 raise ValueError(f"{kind} names repeat: {sorted(names)}")
         return self
 
     @model_validator(mode="after")
-    def _frames_are_bounded(self) -> Manifest:
-        for spec in self.features:
+    def _frames_are_bounded(self) -> Self:
+        for spec in (*self.features, *(derivation.spec for derivation in self.derivations)):
             # Python's integers do not wrap around, NumPy's would.
-            nbytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+            known = math.prod(length for length in spec.shape if length is not None)
+            nbytes = known * np.dtype(spec.dtype).itemsize
             if len(spec.shape) > AXES or nbytes > FRAME_BYTES:
                 raise ValueError(
                     f"{spec.name}: a frame of {len(spec.shape)} axes and {nbytes} bytes, "
@@ -112,20 +128,66 @@ class Manifest(_Record):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _derivations_have_inputs(self) -> Self:
+        features = {spec.name: spec for spec in self.features}
+        for derivation in self.derivations:
+            misfit = derivation.misfit(features)
+            if misfit is None and f"{derivation.asset}.safetensors" not in {a.name for a in self.assets}:
+                misfit = f"there is no asset {derivation.asset!r}"
+            if misfit is not None:
+                raise ValueError(f"{derivation.name} cannot be derived: {misfit}")
+        return self
+
+    @model_validator(mode="after")
+    def _version_is_computed(self) -> Self:
+        tags = FORMAT_1_TAGS if fits_format_1(self.tags) else tuple(sorted(self.tags))
+        object.__setattr__(self, "tags", tags)
+        uses_format_2 = (
+            any(spec.ragged for spec in self.features)
+            or any(spec.encoding == "lower-triangle" or spec.dtype == "uint8" for spec in self.features)
+            or bool(self.derivations)
+            or not fits_format_1(tags)
+        )
+        version = 2 if uses_format_2 else 1
+        if self.format_version not in (0, version):
+            raise ValueError(f"this is a dataset of format {version}, not {self.format_version}")
+        object.__setattr__(self, "format_version", version)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what format 1 does not have."""
+        fields = serialize(self)
+        if not self.derivations:
+            fields.pop("derivations", None)
+        if self.tags == FORMAT_1_TAGS:
+            fields.pop("tags", None)
+        return fields
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a manifest with some fields changed, validated again, its format version computed anew.
+
+        Raises:
+            ValueError: The fields contradict each other.
+        """
+        return self.model_validate({**dict(self), "format_version": 0, **changes})
+
     def feature(self, name: str) -> FeatureSpec | None:
-        """Return the feature called ``name``, or None."""
+        """Return the stored feature called ``name``, or None."""
         return next((spec for spec in self.features if spec.name == name), None)
 
     def identity(self) -> dict[str, Any]:
-        """What must agree before another run may add clips: everything but the code's own versions."""
+        """Return what must agree before another run may add clips: all but the code's own versions."""
         identity = self.model_dump(mode="json", exclude={"code"})
-        for named in ("features", "assets"):
-            identity[named] = {entry["name"]: entry for entry in identity[named]}
+        for named in ("features", "assets", "derivations"):
+            if named in identity:
+                identity[named] = {entry["name"]: entry for entry in identity[named]}
         return identity
 
 
 def root_document(manifest: Manifest) -> bytes:
-    """The root zarr.json of a dataset: a Zarr group that carries the manifest and its seal."""
+    """Return the root zarr.json of a dataset: a Zarr group that carries the manifest and its seal."""
     held = manifest.model_dump(mode="json")
     root = {
         "zarr_format": 3,
@@ -157,17 +219,17 @@ def parse_root(content: bytes, where: str) -> Manifest:
             expected="a Zarr v3 group with an attribute 'teachonce'",
             repair="point to the folder that `teachonce extract` made",
         ) from error
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in FORMAT_VERSIONS:
         raise DatasetError(
             f"{where} has format version {version!r}",
-            expected=f"format version {FORMAT_VERSION}, the one this program reads",
+            expected=f"format version {' or '.join(map(str, FORMAT_VERSIONS))}, which this program reads",
             repair="install the version of teachonce that wrote it, or a newer one",
         )
     seal = attributes.pop(SEAL, None)
     try:
         # Nothing else may stand there, or a changed key could make the seal disappear.
         if root != {"zarr_format": 3, "node_type": "group"} or attributes:
-            raise ValueError(f"it also says {sorted({*root, *attributes} - {'zarr_format', 'node_type'})}")
+            raise ValueError(f"it also has {sorted({*root, *attributes} - {'zarr_format', 'node_type'})}")
         if seal is not None and seal != sha256_bytes(canonical_json(held)):
             raise ValueError("it was changed after it was written: its seal does not fit")
         return Manifest.model_validate_json(canonical_json(held), strict=True)

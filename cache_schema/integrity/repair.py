@@ -1,8 +1,8 @@
 """Damaged clips are set aside, so that the next extraction makes them again.
 
-Nothing is mended in place and nothing is deleted that somebody may want to look at: a bad clip moves, whole,
-to ``.quarantine/``, which readers, verification and extraction pass over. A clip that is not there is a clip
-that an extraction, a merge or a pull makes again.
+Nothing is repaired in place, and nothing is deleted that may still be examined: a damaged clip moves, whole,
+to ``.quarantine/``, which readers, verification and extraction ignore. A clip that is missing is a clip that
+an extraction, a merge or a pull makes again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.clip_writer import PARTIAL, disk_errors
+from rich.console import Group
+
+from cache_schema.dataset.commit import PARTIAL, disk_errors
 from cache_schema.dataset.reader import read_manifest
-from cache_schema.dataset.writer import check_place, clear_rubbish
+from cache_schema.dataset.writer import check_path, clear_remains
 from cache_schema.errors import DatasetError
 from cache_schema.format.ledger import Ledger
-from cache_schema.integrity.verify import Problem, Verification, verify
+from cache_schema.integrity.problem import Problem, problem_table
+from cache_schema.integrity.verify import Verification, verify
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import rename_durably, sync
 from cache_schema.storage.locks import hold
@@ -24,23 +27,37 @@ from cache_schema.storage.locks import hold
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.console import RenderableType
+
     from cache_schema.progress import Progress
 
 QUARANTINE = ".quarantine"
-"""Of bad clips: ``.quarantine/<clip>/`` holds the folder as ``clip`` and the entry as ``entry.json``."""
+"""``.quarantine/<clip>/`` holds the folder of a damaged clip as ``clip`` and its entry as ``entry.json``."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair found and did; of a dry run, what it would do."""
+    """Result of a repair; of a dry run, what it would do."""
 
+    dry_run: bool
     verification: Verification
     quarantined: tuple[str, ...]
     """Clips that were set aside, to be made again."""
     cleared: tuple[str, ...]
-    """What killed runs had left of these clips, deleted."""
+    """Clips of which killed runs had left remains, now deleted."""
     left: tuple[Problem, ...]
-    """Problems of the dataset as a whole, which setting clips aside does not mend."""
+    """Problems of the dataset as a whole, which setting clips aside does not solve."""
+
+    def __rich__(self) -> Group:
+        """Show it as lines, and a table of what is left."""
+        would = "would be " if self.dry_run else ""
+        lines: list[RenderableType] = [f"{would}put aside: {clip}" for clip in self.quarantined]
+        lines += [f"{would}cleared away: {clip}" for clip in self.cleared]
+        if self.left:
+            lines.append(problem_table(self.left, "beyond repair; fetch these files again"))
+        elif not self.quarantined:
+            lines.append(f"{self.verification.clips} clips: all as written")
+        return Group(*lines)
 
 
 def repair(
@@ -61,23 +78,24 @@ def repair(
     Raises:
         DatasetError: There is no readable manifest, another run is writing, or the disk refuses.
     """
-    check_place(path)
+    check_path(path)
     read_manifest(path)  # before a lock file is made: there may be no dataset
     if dry_run:
-        return _plan(path, verify(path, threads=threads, progress=progress))
+        return _plan(path, verify(path, threads=threads, progress=progress), dry_run=True)
     with hold(path):
-        found = _plan(path, verify(path, threads=threads, progress=progress))
+        found = _plan(path, verify(path, threads=threads, progress=progress), dry_run=False)
         with disk_errors(path):
             for clip in found.quarantined:
                 _set_aside(path, clip)
-            clear_rubbish(path)
+            clear_remains(path)
     return found
 
 
-def _plan(path: Path, verification: Verification) -> Repair:
-    committed = set(Ledger(path / "ledger").clips())
+def _plan(path: Path, verification: Verification, *, dry_run: bool) -> Repair:
+    committed = set(Ledger(path).clips())
     concerned = {problem.clip for problem in verification.problems if problem.clip is not None}
     return Repair(
+        dry_run=dry_run,
         verification=verification,
         quarantined=tuple(sorted(concerned & committed)),
         cleared=tuple(sorted(concerned - committed)),
@@ -98,14 +116,14 @@ def _set_aside(path: Path, clip: str) -> None:
             repair="delete the link and run this command again",
         )
     quarantine.mkdir(exist_ok=True)
-    # A clip may have been bad before.
+    # A clip may have been damaged before.
     names = itertools.chain([clip], (f"{clip}.{number}" for number in itertools.count(2)))
-    place = next(quarantine / name for name in names if not (quarantine / name).exists())
-    place.mkdir()
-    # The entry first: a clip without it is not there, whatever happens next.
-    rename_durably(path / "ledger" / f"{clip}.json", place / "entry.json")
+    aside = next(quarantine / name for name in names if not (quarantine / name).exists())
+    aside.mkdir()
+    # The entry first: without it the clip is not part of the dataset, whatever happens next.
+    rename_durably(path / "ledger" / f"{clip}.json", aside / "entry.json")
     folder = path / "clips" / clip
     if folder.is_symlink() or folder.exists():
-        rename_durably(folder, place / "clip")
+        rename_durably(folder, aside / "clip")
         sync(path / "clips")
     sync(path / "ledger")

@@ -1,4 +1,4 @@
-"""Datasets of the same teacher and data become one."""
+"""Merging datasets of the same teacher and data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, refuse_conflicts
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import DatasetWriter, differences
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import IdentityError, RequestError
+from cache_schema.format.identity import difference_rows, differences
 from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
@@ -50,15 +51,14 @@ def merge(out: Path, inputs: Sequence[Path], *, progress: Progress = SILENT) -> 
         for clip in todo:
             nbytes += copy_clip(holder_of[clip], clip, out).nbytes
             progress.advance()
-    return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes)
+    return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes, path=out)
 
 
 def _refuse_another_identity(one: LatentDataset, other: LatentDataset) -> None:
     found = differences(one.manifest, other.manifest)
     if found:
-        rows = "\n".join(f"    {field}: {first!r} and {second!r}" for field, first, second in found)
         raise IdentityError(
-            f"{one.path} and {other.path} differ:\n{rows}",
+            f"{one.path} and {other.path} differ:\n{difference_rows(found, '{} and {}')}",
             expected="the same teacher, checkpoint, preprocessing, features and data in every field",
-            repair="merge datasets of one teacher; where only encodings differ, `teachonce recode` one first",
+            repair="merge datasets of one teacher; where encodings differ, `teachonce reencode` one first",
         )

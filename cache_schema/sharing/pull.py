@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,18 +16,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.clip_writer import PARTIAL, commit_folder, disk_errors
+from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import establish, writing
-from cache_schema.errors import DatasetError, LeftOut, PlaceError, RequestError
-from cache_schema.format.array_metadata import promised_files
-from cache_schema.format.ledger import Ledger, digest_of
-from cache_schema.integrity.shard_scan import ChunkFile
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.errors import DatasetError, LeftOut, RequestError, StorageError
+from cache_schema.format.clip_files import ChunkFile, promised_files
 from cache_schema.progress import SILENT
 from cache_schema.sharing.subset import ALL, ClipFilter
-from cache_schema.storage.atomic_io import rename_durably, sync, sync_tree, write_durably
+from cache_schema.storage.atomic_io import rename_durably, sync, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.storage.safe_io import JSON_BYTES, file_size
+from cache_schema.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from cache_schema.format.ledger import LedgerEntry
     from cache_schema.format.manifest import AssetSpec, Manifest
     from cache_schema.progress import Progress
-    from cache_schema.storage.backend import Place
+    from cache_schema.storage.backend import StorageBackend
 
 STREAMS = 8
 """Clips that are fetched at the same time."""
@@ -58,7 +56,16 @@ class Pulled:
     nbytes: int
     """Bytes of the clips that it added."""
     failed: tuple[LeftOut, ...]
-    """Clips that are not what their ledger entries say, or that the place does not hand out."""
+    """Clips that are not what their ledger entries say, or that the storage does not return."""
+    path: Path
+    """Folder of the dataset that was fetched."""
+
+    def __rich__(self) -> str:
+        """Show it in a line."""
+        return (
+            f"{len(self.fetched)} clips, {size(self.nbytes)} fetched to {self.path}; "
+            f"{len(self.present)} were there"
+        )
 
 
 def pull(
@@ -75,7 +82,7 @@ def pull(
     everything is kept that a student reads (role ``input``), so that it can start from them.
 
     Args:
-        url: Where the dataset is, as `place_of` takes it.
+        url: Where the dataset is, as `open_backend` takes it.
         path: Folder of the dataset to fetch to; made if it does not exist.
         which: Clips to fetch; all by default.
         features: Names of the features to keep; all by default.
@@ -85,7 +92,7 @@ def pull(
         RequestError: There is no such feature, or no clip that fits.
         IdentityError: Another dataset is at ``path``.
         DatasetError: At ``url`` is no dataset, an asset is not as promised, or the disk has no room.
-        PlaceError: The place cannot be reached.
+        StorageError: The storage cannot be reached.
     """
     source = LatentDataset.open(url)
     manifest = source.manifest if features is None else _part_of(source, features)
@@ -93,28 +100,28 @@ def pull(
     named = [clip for clip in source.clips if fnmatchcase(clip, which.clips or "*")]
     if which.clips is not None and not named:
         raise RequestError(
-            f"{source.place} has no clip that fits {which.clips!r}",
+            f"{source.backend} has no clip that fits {which.clips!r}",
             expected=f"a pattern that fits some of {len(source.clips)} clips, such as '*_Town05_*'",
             repair="correct the pattern; `teachonce inspect --clips` lists the clips",
         )
-    with writing(path):
-        if (path / "zarr.json").exists():
-            establish(path, manifest, {})  # before anything is fetched: is it the same dataset?
-        present = set(Ledger(path / "ledger").clips())
+    # Before anything is fetched: is the dataset at the path the same?
+    with DatasetWriter(path, manifest if (path / "zarr.json").exists() else None) as writer:
+        present = set(writer.committed())
         wanted, failed = _entries(source, manifest, [clip for clip in named if clip not in present])
         wanted = [entry for entry in wanted if which.matches(entry.clip)]
         _check_room(path, sum(entry.nbytes for entry in wanted) + sum(a.nbytes for a in manifest.assets))
         for asset in manifest.assets:
-            _fetch_asset(source.place, asset, path)
-        establish(path, manifest, {})
-        _fetch_card(source.place, path)
+            _fetch_asset(source.backend, asset, path)
+        writer.establish(manifest, {})
+        _fetch_card(source.backend, path)
         progress.expect(sum(entry.nbytes for entry in wanted))
-        fetched = _fetch_clips(_Fetch(source.place, path, progress), wanted, failed)
+        fetched = _fetch_clips(_Fetch(source.backend, path, progress), wanted, failed)
     return Pulled(
         fetched=tuple(sorted(entry.clip.name for entry in fetched)),
         present=tuple(clip for clip in named if clip in present),
         nbytes=sum(entry.nbytes for entry in fetched),
         failed=tuple(sorted(failed, key=lambda left: left.clip)),
+        path=path,
     )
 
 
@@ -129,8 +136,8 @@ def _fetch_clips(fetch: _Fetch, wanted: Sequence[LedgerEntry], failed: list[Left
                 try:
                     fetched.append(done.result())
                     fetch.progress.advance(0, clip_of[done])
-                except (_NotAsListedError, PlaceError) as error:
-                    unreachable += isinstance(error, PlaceError)
+                except (_NotAsListedError, StorageError) as error:
+                    unreachable += isinstance(error, StorageError)
                     if unreachable == PATIENCE:
                         raise
                     failed.append(LeftOut(clip_of[done], error.happened, error.repair))
@@ -148,7 +155,7 @@ class _NotAsListedError(DatasetError):
 class _Fetch:
     """Brings clips from a place to a dataset, in as many threads as call it."""
 
-    def __init__(self, source: Place, path: Path, progress: Progress) -> None:
+    def __init__(self, source: StorageBackend, path: Path, progress: Progress) -> None:
         self.stopped = threading.Event()
         self._source = source
         self._path = path
@@ -157,13 +164,12 @@ class _Fetch:
     def clip(self, entry: LedgerEntry) -> LedgerEntry:
         """Fetch the files of an entry, and commit them."""
         name = entry.clip.name
-        folder = self._path / PARTIAL / f"{platform.node()}-{os.getpid()}" / name
         with disk_errors(self._path):
+            folder = new_clip_folder(self._path, name)
             try:
                 for file, record in entry.files.items():
                     (folder / file).parent.mkdir(parents=True, exist_ok=True)
                     self.file(f"clips/{name}/{file}", folder / file, record.nbytes, record.sha256)
-                sync_tree(folder)
                 return commit_folder(self._path, folder, entry)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -196,9 +202,15 @@ def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
     source.require(features)
     whole = source.manifest
     kept = tuple(spec for spec in whole.features if spec.name in features)
-    startable = all(spec in kept for spec in whole.features if spec.role == "input")
-    assets = tuple(asset for asset in whole.assets if startable or asset.nbytes <= SMALL_ASSET_BYTES)
-    return whole.model_copy(update={"features": kept, "assets": assets})
+    has_inputs = all(spec in kept for spec in whole.features if spec.role == "input")
+    assets = tuple(asset for asset in whole.assets if has_inputs or asset.nbytes <= SMALL_ASSET_BYTES)
+    names = {asset.name for asset in assets}
+    derivations = tuple(
+        derivation
+        for derivation in whole.derivations
+        if {*derivation.inputs} <= {*features} and f"{derivation.asset}.safetensors" in names
+    )
+    return whole.replace(features=kept, assets=assets, derivations=derivations)
 
 
 def _entries(
@@ -223,20 +235,21 @@ def _entries(
 
 
 def _kept(entry: LedgerEntry, whole: Manifest, manifest: Manifest) -> LedgerEntry:
-    """The entry of a clip that holds only what ``manifest`` promises."""
-    promised = promised_files(whole, entry.clip.frames)
-    lies = entry.files.keys() ^ promised.keys()
+    """Return the entry of a clip that holds only what ``manifest`` promises."""
+    frames = entry.clip.frames
+    promised = promised_files(whole.features, frames, entry.values)
+    wrong = entry.files.keys() ^ promised.keys()
     for name in promised.keys() & entry.files.keys():
         expected = promised[name]
         nbytes = entry.files[name].nbytes
         # So a ledger that lies cannot fill the disk.
         if nbytes != expected.nbytes if isinstance(expected, ChunkFile) else nbytes > JSON_BYTES:
-            lies.add(name)
-    if lies:
-        raise _not_as_listed(f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(lies)}")
-    kept = promised_files(manifest, entry.clip.frames)
+            wrong.add(name)
+    if wrong:
+        raise _not_as_listed(f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(wrong)}")
+    kept = promised_files(manifest.features, frames, entry.values)
     files = {name: record for name, record in entry.files.items() if name in kept}
-    return entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
+    return entry.holding(files, {name: n for name, n in entry.values.items() if f"{name}/zarr.json" in files})
 
 
 def _check_room(path: Path, nbytes: int) -> None:
@@ -249,7 +262,7 @@ def _check_room(path: Path, nbytes: int) -> None:
         )
 
 
-def _fetch_asset(source: Place, asset: AssetSpec, path: Path) -> None:
+def _fetch_asset(source: StorageBackend, asset: AssetSpec, path: Path) -> None:
     name = f"assets/{asset.name}"
     if file_size(path, name) == asset.nbytes:
         return
@@ -261,7 +274,7 @@ def _fetch_asset(source: Place, asset: AssetSpec, path: Path) -> None:
         rename_durably(temporary, path / name)
 
 
-def _fetch_card(source: Place, path: Path) -> None:
+def _fetch_card(source: StorageBackend, path: Path) -> None:
     try:
         card = source.read(CARD, JSON_BYTES)
     except FileNotFoundError:

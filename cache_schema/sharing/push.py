@@ -18,15 +18,17 @@ from huggingface_hub import metadata_load
 from yaml import YAMLError
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import differences
-from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
+from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
+from cache_schema.format.identity import difference_rows, differences
 from cache_schema.format.ledger import parse_entry
 from cache_schema.format.manifest import parse_root
 from cache_schema.integrity.verify import verify
 from cache_schema.progress import SILENT
-from cache_schema.storage.backend import CARD, INDEX, place_of
+from cache_schema.storage.backend import CARD, INDEX
 from cache_schema.storage.object_store import PART_BYTES
+from cache_schema.storage.open import open_backend
 from cache_schema.storage.safe_io import JSON_BYTES
+from cache_schema.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from cache_schema.format.ledger import LedgerEntry
     from cache_schema.progress import Progress
-    from cache_schema.storage.backend import Content, Listed, Place
+    from cache_schema.storage.backend import Content, ListedFile, StorageBackend
 
 OURS = ("assets", "clips", "ledger", CARD, INDEX, ".gitattributes")
 """What a place may hold before its dataset has a root: of a push cut short, or of a new repository."""
@@ -52,6 +54,14 @@ class Pushed:
     """Clips that were there, whole, before."""
     nbytes: int
     """Bytes of the files that were sent."""
+    url: str
+    """Where the dataset was sent."""
+
+    def __rich__(self) -> str:
+        """Show it in a line."""
+        return (
+            f"{len(self.sent)} clips, {size(self.nbytes)} sent to {self.url}; {len(self.present)} were there"
+        )
 
 
 def push(
@@ -64,13 +74,13 @@ def push(
 
     Args:
         path: The dataset's folder, with a card that states its licence.
-        url: Where to send it, as `place_of` reads it.
+        url: Where to send it, as `open_backend` reads it.
         progress: Counts bytes.
 
     Raises:
         DatasetError: The dataset is damaged, or has no card with a licence.
         IdentityError: Another dataset is there.
-        PlaceError: The place cannot be reached, refuses, or is too small for so many files.
+        StorageError: The storage cannot be reached, refuses, or is too small for so many files.
     """
     check_licence(path)
     dataset = LatentDataset.open(path)
@@ -81,7 +91,7 @@ def push(
             expected="every file that the ledger lists, and no other",
             repair="run `teachonce repair`, and extract again what it took out",
         )
-    target = place_of(url)
+    target = open_backend(url)
     if target.local and target.local.resolve() == path.resolve():
         raise RequestError(
             f"{path} is where it would be sent to",
@@ -101,18 +111,18 @@ def push(
     }
     progress.expect(_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()))
     if first:
-        target.send([first])
+        target.upload([first])
         progress.advance(_nbytes(first.values()))
 
     def send(clips: Sequence[str]) -> None:
         files = {name: file for clip in clips for name, file in missing[clip].items()}
         ledger = {name: path / name for clip in clips if (name := f"ledger/{clip}.json") not in there}
-        target.send([files, ledger])
+        target.upload([files, ledger])
         progress.advance(_nbytes(files.values()), ", ".join(clips))
 
     waiting = tuple(missing)
-    step = target.clips_a_send
-    with ThreadPoolExecutor(target.senders) as pool:
+    step = target.clips_per_upload
+    with ThreadPoolExecutor(target.parallel_uploads) as pool:
         try:
             list(pool.map(send, [waiting[begin : begin + step] for begin in range(0, len(waiting), step)]))
         except BaseException:
@@ -122,11 +132,12 @@ def push(
     last: list[Mapping[str, Content]] = [{CARD: path / CARD, INDEX: json.dumps(index, indent=1).encode()}]
     if "zarr.json" not in there:
         last.append({"zarr.json": path / "zarr.json"})
-    target.send(last)
+    target.upload(last)
     return Pushed(
         sent=tuple(missing),
         present=tuple(sorted(entries.keys() - missing.keys())),
         nbytes=_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()),
+        url=url,
     )
 
 
@@ -149,16 +160,18 @@ def check_licence(path: Path) -> None:
 
 
 def _check_target(
-    target: Place, there: Mapping[str, Listed], dataset: LatentDataset, entries: Mapping[str, LedgerEntry]
+    target: StorageBackend,
+    there: Mapping[str, ListedFile],
+    dataset: LatentDataset,
+    entries: Mapping[str, LedgerEntry],
 ) -> set[str]:
     """Check that the target holds nothing, or clips of the same dataset; return the names of its clips."""
     committed = {name[len("ledger/") : -len(".json")] for name in there if name.startswith("ledger/")}
     if "zarr.json" in there:
         found = parse_root(target.read("zarr.json", JSON_BYTES), str(target))
-        if rows := differences(found, dataset.manifest):
-            listed = "\n".join(f"    {field}: {old!r} there, {new!r} here" for field, old, new in rows)
+        if different := differences(found, dataset.manifest):
             raise IdentityError(
-                f"{target} holds another dataset:\n{listed}",
+                f"{target} holds another dataset:\n{difference_rows(different, '{} there, {} here')}",
                 expected="the same teacher, checkpoint, preprocessing, features and data in every field",
                 repair="push to a place of its own",
             )
@@ -188,7 +201,7 @@ def _check_target(
     return committed
 
 
-def _check_room(target: Place, there: Iterable[str], entries: Mapping[str, LedgerEntry]) -> None:
+def _check_room(target: StorageBackend, there: Iterable[str], entries: Mapping[str, LedgerEntry]) -> None:
     if target.limits is None:
         return
     files = {f"clips/{clip}/{name}" for clip, entry in entries.items() for name in entry.files}
@@ -196,18 +209,19 @@ def _check_room(target: Place, there: Iterable[str], entries: Mapping[str, Ledge
     folders = {name.rpartition("/")[0] for name in names}
     folders |= {folder.rpartition("/")[0] for folder in folders} - {""}
     widest = max(Counter(name.rpartition("/")[0] for name in names | folders).values(), default=0)
-    parts = math.ceil(max(len(names) / target.limits.files, widest / target.limits.entries_a_folder))
+    parts = math.ceil(max(len(names) / target.limits.files, widest / target.limits.entries_per_folder))
     if parts > 1:
-        raise PlaceError(
+        raise StorageError(
             f"{target} would hold {len(names):,} files, and a folder of {widest:,} entries",
-            expected=f"at most {target.limits.files:,} files, {target.limits.entries_a_folder:,} in a folder",
+            expected=f"at most {target.limits.files:,} files, "
+            f"{target.limits.entries_per_folder:,} in a folder",
             repair=f"split it: `teachonce subset IN OUT --part 1/{parts}` and so on to {parts}/{parts}, "
             "push each part as its own dataset; `teachonce merge` joins them again",
         )
 
 
 def _missing(
-    path: Path, entry: LedgerEntry, there: Mapping[str, Listed], committed: bool
+    path: Path, entry: LedgerEntry, there: Mapping[str, ListedFile], committed: bool
 ) -> dict[str, Content]:
     """Files of a clip that are not there as they should be."""
     missing: dict[str, Content] = {}

@@ -1,16 +1,18 @@
-"""The same values stored otherwise, with the error that this makes."""
+"""The same values in another encoding, with the error that this makes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
+from rich.console import Group
 
-from cache_schema.dataset.copy_clips import asset_files, frame_blocks
+from cache_schema.dataset.blocks import frame_blocks
+from cache_schema.dataset.copy_clips import asset_files
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.describe.encoding_error import EncodingLoss, measure
+from cache_schema.describe.encoding_error import EncodingError, encoding_error
 from cache_schema.errors import RequestError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.progress import SILENT
@@ -25,27 +27,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recoded:
-    """What a recoding has done."""
+class Reencoded:
+    """Result of a reencoding."""
 
     clips: int
     frames: int
-    features: tuple[EncodingLoss, ...]
+    features: tuple[EncodingError, ...]
+    path: Path = field(compare=False)
+    """Folder of the reencoded dataset."""
+
+    def __rich__(self) -> Group:
+        """Show the error of every feature, and how much was written."""
+        return Group(*self.features, f"{self.clips} clips, {self.frames:,} frames in {self.path}")
 
 
-def recode(
+def reencode(
     source: Path,
     out: Path,
     encodings: Mapping[str, str],
     *,
     progress: Progress = SILENT,
-) -> Recoded:
+) -> Reencoded:
     """Write a dataset with some features in other encodings. Run again, it goes on where it stopped.
 
     Args:
-        source: Folder of the dataset to recode. It stays as it is.
-        out: Folder of the recoded one; made if it does not exist.
-        encodings: Feature to its encoding. All other features are written as they are stored.
+        source: Folder of the dataset to reencode. It stays as it is.
+        out: Folder of the reencoded one; made if it does not exist.
+        encodings: Encoding by the feature's name. All other features are written as they are stored.
         progress: Counts clips.
 
     Returns:
@@ -53,27 +61,29 @@ def recode(
 
     Raises:
         RequestError: A feature does not exist, or cannot have that encoding.
+        FeatureError: A value does not fit the encoding, such as one above the diagonal of a lower triangle.
         IdentityError: At ``out`` is a dataset of another identity.
         DatasetError: The source is damaged, ``out`` is being written by another run, or the disk refuses.
     """
     dataset = LatentDataset.open(source)
-    manifest = recoded_manifest(dataset, encodings)
+    manifest = reencoded_manifest(dataset, encodings)
     with DatasetWriter(out, manifest, asset_files(dataset, out)) as writer:
         todo = [clip for clip in dataset.clips if clip not in set(writer.committed())]
         progress.expect(len(todo))
         for clip in todo:
-            _recode_clip(dataset, writer.clip(dataset.clip(clip)), encodings)
+            _reencode_clip(dataset, writer.clip(dataset.clip(clip)), encodings)
             progress.advance()
-        recoded = LatentDataset.open(out)
-        return Recoded(
+        reencoded = LatentDataset.open(out)
+        return Reencoded(
             clips=len(dataset.clips),
             frames=sum(dataset.clip(clip).frames for clip in dataset.clips),
-            features=tuple(measure(dataset, recoded, feature) for feature in encodings),
+            features=tuple(encoding_error(dataset, reencoded, feature) for feature in encodings),
+            path=out,
         )
 
 
 def parse_encodings(texts: Sequence[str]) -> dict[str, str]:
-    """Read ``FEATURE=ENCODING`` of a command line.
+    """Parse ``FEATURE=ENCODING`` options of a command line.
 
     Raises:
         RequestError: There is none, one has another form, or a feature comes twice.
@@ -87,15 +97,15 @@ def parse_encodings(texts: Sequence[str]) -> dict[str, str]:
         encodings[feature] = encoding
     if not encodings:
         raise RequestError(
-            f"it is not clear what to recode: {', '.join(texts) or 'nothing is named'}",
-            expected="FEATURE=ENCODING, each feature once, as in scene_queries=int8-per-channel",
+            f"it is not clear what to reencode: {', '.join(texts) or 'nothing is named'}",
+            expected="FEATURE=ENCODING, each feature once, as in queries=int8-per-channel",
             repair="name the features and their encodings",
         )
     return encodings
 
 
-def recoded_manifest(dataset: LatentDataset, encodings: Mapping[str, str]) -> Manifest:
-    """The manifest of a dataset whose features have other encodings, and nothing else.
+def reencoded_manifest(dataset: LatentDataset, encodings: Mapping[str, str]) -> Manifest:
+    """Return the manifest of a dataset whose features have other encodings, and nothing else.
 
     Raises:
         RequestError: A feature does not exist, or cannot have that encoding.
@@ -112,19 +122,20 @@ def recoded_manifest(dataset: LatentDataset, encodings: Mapping[str, str]) -> Ma
             except ValidationError as error:
                 raise RequestError(
                     f"{spec.name} cannot be stored as {encoding!r}: {error.errors()[0]['msg']}",
-                    expected="full, bfloat16 or int8-per-channel, for a feature that the encoding can hold",
+                    expected="full, bfloat16, int8-per-channel or lower-triangle, "
+                    "for a feature that the encoding can hold",
                     repair="choose another encoding or feature",
                 ) from error
         specs.append(spec)
-    return dataset.manifest.model_copy(update={"features": tuple(specs)})
+    return dataset.manifest.replace(features=tuple(specs))
 
 
-def _recode_clip(dataset: LatentDataset, clip: ClipWriter, encodings: Mapping[str, str]) -> None:
-    entry = dataset.entry(clip.info.name)
+def _reencode_clip(dataset: LatentDataset, clip: ClipWriter, encodings: Mapping[str, str]) -> None:
+    name = clip.info.name
     for spec in dataset.manifest.features:
-        for frames in frame_blocks(entry.clip.frames, spec):
+        for frames in frame_blocks(dataset, name, spec.name):
             if spec.name in encodings:
-                clip.append({spec.name: dataset.read(clip.info.name, spec.name, frames)})
+                clip.append({spec.name: dataset.read(name, spec.name, frames)})
             else:
-                clip.append_stored(spec.name, dataset.stored(clip.info.name, spec.name, frames))
-    clip.commit(wall_s=entry.wall_s)
+                clip.append_stored(spec.name, dataset.stored(name, spec.name, frames))
+    clip.commit(wall_s=dataset.entry(name).wall_s)

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
-from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, frame_blocks, refuse_conflicts
+from cache_schema.dataset.blocks import frame_blocks
+from cache_schema.dataset.copy_clips import Copied, asset_files, copy_clip, refuse_conflicts
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import RequestError
+from cache_schema.format.limits import FRAMES
 from cache_schema.progress import SILENT
-from cache_schema.storage.safe_io import FRAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from cache_schema.dataset.clip_writer import ClipWriter
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipFilter:
-    """Which clips: patterns with ``*`` and ``?``; all have to match. None lets all pass."""
+    """Which clips: patterns with ``*`` and ``?``, all of which have to match. None matches all."""
 
     split: str | None = None
     clips: str | None = None
-    """Pattern for the clip's name."""
+    """Pattern of the clip's name."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Tag -> pattern; a clip without the tag has an empty text there."""
+    """Pattern by the tag's name; a clip without the tag has an empty text there."""
 
     def matches(self, clip: ClipInfo) -> bool:
-        """Whether a clip passes."""
+        """Return whether a clip is chosen."""
         texts = [(clip.split, self.split), (clip.name, self.clips)]
         texts += [(clip.tags.get(tag, ""), pattern) for tag, pattern in self.tags.items()]
         return all(pattern is None or fnmatchcase(text, pattern) for text, pattern in texts)
@@ -44,9 +45,28 @@ ALL = ClipFilter()
 """Every clip."""
 
 
+def parse_tags(texts: Iterable[str]) -> dict[str, str]:
+    """Parse ``NAME=PATTERN`` options of a command line.
+
+    Raises:
+        RequestError: One has another form.
+    """
+    patterns = {}
+    for text in texts:
+        name, equals, pattern = text.partition("=")
+        if not (name and equals):
+            raise RequestError(
+                f"the tag {text!r} does not parse",
+                expected="NAME=PATTERN, as in town='Town0*'",
+                repair="write the tag's name, an equals sign and a pattern",
+            )
+        patterns[name] = pattern
+    return patterns
+
+
 @dataclass(frozen=True)
 class Part:
-    """One of ``count`` parts of a list of clips, which differ by one clip at most."""
+    """One of ``count`` parts of a list of clips, whose lengths differ by one clip at most."""
 
     number: int
     """From 1 on."""
@@ -54,7 +74,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``k/N``.
+        """Parse ``k/N``.
 
         Raises:
             RequestError: It is something else.
@@ -69,7 +89,7 @@ class Part:
         )
 
     def of(self, names: list[str]) -> list[str]:
-        """Every ``count``-th of the names: neighbours, which resemble each other, go to different parts."""
+        """Return every ``count``-th name: neighbours, which resemble each other, go to different parts."""
         return names[self.number - 1 :: self.count]
 
 
@@ -85,7 +105,7 @@ def subset(
     """Write a part of a dataset. Run again, it goes on where it stopped.
 
     Whole clips are copied digest for digest, and the part has the identity of the whole: parts can be merged.
-    Clips of every n-th frame are written anew, and the manifest says so in ``frame_step``, which is part of
+    Clips of every n-th frame are written anew, and the manifest has the n as ``frame_step``, which is part of
     the identity: they can be merged with each other, never with whole clips.
 
     Args:
@@ -110,7 +130,7 @@ def subset(
             repair="correct the number",
         )
     chosen = _choose(dataset, which, part)
-    manifest = dataset.manifest.model_copy(update={"frame_step": frame_step})
+    manifest = dataset.manifest.replace(frame_step=frame_step)
     with DatasetWriter(out, manifest, asset_files(dataset, out)) as writer:
         present = set(writer.committed()).intersection(chosen)
         if every == 1:
@@ -126,7 +146,7 @@ def subset(
                 thinned = info.model_copy(update={"frames": math.ceil(info.frames / every)})
                 nbytes += _thin_out(dataset, writer.clip(thinned), every).nbytes
             progress.advance()
-    return Copied(added=tuple(todo), present=tuple(sorted(present)), nbytes=nbytes)
+    return Copied(added=tuple(todo), present=tuple(sorted(present)), nbytes=nbytes, path=out)
 
 
 def _choose(dataset: LatentDataset, which: ClipFilter, part: Part | None) -> list[str]:
@@ -147,11 +167,8 @@ def _choose(dataset: LatentDataset, which: ClipFilter, part: Part | None) -> lis
 
 def _thin_out(dataset: LatentDataset, clip: ClipWriter, every: int) -> LedgerEntry:
     """Write every ``every``-th frame of a clip as it is stored, so that no encoding is applied twice."""
-    entry = dataset.entry(clip.info.name)
-    frames = range(0, entry.clip.frames, every)
+    name = clip.info.name
     for spec in dataset.manifest.features:
-        for piece in frame_blocks(len(frames), spec):
-            block = frames[piece]
-            stored = dataset.stored(clip.info.name, spec.name, slice(block.start, block.stop, every))
-            clip.append_stored(spec.name, stored)
-    return clip.commit(wall_s=entry.wall_s)
+        for frames in frame_blocks(dataset, name, spec.name, every=every):
+            clip.append_stored(spec.name, dataset.stored(name, spec.name, frames))
+    return clip.commit(wall_s=dataset.entry(name).wall_s)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 from typing import TYPE_CHECKING
 
+from cache_schema.errors import RequestError
+
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -15,7 +20,7 @@ def write_durably(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # never through a link that somebody left there
+        with temporary.open("xb") as file:  # never through a link that was left there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -26,6 +31,45 @@ def write_durably(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
+    """Yield a path to write to: the target's own name in a hidden folder beside it.
+
+    Once written, the file and all others put beside it move to the folder of the target, the target last.
+
+    Args:
+        target: Where the file is to be; nothing may be there yet.
+        failures: What a writing library raises besides OSError where the disk refuses.
+
+    Raises:
+        RequestError: The target exists already, its folder does not, or it cannot be written.
+    """
+    folder = target.with_name(f".{target.name}.partial")
+    try:
+        if target.exists() or not target.parent.is_dir():
+            raise RequestError(
+                f"{target} "
+                + ("exists already" if target.exists() else "is in a folder that does not exist"),
+                expected="a new file in a folder that exists",
+                repair="give another path, or move what is there",
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder / target.name
+        sync_tree(folder)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+            rename_durably(file, target.parent / file.name)
+    except (OSError, *failures) as error:
+        raise RequestError(
+            f"{target} cannot be written: {error}",
+            expected="room for the weights, and the right to write",
+            repair="free space, or give another path",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def rename_durably(source: Path, target: Path) -> None:
     """Move a finished file or folder into place within one file system."""
     source.rename(target)
@@ -33,7 +77,7 @@ def rename_durably(source: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force one file, or the listing of one folder, to the disk."""
+    """Flush one file, or the listing of one folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -42,7 +86,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force every file and every listing below ``folder`` to the disk."""
+    """Flush every file and every listing below ``folder`` to the disk."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
@@ -54,6 +98,6 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
+    """Hex digest of a file's bytes, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

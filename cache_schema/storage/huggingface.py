@@ -1,4 +1,4 @@
-"""A dataset repository of Hugging Face as a place.
+"""A dataset repository of Hugging Face as a storage backend.
 
 The hub's own client finds the repository, lists it and commits to it. Bytes are read from the hub's file
 addresses through obstore, like those of any web server: exact ranges and bounded streams, which the client's
@@ -17,9 +17,9 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError, RepositoryNotF
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
-from cache_schema.errors import PlaceError, RequestError
-from cache_schema.storage.backend import Limits, Listed
-from cache_schema.storage.object_store import ObjectPlace, http_store
+from cache_schema.errors import RequestError, StorageError
+from cache_schema.storage.backend import Limits, ListedFile
+from cache_schema.storage.object_store import ObjectStoreBackend, http_store
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?/?")
 DATASET = "dataset"
-"""The kind of repository, as the client calls it."""
+"""The type of repository, in the client's words."""
 RETRIES: RetryConfig = {
     "max_retries": 12,
     "backoff": {"init_backoff": timedelta(seconds=1), "max_backoff": timedelta(minutes=1), "base": 2},
@@ -39,19 +39,19 @@ RETRIES: RetryConfig = {
 """The hub counts requests over five minutes, and answers 429 until they are over."""
 
 
-class HubPlace(ObjectPlace):
+class HubBackend(ObjectStoreBackend):
     """``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``, read as of one commit.
 
     Raises:
         RequestError: The URL is of another form.
-        PlaceError: There is no such repository, or no right to read it.
+        StorageError: There is no such repository, or no right to read it.
     """
 
     # https://huggingface.co/docs/hub/storage-limits
-    limits = Limits(files=100_000, entries_a_folder=10_000)
-    # About 500 files a commit; more commits at a time would contradict each other.
-    clips_a_send = 16
-    senders = 1
+    limits = Limits(files=100_000, entries_per_folder=10_000)
+    # About 500 files a commit; parallel commits would contradict each other.
+    clips_per_upload = 16
+    parallel_uploads = 1
 
     def __init__(self, url: str) -> None:
         found = URL.fullmatch(url)
@@ -61,7 +61,7 @@ class HubPlace(ObjectPlace):
                 expected="hf://datasets/org/name or hf://datasets/org/name@revision",
                 repair="correct the URL; a dataset is a whole repository, not a folder in one",
             )
-        disable_progress_bars()  # whoever calls draws one for the whole dataset
+        disable_progress_bars()  # the caller shows one for the whole dataset
         self.url = url
         self._repair = (
             "create the repository (`hf repos create --repo-type dataset`), "
@@ -76,26 +76,26 @@ class HubPlace(ObjectPlace):
 
     def _open(self) -> None:
         root = hf_hub_url(self._repository, "x", repo_type=DATASET, revision=self._commit).removesuffix("/x")
-        # Sizes must be announced, which they are not of what is compressed on the way.
+        # Sizes must be announced, which they are not where the transfer is compressed.
         headers = build_hf_headers() | {"accept-encoding": "identity"}
         store = http_store(root, RETRIES, default_headers=headers)
         super().__init__(self.url, store, repair=self._repair)
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file."""
+        """Return the size of a file in bytes."""
         with self.errors():
             found = self._api.get_paths_info(self._repository, name, repo_type=DATASET, revision=self._commit)
         return next((entry.size for entry in found if isinstance(entry, RepoFile)), None)
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files directly in a folder."""
+        """Return the names of the files directly in a folder."""
         return sorted(name.rpartition("/")[2] for name in self._tree(folder, recursive=False))
 
-    def files(self, folder: str = "") -> dict[str, Listed]:
-        """Every file below a folder."""
+    def files(self, folder: str = "") -> dict[str, ListedFile]:
+        """Return every file below a folder."""
         return self._tree(folder, recursive=True)
 
-    def send(self, stages: Sequence[Mapping[str, Content]]) -> None:
+    def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
         """Store all stages in one commit, which readers see whole or not at all."""
         additions = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
@@ -113,28 +113,28 @@ class HubPlace(ObjectPlace):
                     revision=self._branch,
                     parent_commit=self._commit,
                 ).oid
-            except (RuntimeError, ValueError) as error:  # how the client says that an upload failed
+            except (RuntimeError, ValueError) as error:  # what the client raises where an upload failed
                 raise ConnectionError(f"{error} {error.__cause__ or ''}") from error
         self._open()
 
     @contextlib.contextmanager
     def errors(self) -> Generator[None]:
-        """Say what the hub said, or the network on the way to it."""
+        """Turn the exceptions of the hub's client and of the network into ``StorageError``."""
         try:
             with super().errors():
                 yield
         except (HTTPError, RepositoryNotFoundError, ConnectionError) as error:
-            raise PlaceError(
+            raise StorageError(
                 f"{self} cannot be used: {' '.join(str(error).split())}",
-                expected="a dataset repository that is there, and a token with the right to use it so",
+                expected="a dataset repository that exists, and a token with the rights for this",
                 repair=f"{self._repair}; then run the same command again, what is finished is kept",
             ) from error
 
-    def _tree(self, folder: str, *, recursive: bool) -> dict[str, Listed]:
+    def _tree(self, folder: str, *, recursive: bool) -> dict[str, ListedFile]:
         with self.errors():
             try:
                 return {
-                    entry.path: Listed(entry.size, None)
+                    entry.path: ListedFile(entry.size, None)
                     for entry in self._api.list_repo_tree(
                         self._repository,
                         folder or None,

@@ -1,6 +1,6 @@
-"""Places behind obstore: buckets and web servers.
+"""Storage backends on obstore: buckets and web servers.
 
-obstore rather than fsspec: it is one wheel that speaks to all of them with exact byte ranges, time limits and
+obstore rather than fsspec: it is one wheel that supports all of them with exact byte ranges, time limits and
 retries, where fsspec needs a library with its own pins and its own errors for each (s3fs, gcsfs, aiohttp).
 """
 
@@ -15,8 +15,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore, HTTPStore, S3Store
 
-from cache_schema.errors import DatasetError, PlaceError
-from cache_schema.storage.backend import INDEX, PIECE_BYTES, Listed, Place
+from cache_schema.errors import DatasetError, StorageError
+from cache_schema.storage.backend import BLOCK_BYTES, INDEX, ListedFile, StorageBackend
 from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES, parse_json
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cache_schema.storage.backend import Content
 
 PART_BYTES = 8 * 2**20
-"""Files above this are sent in parts, so that an upload never holds a whole shard in memory."""
+"""Larger files are uploaded in parts, so that an upload never holds a whole shard in memory."""
 S3_REPAIR = (
     "check bucket and network, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL; "
     "for a public bucket set AWS_SKIP_SIGNATURE=true"
@@ -41,7 +41,7 @@ GS_REPAIR = (
 WEB_REPAIR = "check the address and the network; from a server without byte ranges, `teachonce pull` it whole"
 
 
-class ObjectPlace(Place):
+class ObjectStoreBackend(StorageBackend):
     """Files behind an ``obstore`` store."""
 
     def __init__(self, url: str, store: ObjectStore, *, repair: str) -> None:
@@ -52,11 +52,11 @@ class ObjectPlace(Place):
     def stream(self, name: str) -> Iterator[memoryview]:
         """Yield a file's bytes."""
         with self.errors():
-            for piece in obstore.get(self._store, name).stream(min_chunk_size=PIECE_BYTES):
-                yield memoryview(piece)
+            for block in obstore.get(self._store, name).stream(min_chunk_size=BLOCK_BYTES):
+                yield memoryview(block)
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file."""
+        """Return the size of a file in bytes."""
         with self.errors():
             try:
                 return obstore.head(self._store, name)["size"]
@@ -64,95 +64,95 @@ class ObjectPlace(Place):
                 return None
 
     def zarr_store(self, folder: str = "") -> StorePath:
-        """A folder as Zarr opens it; all folders share one pool of connections."""
+        """Return a folder as a read-only Zarr store; all folders share one pool of connections."""
         from zarr.storage import ObjectStore, StorePath
 
         return StorePath(ObjectStore(self._store, read_only=True), folder)
 
     def errors(self) -> AbstractContextManager[None]:
-        """Say which place failed, what it said and what to do."""
-        return _told(self.url, self._repair)
+        """Turn the client's exceptions into ``StorageError``."""
+        return _storage_errors(self.url, self._repair)
 
 
-class BucketPlace(ObjectPlace):
-    """A prefix of a bucket of S3, of whatever speaks S3, or of Google Cloud Storage."""
+class BucketBackend(ObjectStoreBackend):
+    """A prefix of a bucket of S3, of any server with the S3 protocol, or of Google Cloud Storage."""
 
     def __init__(self, url: str) -> None:
         repair = GS_REPAIR if url.startswith("gs:") else S3_REPAIR
-        with _told(url, repair):
+        with _storage_errors(url, repair):
             super().__init__(url, _bucket_store(url), repair=repair)
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files directly in a folder."""
+        """Return the names of the files directly in a folder."""
         with self.errors():
             found = obstore.list_with_delimiter(self._store, folder)["objects"]
         return sorted(entry["path"].rpartition("/")[2] for entry in found)
 
-    def files(self, folder: str = "") -> dict[str, Listed]:
-        """Every file below a folder."""
+    def files(self, folder: str = "") -> dict[str, ListedFile]:
+        """Return every file below a folder."""
         with self.errors():
             return {
-                entry["path"]: Listed(entry["size"], (entry["e_tag"] or "").strip('"') or None)
+                entry["path"]: ListedFile(entry["size"], (entry["e_tag"] or "").strip('"') or None)
                 for batch in obstore.list(self._store, folder or None, chunk_size=1000)
                 for entry in batch
             }
 
-    def send(self, stages: Sequence[Mapping[str, Content]]) -> None:
-        """Put objects, each of them at once."""
+    def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
+        """Put objects, each of them atomically."""
         with self.errors():
             for stage in stages:
                 for name, content in stage.items():
                     obstore.put(self._store, name, content, chunk_size=PART_BYTES)
 
 
-class WebPlace(ObjectPlace):
-    """A folder that a web server hands out. It cannot be listed: ``index.json`` names the clips."""
+class WebBackend(ObjectStoreBackend):
+    """A folder behind a web server, read-only. It cannot be listed: ``index.json`` names the clips."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, http_store(url), repair=WEB_REPAIR)
 
     def names(self, folder: str) -> list[str]:
-        """Names of the ledger's files, as the index says; no other folder can be listed."""
+        """Return the names of the ledger's files from the index; no other folder can be listed."""
         if folder != "ledger":
-            raise self._unable(f"list {folder}/")
+            raise self._unsupported(f"list {folder}/")
         try:
             clips = parse_json(self.read(INDEX, JSON_BYTES))["clips"]
             if not all(re.fullmatch(CLIP_NAME, clip) for clip in clips):
-                raise ValueError("it lists what is no clip's name")
+                raise ValueError("it lists a name that no clip can have")
         except FileNotFoundError as error:
-            raise self._unable(f"say which clips it has: there is no {INDEX}") from error
+            raise self._unsupported(f"list which clips it has: there is no {INDEX}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{self}/{INDEX} is no index of a dataset: {error!r}",
                 expected='JSON such as {"clips": ["Accident_Town03_Route1_Weather0"]}',
-                repair="ask whoever shares the dataset to push it again",
+                repair="ask the publisher of the dataset to push it again",
             ) from error
         return sorted(f"{clip}.json" for clip in clips)
 
-    def files(self, folder: str = "") -> dict[str, Listed]:
-        """Refuse: nobody lists a web server's files."""
-        raise self._unable("list its files")
+    def files(self, folder: str = "") -> dict[str, ListedFile]:
+        """Refuse: a web server's files cannot be listed."""
+        raise self._unsupported("list its files")
 
-    def send(self, stages: Sequence[Mapping[str, Content]]) -> None:
-        """Refuse: a web server only hands out."""
-        raise self._unable("take files")
+    def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
+        """Refuse: a web server is read-only."""
+        raise self._unsupported("store files")
 
-    def _unable(self, what: str) -> PlaceError:
-        return PlaceError(
-            f"{self} cannot {what}",
+    def _unsupported(self, operation: str) -> StorageError:
+        return StorageError(
+            f"{self} cannot {operation}",
             expected="for reading, a folder that `teachonce push` filled; for writing, a bucket or a folder",
-            repair="push to a folder or bucket, and let the web server hand that out",
+            repair="push to a folder or bucket, and let the web server serve that",
         )
 
 
 def http_store(url: str, retry_config: RetryConfig | None = None, **options: object) -> HTTPStore:
-    """A store that reads below ``url``; ``options`` as `client_options` takes them."""
+    """Return a store that reads below ``url``; ``options`` are those of `client_options`."""
     options["allow_http"] = url.startswith("http:")
     return HTTPStore.from_url(url, client_options=client_options(**options), retry_config=retry_config)
 
 
 def client_options(**options: object) -> ClientConfig:
-    """Time limits for every request: a stall ends it, however long a whole file may take."""
+    """Return options with time limits for every request: a stall ends it, however long a file takes."""
     return {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h", **options}
 
 
@@ -162,20 +162,20 @@ def _bucket_store(url: str) -> ObjectStore:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not endpoint:
         return S3Store.from_url(url, client_options=client_options())
-    # Whoever names an endpoint without encryption means it: a server of one's own.
+    # An endpoint without encryption is named on purpose: a server of the user's own.
     options = client_options(allow_http=endpoint.startswith("http:"))
     return S3Store.from_url(url, endpoint=endpoint, client_options=options)
 
 
 @contextlib.contextmanager
-def _told(url: str, repair: str) -> Generator[None]:
+def _storage_errors(url: str, repair: str) -> Generator[None]:
     try:
         yield
     except BaseError as error:
         # The rest is a dump of the client's own structures.
-        said = " ".join(str(error).partition("\n\nDebug source")[0].split())
-        raise PlaceError(
-            f"{url} cannot be used: {said}",
-            expected="a place that is there, answers, and knows you",
+        message = " ".join(str(error).partition("\n\nDebug source")[0].split())
+        raise StorageError(
+            f"{url} cannot be used: {message}",
+            expected="storage that exists, answers, and grants access",
             repair=f"{repair}; then run the same command again, what is finished is kept",
         ) from error

@@ -1,7 +1,7 @@
-"""Reading what a stranger wrote: how much is believed, and how files and JSON are opened.
+"""Reading untrusted files and JSON.
 
-A dataset may come from anybody. Whatever is read of it is bounded before it is read, symbolic links are
-refused (they would lead out of the dataset), and so is everything that is not a plain file.
+A dataset may come from anybody. Whatever is read of it is bounded before it is read; symbolic links are
+refused, since they would lead out of the dataset, and so is everything that is not a plain file.
 """
 
 from __future__ import annotations
@@ -19,33 +19,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JSON_BYTES = 4 * 2**20
-"""One JSON file. An entry of 30 arrays takes 5 kB, a manifest 20 kB; parsing takes up to 30 times as much."""
+"""One JSON file. An entry of 30 arrays takes 5 kB, a manifest 20 kB; parsing takes up to 30 times as much
+memory."""
 JSON_DEPTH = 32
-"""Nesting of JSON. A manifest has 6 levels; Python gives up at about 1,000, in the middle of something."""
-FRAMES = 100_000
-"""Frames of a clip: 2.8 hours at 10 Hz."""
-FRAME_BYTES = 256 * 2**20
-"""One frame of one feature: what a writer and a reader hold in memory. ORION's tokens take 4.3 MB."""
-AXES = 8
-"""Axes of one frame's value."""
-FEATURES = 256
-"""Features of a dataset."""
-TAGS = 64
-"""Tags of a clip."""
-ASSETS = 32
-"""Assets of a dataset."""
-ASSET_BYTES = 4 * 2**30
-"""One asset, which readers load whole. The planner of ORION takes 1.7 GB in float32."""
-
+"""Nesting of JSON. A manifest has 6 levels; Python raises RecursionError at about 1,000."""
 CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
-"""Name of a clip. No such name leaves the folder that it is in."""
+"""Pattern of a clip's name. No such name leaves the folder that it is in."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Characters that move a terminal's cursor; line feed and tab do no harm."""
+"""Characters that move a terminal's cursor, except line feed and tab."""
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON that may be hostile.
+    """Parse untrusted JSON.
 
     Raises:
         ValueError: It is not UTF-8, too long, too deep, or repeats a key; a number is not finite; a string
@@ -74,7 +60,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def canonical_json(value: object) -> bytes:
-    """The bytes that digests are taken over: equal for equal values, whatever the order of keys."""
+    """Return the bytes that digests are taken over: equal for equal values, whatever the order of keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -88,7 +74,7 @@ def read_file(root: Path, name: str, limit: int = JSON_BYTES) -> bytes:
 
     Raises:
         FileNotFoundError: There is no such file.
-        DatasetError: It is longer, no plain file, or behind a symbolic link.
+        DatasetError: It is longer than that, no plain file, or behind a symbolic link.
     """
     size = file_size(root, name)
     if size is None:
@@ -103,7 +89,7 @@ def read_file(root: Path, name: str, limit: int = JSON_BYTES) -> bytes:
 
 
 def file_size(root: Path, name: str) -> int | None:
-    """Size of a file of a dataset; None if there is none.
+    """Return the size of a file of a dataset in bytes; None if there is none.
 
     Raises:
         DatasetError: It is no plain file, or behind a symbolic link.
@@ -121,7 +107,7 @@ def file_size(root: Path, name: str) -> int | None:
 
 
 def file_names(root: Path, folder: str) -> list[str]:
-    """Names of what lies in a folder of a dataset and is no folder itself, sorted; none without the folder.
+    """Return the names in a folder of a dataset that are no folders, sorted; none without the folder.
 
     Raises:
         DatasetError: It is no folder, or behind a symbolic link.
@@ -136,7 +122,7 @@ def file_names(root: Path, folder: str) -> list[str]:
             repair="fetch the dataset again from where it came from",
         )
     with os.scandir(root / folder) as entries:
-        # Links are named too, so that whoever reads one learns what it is.
+        # Links are listed too, so that reading one raises an error that names it.
         return sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cache_schema.dataset.add_features import extend_clip, extend_manifest, holds
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import writing
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.driving import GROUND_TRUTH
@@ -79,7 +79,7 @@ def add_ground_truth(
         RequestError: The dataset does not record which raw frames it holds.
         DatasetError: The disk refuses, another run writes to the dataset, or it is damaged.
     """
-    with writing(path):
+    with DatasetWriter(path):
         dataset = LatentDataset.open(path)
         missing = tuple(spec for spec in GROUND_TRUTH if dataset.manifest.feature(spec.name) is None)
         dataset.require(("frame_index",))

@@ -16,7 +16,7 @@ import distributed
 import torch
 
 from cache_schema.dataset.reader import read_manifest
-from cache_schema.dataset.writer import writing
+from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import IdentityError
 from cache_schema.format.ledger import Ledger
 from cache_schema.progress import SILENT
@@ -102,8 +102,8 @@ def _establish(source: Source) -> None:
 def _extract_clip(clip: Clip) -> ClipResult:
     """Have a clip extracted by this worker."""
     plugin = _plugin()
-    ledger = Ledger(plugin.path / "ledger")
-    if clip.name in ledger.clips():
+    ledger = Ledger(plugin.path)
+    if clip.name in ledger:
         # A worker died between the commit and its result.
         return ClipResult.of_committed(ledger.read(clip.name))
     pending = plugin.worker().submit(clip)
@@ -226,7 +226,7 @@ def extract_on_cluster(
         DatasetError: The disk refuses, or another run writes to the dataset.
     """
     path = path.absolute()
-    with writing(path):
+    with DatasetWriter(path):
         client.register_plugin(TeacherPlugin(load, path, slots))
         try:
             client.submit(_establish, selection.source, pure=False).result()

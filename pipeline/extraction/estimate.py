@@ -12,7 +12,7 @@ import torch
 from rich.console import Group
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import check_place
+from cache_schema.dataset.writer import check_path
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes
 from cache_schema.terminal import size, table
@@ -112,7 +112,7 @@ def plan(
         DatasetError: There is something else at ``path``.
     """
     check_kind(preset, selection.source)
-    check_place(path)
+    check_path(path)
     features = (*preset.features, *selection.source.ground_truth)
     committed_frames = committed_clips = 0
     wall_s = 0.0

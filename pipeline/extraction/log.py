@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.json_lines import JsonLines, read_json_lines
 from cache_schema.terminal import table
 
 if TYPE_CHECKING:
@@ -26,18 +25,8 @@ def log_path(dataset: Path) -> Path:
     return dataset.with_name(f"{dataset.name}.log.jsonl")
 
 
-class RunLog:
+class RunLog(JsonLines):
     """Appends to a log. Use it as a context manager."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Self:
-        self._file = self.path.open("a")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def begin(self, *, workers: int, slots: int, clips: int) -> None:
         """Record that a run begins."""
@@ -57,9 +46,8 @@ class RunLog:
         self._write("end", wall_s=wall_s)
 
     def _write(self, kind: str, **fields: object) -> None:
-        line = {"kind": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.write({"kind": kind, "time": at, **fields})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +102,7 @@ def summarise(path: Path, *, slowest: int = 5) -> LogSummary:
             expected="the log that `teachonce extract` writes beside the dataset",
             repair="extract into this dataset first; a dataset that was copied alone has no log",
         )
-    lines = []
-    for text in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and "kind" in line:
-                lines.append(_renamed(line))
+    lines = [_renamed(line) for line in read_json_lines(path, ("kind",))]
     clips = [line for line in lines if line["kind"] == "clip"]
     outcome: dict[str, str | None] = {}
     workers: dict[str, int] = defaultdict(int)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Group
 from safetensors.torch import save
 
-from cache_schema.dataset.writer import establish, writing
+from cache_schema.dataset.writer import DatasetWriter, establish
 from cache_schema.errors import ClipError, DatasetError, FeatureError, LeftOut
 from cache_schema.format.ledger import Ledger
 from cache_schema.progress import SILENT
@@ -146,7 +146,7 @@ def extract(
         DatasetError: The disk refuses, or another run writes to the dataset.
     """
     check_kind(teacher, selection.source)
-    with writing(path):
+    with DatasetWriter(path):
         manifest = establish_for(teacher, selection.source, path)
         with Worker(teacher, path, manifest, slots) as pool:
             return supervise(selection, pool, path, slots=slots, progress=progress)
@@ -169,7 +169,7 @@ def supervise(
     selection: Selection, pool: WorkerPool, path: Path, *, slots: int, progress: Progress = SILENT
 ) -> ExtractionReport:
     """Have every selected clip extracted that the dataset at ``path`` lacks."""
-    present, stale = _committed(selection, Ledger(path / "ledger"))
+    present, stale = _committed(selection, Ledger(path))
     skip = {*present, *(failure.clip for failure in stale)}
     todo = [clip for clip in selection.clips if clip.name not in skip]
     frames = sum(clip.samples for clip in todo)

@@ -1,4 +1,4 @@
-"""From waypoints and speed to steer, throttle and brake.
+"""Follow waypoints: steering, throttle and brake from a plan and the present speed.
 
 For the closed-loop agent, still to come, that drives a student in CARLA.
 
@@ -19,7 +19,7 @@ STEP_S = 0.5
 
 
 class Control(NamedTuple):
-    """What the vehicle is told, and why."""
+    """The controls of a tick, and the values that they follow from."""
 
     steer: float
     """-1 (left) to 1 (right)."""
@@ -27,12 +27,11 @@ class Control(NamedTuple):
     """0 to 0.75."""
     brake: float
     """0 or 1."""
-    desired_speed: float
-    """m/s."""
+    desired_speed_m_s: float
     angle: float
-    """Of the aim from straight ahead, 1 being 90 degrees to the right."""
+    """Of the aim point from straight ahead; 1 is 90 degrees to the right."""
     aim: tuple[float, float]
-    """Point that is steered at, metres, LiDAR frame (x right, y forward)."""
+    """Point that is steered towards, metres, LiDAR frame (x right, y forward)."""
 
 
 @dataclass
@@ -50,7 +49,7 @@ class _PID:
 
 
 class WaypointController:
-    """Two PID loops with memory: a new one for each drive."""
+    """Two PID controllers with memory: make a new one for every route."""
 
     aim_distance_m = 3.5
     """Steer at the waypoint, or midpoint of two, nearest to this distance."""
@@ -65,12 +64,12 @@ class WaypointController:
         self._turn = _PID(1.1, 0.5, 0.4)
         self._speed = _PID(5.0, 0.5, 1.0)
 
-    def step(self, waypoints: np.ndarray, speed: float) -> Control:
+    def step(self, waypoints: np.ndarray, speed_m_s: float) -> Control:
         """Follow a plan for one tick.
 
         Args:
             waypoints: (6, 2) positions in metres, LiDAR frame (x right, y forward), 0.5 s apart.
-            speed: m/s.
+            speed_m_s: Present speed.
         """
         first, second = waypoints[0], waypoints[1]
         desired = float(0.75 * np.linalg.norm(first) + 0.25 * np.linalg.norm(second - first)) / STEP_S
@@ -80,7 +79,7 @@ class WaypointController:
         angle = (90.0 - math.degrees(math.atan2(y, x))) / 90.0 if y > 0.02 else 0.0
         steer = min(max(self._turn(angle), -1.0), 1.0)
 
-        brake = desired < self.slowest_m_s or speed / desired > self.overspeed
-        error = min(max(desired - speed, 0.0), self.speed_error_limit_m_s)
+        brake = desired < self.slowest_m_s or speed_m_s / desired > self.overspeed
+        error = min(max(desired - speed_m_s, 0.0), self.speed_error_limit_m_s)
         throttle = min(max(self._speed(error), 0.0), self.throttle_limit)
         return Control(steer, 0.0 if brake else throttle, float(brake), desired, angle, (x, y))

@@ -1,8 +1,8 @@
-"""Frames of a latent dataset as batches of tensors, read ahead and decoded where they are used.
+"""Samples of a latent dataset as batches of tensors, read ahead and decoded where they are used.
 
-What is stored travels to the device as it is, in float16 or int8, and becomes float32 there.
+Stored values travel to the device as they are, in float16 or int8, and become float32 there.
 
-Dimension letters: N frame of a split, B frame of a batch, C channel.
+Dimension letters: N sample of a split, B sample of a batch, C channel.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from cache_schema.errors import RequestError
-from cache_schema.format.encodings import SCALE
+from student.loading.decode import decoded, decoded_ragged
 from student.loading.loader import Loader
+from student.loading.ragged import gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,76 +26,77 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cache_schema.dataset.reader import LatentDataset
     from cache_schema.format.features import FeatureSpec
-    from student.runs.config import Mask, Resident
+    from student.loading.dataset import Dataset
+    from student.loading.ragged import Ragged
 
-    Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Feature -> its values of B samples: a tensor (B, *shape), or ``Ragged`` where shapes differ."""
 
-FRAMES_WITHOUT_ORION_TRUTH = 10
-"""ORION's reading of the truth begins at this frame of a clip."""
+Resident = Literal["none", "ram", "device"]
+"""Where the training samples stay during a run: on the disk, in host memory, or on the GPU."""
+
 AHEAD = 3
 """Buffers, each of a batch or a window of them, that are filled while others are in use."""
 
 
 @dataclass
 class _Buffer:
-    """Memory on the host for the frames of a few batches."""
+    """Memory on the host for the samples of a few batches."""
 
     stored: dict[str, Tensor]
-    """(frames, *shape) by the array's name."""
+    """(elements, *shape) by the array's name."""
     copied: torch.cuda.Event | None = None
     """When the GPU has read it to the end."""
 
 
-class LatentFrames:
-    """The frames of one split, by number.
+class LatentSamples:
+    """The samples of one split, by number.
 
-    Floating-point features come as float32, integers as int64, (B, *shape) each.
+    Floating-point features come as float32, integers as int64 but for bytes, (B, *shape) each; ragged ones as
+    ``Ragged``.
 
     Args:
-        dataset: Where they are; a folder, not a URL.
+        dataset: A dataset in a folder; not a URL.
         split: "train", "val", or "all" of both.
-        features: What is read of each frame.
-        mask: Which frames have a truth.
+        features: What is read of each sample.
         device: Where batches go.
-        resident: Where the frames stay: on the disk (``none``), in host memory (``ram``), or on the
-            ``device``; of several processes each holds all. Features whose single frames cannot be read
+        resident: Where the samples stay: on the disk (``none``), in host memory (``ram``), or on the
+            ``device``; of several processes each holds all. Features whose single samples cannot be read
             alone are small, and always in memory.
 
     Raises:
-        RequestError: The dataset lacks a feature, or has no clip of that split, or its frames do not fit.
-        DatasetError: What is held cannot be read.
+        RequestError: The dataset lacks a feature, or has no clip of that split, or its samples do not fit.
+        DatasetError: What is held in memory cannot be read.
     """
 
     def __init__(
         self,
-        dataset: LatentDataset,
+        dataset: Dataset,
         split: str,
         features: Iterable[str],
         *,
-        mask: Mask,
         device: torch.device,
         resident: Resident = "none",
     ) -> None:
-        self.dataset, self.device, self.mask = dataset, device, mask
-        self.features = tuple(sorted({*features, *(("frame_index",) if mask == "orion" else ())}))
+        self.dataset, self.device = dataset, device
+        self.features = tuple(sorted(set(features)))
         dataset.require(self.features)
         self.clips = tuple(name for name in dataset.clips if split in ("all", dataset.clip(name).split))
         if not self.clips:
             raise RequestError(
-                f"{dataset.place} has no committed clip of the split {split!r}",
+                f"{dataset} has no committed clip of the split {split!r}",
                 expected="at least one",
                 repair=f"extract clips with --split {split} or --split all",
             )
         self._specs = [dataset.feature(name) for name in self.features]
         self._loader = Loader(dataset, self.clips, self.features)
-        self.clip_of, self.frame_of = self._loader.clip_of, self._loader.frame_of  # (N), (N)
+        self.clip_of, self.sample_of = self._loader.clip_of, self._loader.sample_of  # (N), (N)
         self.lengths = np.bincount(self.clip_of)
         self._streamed = tuple(
             name
             for name in self._loader.arrays
-            if resident == "none" and self._loader.reads_single_frames(name)
+            if resident == "none" and self._loader.reads_single_samples(name)
         )
         self._held = self._hold(resident)
 
@@ -102,11 +104,11 @@ class LatentFrames:
         return len(self.clip_of)
 
     def names(self, rows: np.ndarray) -> list[str]:
-        """Say which frames these are, as ``clip frame``."""
-        return [f"{self.clips[self.clip_of[row]]} {self.frame_of[row]}" for row in rows]
+        """Return the names of samples, as ``clip number``."""
+        return [f"{self.clips[self.clip_of[row]]} {self.sample_of[row]}" for row in rows]
 
     def read(self, rows: np.ndarray) -> Batch:
-        """Return the frames of (B) numbers as a batch."""
+        """Return the samples of (B) numbers as a batch."""
         return next(self.stream([[rows]]))[1]
 
     def batches(self, order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -119,33 +121,33 @@ class LatentFrames:
         """Yield numbers (B) and batch for each batch of each window.
 
         Args:
-            windows: Batches that are fetched together; no frame is in two batches of one window.
+            windows: Batches that are fetched together; no sample is in two batches of one window.
             recycle: Use a batch's memory again once the next one is asked for. On a CPU, fresh memory costs
                 more than all else that happens to a batch.
 
         Raises:
-            DatasetError: A frame cannot be read; the message names it.
+            DatasetError: A sample cannot be read; the message names it.
         """
-        most = max((sum(map(len, window)) for window in windows), default=0)
+        most = self._most(windows)
         coming = iter(windows)
         memory = self._memory(windows) if recycle else {}
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-            under_way: deque[Future[tuple[_Buffer, Sequence[np.ndarray]]]] = deque()
+            reads: deque[Future[tuple[_Buffer, Sequence[np.ndarray]]]] = deque()
             for _ in range(min(AHEAD, len(windows))):
-                under_way.append(pool.submit(self._fill, self._buffer(most), next(coming)))
-            while under_way:
-                buffer, window = under_way.popleft().result()
+                reads.append(pool.submit(self._fill, self._buffer(most), next(coming)))
+            while reads:
+                buffer, window = reads.popleft().result()
                 fetched = self._to_device(buffer)
                 for number, rows in enumerate(window, start=1):
                     batch = self._batch(fetched, rows, window, memory)
                     following = next(coming, None) if number == len(window) else None
                     if following is not None:
-                        # The batch is a copy: the disk may go on while it is worked with.
-                        under_way.append(pool.submit(self._fill, buffer, following))
+                        # The batch is a copy: its buffer may be filled again while the batch is in use.
+                        reads.append(pool.submit(self._fill, buffer, following))
                     yield rows, batch
 
     def _hold(self, resident: Resident) -> dict[str, Tensor]:
-        """Read every array that is not streamed, (N, *shape), to where it stays."""
+        """Read every array that is not streamed to where it stays."""
         held = [name for name in self._loader.arrays if name not in self._streamed]
         where = self.device if resident == "device" else torch.device("cpu")
         try:
@@ -153,34 +155,44 @@ class LatentFrames:
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
-            needed = len(self) * sum(self._loader.arrays[name].nbytes for name in held)
+            needed = sum(self._loader.ends[name][-1] * self._loader.arrays[name].nbytes for name in held)
             raise RequestError(
-                f"{len(self):,} frames do not fit into the memory of {where}: {error}",
+                f"{len(self):,} samples do not fit into the memory of {where}: {error}",
                 expected=f"room for {needed / 1e9:.1f} GB",
                 repair="keep them elsewhere with --resident ram or --resident none",
             ) from error
 
-    def _buffer(self, frames: int) -> _Buffer:
-        on_host = (
-            *self._streamed,
-            *(name for name, held in self._held.items() if not _there(held, self.device)),
-        )
+    def _most(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, int]:
+        """Return how many elements of each array that passes the host a window has at most."""
+        held = (name for name, values in self._held.items() if not _is_on(values, self.device))
+        fetched = [_fetched(window) for window in windows]
+        return {
+            name: max((self._loader.total(name, rows) for rows in fetched), default=0)
+            for name in (*self._streamed, *held)
+        }
+
+    def _buffer(self, most: Mapping[str, int]) -> _Buffer:
         pinned = self.device.type == "cuda"
-        return _Buffer({name: self._loader.empty(name, frames, pinned=pinned) for name in on_host})
+        return _Buffer({name: self._loader.empty(name, count, pinned=pinned) for name, count in most.items()})
 
     def _fill(self, buffer: _Buffer, window: Sequence[np.ndarray]) -> tuple[_Buffer, Sequence[np.ndarray]]:
-        """Put the frames of a window into a buffer, in the loader's thread."""
+        """Put the samples of a window into a buffer, in the loader's thread."""
         if buffer.copied is not None:
             buffer.copied.synchronize()
         rows = _fetched(window)
         self._loader.fill({name: buffer.stored[name] for name in self._streamed}, rows)
         index = torch.from_numpy(rows)
         for name in buffer.stored.keys() & self._held.keys():
-            torch.index_select(self._held[name], 0, index, out=buffer.stored[name][: len(rows)])
+            into = buffer.stored[name][: self._loader.total(name, rows)]
+            if name in self._loader.shapes:
+                begins, counts = self._loader.ends[name][rows], self._loader.counts(name, rows)
+                gather(self._held[name], begins, counts, out=into)
+            else:
+                torch.index_select(self._held[name], 0, index, out=into)
         return buffer, window
 
     def _to_device(self, buffer: _Buffer) -> dict[str, Tensor]:
-        """Send a buffer; on a CPU it is the buffer itself."""
+        """Send a buffer to the device; on a CPU it is the buffer itself."""
         sent = {name: values.to(self.device, non_blocking=True) for name, values in buffer.stored.items()}
         if self.device.type == "cuda":
             buffer.copied = torch.cuda.Event()
@@ -194,70 +206,50 @@ class LatentFrames:
         window: Sequence[np.ndarray],
         memory: Mapping[str, Tensor],
     ) -> Batch:
-        """Pick a batch's frames out of what was fetched and what is held, and decode them."""
-        if len(window) == 1:
-            stored = {name: values[: len(rows)] for name, values in fetched.items()}
-        else:
-            places = self._index(np.searchsorted(_fetched(window), rows))
-            stored = {name: values.index_select(0, places) for name, values in fetched.items()}
-        index = self._index(rows)
-        for name in self._held.keys() - fetched.keys():
-            stored[name] = self._held[name].index_select(0, index)
-        batch = {
-            spec.name: decoded(spec, stored, memory[spec.name][: len(rows)] if memory else None)
-            for spec in self._specs
-        }
-        if self.mask == "orion":
-            _forget_first_truths(batch)
-        return batch
+        """Pick a batch's samples out of what was fetched and what is held on the device, and decode them."""
+        loader, whole = self._loader, _fetched(window)
+        numbers = self._index(rows)
+        places = np.searchsorted(whole, rows) if len(window) > 1 else rows
+        index = self._index(places) if len(window) > 1 else numbers
+        stored = {}
+        for name in loader.arrays:
+            if name in fetched and len(window) == 1:
+                stored[name] = fetched[name][: loader.total(name, rows)]
+            elif name not in loader.shapes:
+                values, chosen = (fetched[name], index) if name in fetched else (self._held[name], numbers)
+                stored[name] = values.index_select(0, chosen)
+            else:
+                counts, begins = loader.counts(name, rows), loader.ends[name][rows]
+                if name in fetched:
+                    begins = np.cumsum(loader.counts(name, whole))[places] - counts
+                values = fetched[name] if name in fetched else self._held[name]
+                stored[name] = gather(values, begins, counts)
+        return {spec.name: self._decoded(spec, stored, rows, memory) for spec in self._specs}
+
+    def _decoded(
+        self, spec: FeatureSpec, stored: Mapping[str, Tensor], rows: np.ndarray, memory: Mapping[str, Tensor]
+    ) -> Tensor | Ragged:
+        if spec.ragged:
+            shapes = torch.from_numpy(self._loader.shapes[spec.name][rows])
+            return decoded_ragged(spec, stored[spec.name], shapes)
+        return decoded(spec, stored, memory[spec.name][: len(rows)] if memory else None)
 
     def _memory(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
         most = max((len(rows) for window in windows for rows in window), default=0)
-        return {spec.name: torch.empty((most, *spec.shape), device=self.device) for spec in self._specs}
+        return {
+            spec.name: torch.empty((most, *spec.fixed_shape), device=self.device)
+            for spec in self._specs
+            if not spec.ragged
+        }
 
     def _index(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(self.device, non_blocking=True)
 
 
-def decoded(spec: FeatureSpec, stored: Mapping[str, Tensor], into: Tensor | None = None) -> Tensor:
-    """Turn what is stored into values, on the device where it is.
-
-    Args:
-        spec: The feature.
-        stored: (B, *shape) for each of ``stored_arrays(spec)``, by its name.
-        into: (B, *shape) float32 memory for floating-point values; new memory by default.
-
-    Returns:
-        (B, *shape) float32, int64 or bool, in memory of its own.
-    """
-    values = stored[spec.name]
-    if spec.encoding == "bfloat16":
-        values = values.view(torch.bfloat16)
-    if values.is_floating_point() or spec.encoding == "int8-per-channel":
-        into = torch.empty(values.shape, device=values.device) if into is None else into
-        into.copy_(values)
-        if spec.encoding == "int8-per-channel":
-            scale = stored[spec.name + SCALE]  # (B, C)
-            into.mul_(scale.view(len(scale), *(1,) * (values.dim() - 2), -1))
-        return into
-    if values.dtype == torch.bool:
-        return values.clone()
-    whole = values.to(torch.int64, copy=True)
-    return whole & 0xFFFF if spec.dtype == "uint16" else whole
-
-
 def _fetched(window: Sequence[np.ndarray]) -> np.ndarray:
-    """Frames of a window in the order in which they are read: sorted where batches are picked out later."""
+    """Return a window's samples in the order in which they are read: sorted if batches are picked later."""
     return window[0] if len(window) == 1 else np.sort(np.concatenate(window))
 
 
-def _there(values: Tensor, device: torch.device) -> bool:
+def _is_on(values: Tensor, device: torch.device) -> bool:
     return values.device.type == device.type and device.type != "cpu"
-
-
-def _forget_first_truths(batch: Batch) -> None:
-    known = batch["frame_index"] >= FRAMES_WITHOUT_ORION_TRUTH  # (B)
-    if "ego_trajectory_mask" in batch:
-        batch["ego_trajectory_mask"] = batch["ego_trajectory_mask"] & known[:, None]
-    if "ego_trajectory" in batch:
-        batch["ego_trajectory"] = batch["ego_trajectory"] * known[:, None, None]

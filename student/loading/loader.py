@@ -1,14 +1,18 @@
-"""How frames come from the disk: straight into buffers that are used again and again.
+"""Reading samples from the disk, straight into buffers that are used again and again.
 
-tensorstore reads and checks (crc32c) many chunks at once in threads of its own. It must not be carried into a
-forked process, so there are no worker processes here.
+tensorstore reads many chunks at once in threads of its own, and compares each with its crc32c. It must not be
+carried into a forked process, so there are no worker processes here.
 
-Dimension letters: N frame of a split, B frame of a batch.
+The arrays of all clips, one behind the other, have E elements along their leading axis: one for each sample,
+or, of a ragged feature, one for each stored value.
+
+Dimension letters: N sample of a split, B sample of a batch, E element, K axis of a ragged value.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,97 +21,134 @@ import torch
 
 from cache_schema.errors import DatasetError
 from cache_schema.format.encodings import stored_arrays
-from cache_schema.format.layout import layout_of
+from cache_schema.format.layout import PAGE_BYTES, layout_of
+from student.loading.ragged import spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from cache_schema.dataset.reader import LatentDataset
     from cache_schema.format.encodings import StoredArray
+    from cache_schema.format.features import FeatureSpec
+    from student.loading.dataset import Dataset
 
-PIECE_FRAMES = 1024
-"""Frames that are read at a time on their way to where all stay."""
+PIECE_BYTES = 256 * 2**20
+"""Bytes that are read at a time where a whole array is read, if one sample is not larger."""
 
 
 class Loader:
-    """Reads what is stored of the frames of some clips, by number.
+    """Reads the stored arrays of the samples of some clips, by number.
 
     Args:
-        dataset: Where they are; a folder, not a URL.
-        clips: Their clips, in the order of their numbers.
-        features: What is read of each.
+        dataset: A dataset in a folder; not a URL.
+        clips: Names of the clips, in the order in which their samples are numbered.
+        features: Which features.
     """
 
-    def __init__(self, dataset: LatentDataset, clips: Sequence[str], features: Sequence[str]) -> None:
+    def __init__(self, dataset: Dataset, clips: Sequence[str], features: Sequence[str]) -> None:
         self.dataset, self.clips = dataset, clips
         specs = [dataset.feature(name) for name in features]
-        self.feature_of = {stored.name: spec.name for spec in specs for stored in stored_arrays(spec)}
-        self.arrays = {stored.name: stored for spec in specs for stored in stored_arrays(spec)}
+        stored = [(spec, array) for spec in specs for array in _read_arrays(spec)]
+        self.feature_of = {array.name: spec.name for spec, array in stored}
+        self.arrays = {array.name: array for _, array in stored}
         lengths = [dataset.clip(name).frames for name in clips]
         self.clip_of = np.repeat(np.arange(len(lengths)), lengths)  # (N)
-        self.frame_of = np.concatenate([np.arange(length) for length in lengths])  # (N)
-        # No cache: every frame is read once an epoch, and the operating system has one.
+        self.sample_of = np.concatenate([np.arange(length) for length in lengths])  # (N)
+        self.shapes: dict[str, np.ndarray] = {}  # ragged array -> (N, K)
+        self.ends: dict[str, np.ndarray] = {}  # array -> (N + 1), where each sample's elements end
+        for spec, array in stored:
+            counts = self._read_counts(spec) if spec.ragged else np.ones(len(self.clip_of), np.int64)
+            self.ends[array.name] = np.concatenate([[0], np.cumsum(counts)])
+        self._first_of = (np.cumsum(lengths) - lengths)[self.clip_of]  # (N), the first sample of each's clip
+        # No cache: every sample is read once an epoch, and the operating system has one.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         self._open = functools.cache(self._open_checked)
 
-    def reads_single_frames(self, name: str) -> bool:
-        """Tell whether an array is cut so that one frame of it can be read alone."""
-        return layout_of(self.arrays[name], frames=2).chunks[0] == 1
+    def reads_single_samples(self, name: str) -> bool:
+        """Return whether one sample of an array can be read without reading much more."""
+        if name in self.shapes:
+            return bool(self.ends[name][-1] * self.arrays[name].nbytes >= PAGE_BYTES * len(self.clip_of))
+        return layout_of(self.arrays[name], 2).chunks[0] == 1
 
-    def empty(self, name: str, frames: int, *, pinned: bool = False) -> Tensor:
-        """Return memory for so many frames of an array, (frames, *shape)."""
+    def counts(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return how many elements of an array samples (B) have, (B)."""
+        return self.ends[name][rows + 1] - self.ends[name][rows]
+
+    def total(self, name: str, rows: np.ndarray) -> int:
+        """Return how many elements of an array samples (B) have together."""
+        return int(self.counts(name, rows).sum()) if name in self.shapes else len(rows)
+
+    def empty(self, name: str, elements: int, *, pinned: bool = False) -> Tensor:
+        """Return memory for some elements of an array, (elements, *shape)."""
         stored = self.arrays[name]
-        return torch.empty((frames, *stored.shape), dtype=_torch_dtype(stored), pin_memory=pinned)
+        return torch.empty((elements, *stored.shape), dtype=_torch_dtype(stored), pin_memory=pinned)
 
     def whole(self, name: str, device: torch.device | str = "cpu") -> Tensor:
-        """Read an array of every frame there is, (N, *shape), to a device, past a small piece of the host."""
-        frames = len(self.clip_of)
-        piece = self.empty(name, min(PIECE_FRAMES, frames))
-        everything = torch.empty((frames, *piece.shape[1:]), dtype=piece.dtype, device=device)
-        for begin in range(0, frames, PIECE_FRAMES):
-            rows = np.arange(begin, min(begin + PIECE_FRAMES, frames))
-            self.fill({name: piece}, rows)
-            everything[begin : begin + len(rows)] = piece[: len(rows)]
+        """Read an array of all samples, (E, *shape), to a device, piece by piece."""
+        ends, edges = self.ends[name], self._pieces(name)
+        piece = self.empty(name, int(np.diff(ends[edges]).max(initial=0)))
+        everything = torch.empty((int(ends[-1]), *piece.shape[1:]), dtype=piece.dtype, device=device)
+        for begin, end in itertools.pairwise(edges):
+            self.fill({name: piece}, np.arange(begin, end))
+            everything[ends[begin] : ends[end]] = piece[: ends[end] - ends[begin]]
         return everything
 
     def fill(self, buffers: Mapping[str, Tensor], rows: np.ndarray) -> None:
-        """Read frames into the first places of buffers.
+        """Read samples into the first places of buffers.
 
         Args:
-            buffers: (B or more, *shape) on the host for each stored array, by its name.
-            rows: (B) numbers of frames; neighbours are read together.
+            buffers: (elements of these samples or more, *shape) on the host for each array, by its name.
+            rows: (B) numbers of samples; neighbours are read together.
 
         Raises:
             DatasetError: A file is not as the ledger lists it, or a chunk's checksum does not match; the
-                message names the clip, the feature and the frame.
+                message names the clip, the feature and the sample.
         """
-        clips, frames = self.clip_of[rows], self.frame_of[rows]
-        apart = np.flatnonzero((np.diff(clips) != 0) | (np.diff(frames) != 1)) + 1
-        begins, ends = [0, *apart.tolist()], [*apart.tolist(), len(rows)]
-        under_way = []
+        reads = []
         try:
             for name, buffer in buffers.items():
                 target = ts.array(_numpy(buffer, self.arrays[name]))
-                for begin, end in zip(begins, ends, strict=True):
-                    first = int(frames[begin])
-                    source = self._open(int(clips[begin]), name)[first : first + end - begin]
-                    under_way.append(target[begin:end].write(source))
-            for read in under_way:
+                reads += [
+                    target[place].write(self._open(clip, name)[source])
+                    for clip, source, place in self._spans(name, rows)
+                ]
+            for read in reads:
                 read.result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise self._blame(buffers, rows, error) from error
+            raise self._unreadable(buffers, rows, error) from error
+
+    def _read_counts(self, spec: FeatureSpec) -> np.ndarray:
+        """Read where the values of a ragged feature lie; return how many are stored of each sample, (N)."""
+        indexes = [self.dataset.frame_index(clip, spec.name) for clip in self.clips]
+        self.shapes[spec.name] = np.concatenate([index.shapes for index in indexes])
+        return np.concatenate([np.diff(index.offsets) for index in indexes])
+
+    def _pieces(self, name: str) -> list[int]:
+        """Return the samples at which an array is cut into pieces, from 0 to the number of samples."""
+        ends, most = self.ends[name], PIECE_BYTES // self.arrays[name].nbytes
+        edges = [0]
+        while edges[-1] < len(self.clip_of):
+            reached = np.searchsorted(ends, ends[edges[-1]] + most, side="right") - 1
+            edges.append(max(int(reached), edges[-1] + 1))
+        return edges
+
+    def _spans(self, name: str, rows: np.ndarray) -> list[tuple[int, slice, slice]]:
+        """Return for neighbouring samples their clip, their elements in it, and their place in a buffer."""
+        ends = self.ends[name]
+        begins = ends[rows] - ends[self._first_of[rows]]
+        return list(spans(self.clip_of[rows], begins, self.counts(name, rows)))
 
     def _open_checked(self, clip: int, name: str) -> Any:
         """Open an array once the dataset has compared it with the manifest and the ledger."""
-        self.dataset.array(self.clips[clip], name)
-        folder = self.dataset.path / "clips" / self.clips[clip] / name
+        holder = self.dataset.holder(self.feature_of[name])
+        holder.array(self.clips[clip], name)
+        folder = holder.path / "clips" / self.clips[clip] / name
         return ts.open(
             {
                 "driver": "zarr3",
                 "kvstore": {"driver": "file", "path": f"{folder}/"},
-                # A chunk that is gone is an error, never a value; what is there never changes.
+                # A missing chunk is an error, never a fill value; existing chunks never change.
                 "fill_missing_data_reads": False,
                 "recheck_cached_data": False,
             },
@@ -115,32 +156,39 @@ class Loader:
             context=self._context,
         ).result()
 
-    def _blame(self, buffers: Mapping[str, Tensor], rows: np.ndarray, error: Exception) -> DatasetError:
-        """Read one by one to find the frame that cannot be read."""
+    def _unreadable(self, buffers: Mapping[str, Tensor], rows: np.ndarray, error: Exception) -> DatasetError:
+        """Read one by one to find the sample that cannot be read."""
         for name in buffers:
             for row in rows:
-                clip, frame = self.clips[self.clip_of[row]], int(self.frame_of[row])
+                clip, sample = self.clips[self.clip_of[row]], int(self.sample_of[row])
                 try:
-                    self._open(int(self.clip_of[row]), name)[frame].read().result()
+                    for number, source, _ in self._spans(name, np.array([row])):
+                        self._open(number, name)[source].read().result()
                 except (ValueError, OSError, RuntimeError) as found:
                     return DatasetError(
-                        f"clip {clip!r}, frame {frame}, feature {self.feature_of[name]!r}: the stored bytes "
-                        f"cannot be read: {str(found).splitlines()[0]}",
+                        f"clip {clip!r}, sample {sample}, feature {self.feature_of[name]!r}: the stored "
+                        f"bytes cannot be read: {str(found).splitlines()[0]}",
                         expected="the bytes that were committed, with the checksum of every chunk intact",
                         repair="run `teachonce repair`, then extract or fetch the clip again",
                     )
         return DatasetError(
-            f"{len(rows)} frames cannot be read together, though each can alone: {error}",
+            f"{len(rows)} samples cannot be read together, though each can alone: {error}",
             expected="a disk that answers",
-            repair="run the same command again; if it happens again, look at the disk",
+            repair="run the same command again; if it happens again, check the disk",
         )
 
 
+def _read_arrays(spec: FeatureSpec) -> tuple[StoredArray, ...]:
+    """Return the arrays that batches are read from; the shapes of a ragged feature are read before."""
+    stored = stored_arrays(spec)
+    return stored[:1] if spec.ragged else stored
+
+
 def _numpy(tensor: Tensor, stored: StoredArray) -> np.ndarray:
-    """The memory of a tensor, under the dtype that is stored."""
+    """Return the memory of a tensor under the dtype that is stored."""
     return tensor.numpy().view(stored.dtype)
 
 
 def _torch_dtype(stored: StoredArray) -> torch.dtype:
-    """The dtype whose bits are those that are stored; torch can do little with uint16."""
+    """Return the dtype that holds the stored bits; torch can do little with uint16."""
     return torch.from_numpy(np.empty(0, "int16" if stored.dtype == "uint16" else stored.dtype)).dtype

@@ -1,1 +1,1 @@
-"""Open-loop evaluation: plans against what really happened."""
+"""Open-loop evaluation of driving policies: plans against what really happened. It knows no system."""

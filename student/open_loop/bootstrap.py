@@ -1,7 +1,7 @@
-"""Means over frames, how far they can be trusted, and where they come from.
+"""Means over frames with confidence intervals, for all frames and for groups of them.
 
-Frames of one clip are alike, so an interval says what another draw of clips would give: the percentile
-bootstrap over whole clips. Its draws come from a fixed seed.
+Frames of one clip are not independent, so intervals are by the percentile bootstrap over whole clips, drawn
+with a fixed seed.
 
 Dimension letters: N frame, M measure, C clip, R resample.
 """
@@ -26,7 +26,7 @@ class Means(NamedTuple):
     value: np.ndarray
     """(M)."""
     low: np.ndarray
-    """(M) lower end of the interval; NaN where a single clip counts, which tells nothing of others."""
+    """(M) lower end of the interval; NaN where a single clip counts, which has no spread."""
     high: np.ndarray
     """(M) upper end."""
     clips: int
@@ -48,15 +48,15 @@ def means(values: np.ndarray, counted: np.ndarray, clip_of: np.ndarray) -> Means
     clips = len(frames)
     value = sums.sum(axis=0) / frames.sum()
     if clips == 1:
-        nothing = np.full_like(value, np.nan)
-        return Means(value, nothing, nothing, 1, int(frames.sum()))
+        unknown = np.full_like(value, np.nan)
+        return Means(value, unknown, unknown, 1, int(frames.sum()))
     draws = np.random.default_rng(SEED).multinomial(clips, np.full(clips, 1 / clips), RESAMPLES)  # (R, C)
-    drawn = (draws @ sums) / (draws @ frames)[:, None]  # (R, M)
-    low, high = np.percentile(drawn, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)), axis=0)
+    resampled = (draws @ sums) / (draws @ frames)[:, None]  # (R, M)
+    low, high = np.percentile(resampled, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)), axis=0)
     return Means(value, low, high, clips, int(frames.sum()))
 
 
 def groups(labels: np.ndarray, counted: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every label (N) that counted frames have, sorted, and which of them (N) bool have it."""
+    """Yield every label (N) of the frames that count, sorted, and which of these frames (N) bool have it."""
     for label in np.unique(labels[counted]):
         yield str(label), counted & (labels == label)

@@ -1,15 +1,15 @@
-"""Which steps of a drive collide, as published and corrected (spec Bench2Drive 5.1).
+"""Which steps of a plan collide, as published and corrected (spec Bench2Drive 5.1).
 
-``parity`` repeats the published metrics, faults included. Agents and ego are cells of 0.5 m; the ego's
+``as_published`` repeats the published metrics, faults included. Agents and ego are cells of 0.5 m; the ego's
 footprint never turns; the point version looks up a cell 25 m off in both axes; an agent that was out of sight
 for a step comes back at the wrong place.
 
 ``corrected`` asks whether rectangles overlap: agents where they are, and the ego turned along its path. The
 point version asks whether the waypoint itself is inside an agent.
 
-In all four, a step at which the expert's own footprint collides is not held against a prediction.
+In all four, a step at which the expert's own footprint collides does not count against a plan.
 
-Dimension letters: N frame, D drive, A agent, T step (of 0.5 s).
+Dimension letters: N frame, P plan, A agent, T step (of 0.5 s).
 """
 
 from __future__ import annotations
@@ -24,80 +24,80 @@ from student.open_loop.occupancy import CELL_M, CELLS, Agents, corner_cells, dra
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VARIANTS = ("box_parity", "point_parity", "box_corrected", "point_corrected")
+VARIANTS = ("box_as_published", "point_as_published", "box_corrected", "point_corrected")
 
 EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
 EGO_AHEAD_M = 0.5
 """From the ego's origin to the middle of its footprint."""
 SLOWEST_M = 0.25
-"""A step shorter than this does not tell where the ego is heading."""
+"""The direction of a shorter step is not taken as the ego's heading."""
 
 # Cells of that footprint, never turned, counted from the lower left.
 _FOOTPRINT_ROWS = np.arange(97, 105)
 _FOOTPRINT_COLUMNS = np.arange(98, 102)
 
-# The published point version looks up a cell about 25 m off in both axes; only so are its numbers met.
+# The published point version looks up a cell about 25 m off in both axes; its numbers are only reproduced so.
 _POINT_ORIGIN_M = 24.875
 
 
 def collisions(
-    drives: Mapping[str, np.ndarray], truth: np.ndarray, agents: Agents
+    plans: Mapping[str, np.ndarray], expert: np.ndarray, agents: Agents
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Look up what every driver's plan runs into.
+    """Return where the plans of policies collide with other road users.
 
     Args:
-        drives: Driver -> (N, T, 2) planned positions in metres, LiDAR frame.
-        truth: The same for the expert.
+        plans: Policy -> (N, T, 2) planned positions in metres, LiDAR frame.
+        expert: The same of the expert.
         agents: Of the N frames.
 
     Returns:
-        Driver -> variant -> (N, T) bool, what is counted: the plan collides and the expert does not.
+        Policy -> variant -> (N, T) bool, what is counted: the plan collides and the expert does not.
     """
-    planned = np.stack([truth, *drives.values()], axis=1).astype(np.float64)  # (N, D, T, 2)
+    planned = np.stack([expert, *plans.values()], axis=1).astype(np.float64)  # (N, P, T, 2)
     counted = agents.mask & np.isin(agents.classes, (*VEHICLES, *HUMANS))[..., None]  # (N, A, T)
     agents = agents._replace(mask=counted)
-    found = dict(zip(VARIANTS, (*parity(planned, agents), *corrected(planned, agents)), strict=True))
-    excused = {kind: found[f"box_{kind}"][:, 0] for kind in ("parity", "corrected")}
+    found = dict(zip(VARIANTS, (*as_published(planned, agents), *corrected(planned, agents)), strict=True))
+    excused = {kind: found[f"box_{kind}"][:, 0] for kind in ("as_published", "corrected")}
     return {
-        driver: {
-            variant: hits[:, number] & ~excused[variant.split("_")[1]] for variant, hits in found.items()
+        policy: {
+            variant: hits[:, number] & ~excused[variant.partition("_")[2]] for variant, hits in found.items()
         }
-        for number, driver in enumerate(drives, start=1)
+        for number, policy in enumerate(plans, start=1)
     }
 
 
-def parity(planned: np.ndarray, agents: Agents) -> tuple[np.ndarray, np.ndarray]:
-    """Published box and point versions, (N, D, T) bool each, of plans (N, D, T, 2)."""
+def as_published(planned: np.ndarray, agents: Agents) -> tuple[np.ndarray, np.ndarray]:
+    """Return the published box and point versions, (N, P, T) bool each, of plans (N, P, T, 2)."""
     rows = np.trunc(CELLS - (planned[..., 1, None] / CELL_M + _FOOTPRINT_ROWS)).astype(int)
     columns = np.trunc(planned[..., 0, None] / CELL_M + _FOOTPRINT_COLUMNS).astype(int)
-    rows, columns = rows.clip(0, CELLS - 1), columns.clip(0, CELLS - 1)  # (N, D, T, 8), (N, D, T, 4)
-    row = np.trunc((_POINT_ORIGIN_M - planned[..., 1]) / CELL_M).astype(int)  # (N, D, T)
+    rows, columns = rows.clip(0, CELLS - 1), columns.clip(0, CELLS - 1)  # (N, P, T, 8), (N, P, T, 4)
+    row = np.trunc((_POINT_ORIGIN_M - planned[..., 1]) / CELL_M).astype(int)  # (N, P, T)
     column = np.trunc((_POINT_ORIGIN_M + planned[..., 0]) / CELL_M).astype(int)
     inside = (row >= 0) & (row < CELLS) & (column >= 0) & (column < CELLS)
 
     corners = corner_cells(agents)  # (N, A, T, 4, 2)
-    # Only what somebody looks at is drawn: most agents are far from every plan.
-    looked_at = agents.mask & (
+    # Only agents near a plan are drawn: most are far from every plan.
+    drawn = agents.mask & (
         _meets(corners, columns, rows) | _meets(corners, column[..., None], row[..., None])
     )
     box, point = np.zeros((2, *planned.shape[:3]), dtype=bool)
     steps = np.arange(planned.shape[2])
-    for frame in np.flatnonzero(looked_at.any(axis=(1, 2))):
-        grids = draw(corners[frame], looked_at[frame])  # (T, R, C)
+    for frame in np.flatnonzero(drawn.any(axis=(1, 2))):
+        grids = draw(corners[frame], drawn[frame])  # (T, R, C)
         footprint = grids[steps[:, None, None], rows[frame][..., None], columns[frame][..., None, :]]
-        box[frame] = footprint.any(axis=(-1, -2))  # (D, T)
-        drive, step = np.nonzero(inside[frame])
-        point[frame, drive, step] = grids[step, row[frame, drive, step], column[frame, drive, step]]
+        box[frame] = footprint.any(axis=(-1, -2))  # (P, T)
+        plan, step = np.nonzero(inside[frame])
+        point[frame, plan, step] = grids[step, row[frame, plan, step], column[frame, plan, step]]
     return box, point
 
 
 def _meets(corners: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Whether an agent's bounding box meets that of cells looked up for any drive, (N, A, T) bool."""
+    """Return whether an agent's bounding box meets that of the cells of any plan, (N, A, T) bool."""
     low, high = corners.min(axis=-2), corners.max(axis=-2)  # (N, A, T, 2)
     meets = np.zeros(corners.shape[:3], dtype=bool)
-    for drive in range(columns.shape[1]):
+    for plan in range(columns.shape[1]):
         near = np.ones_like(meets)
-        for axis, cells in enumerate((columns[:, drive], rows[:, drive])):
+        for axis, cells in enumerate((columns[:, plan], rows[:, plan])):
             first, last = cells.min(axis=-1)[:, None], cells.max(axis=-1)[:, None]  # (N, 1, T)
             near &= (low[..., axis] <= last) & (high[..., axis] >= first)
         meets |= near
@@ -105,12 +105,12 @@ def _meets(corners: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.nda
 
 
 def corrected(planned: np.ndarray, agents: Agents) -> tuple[np.ndarray, np.ndarray]:
-    """Corrected box and point versions, (N, D, T) bool each, of plans (N, D, T, 2)."""
-    middle, agent_heading = (values.swapaxes(1, 2)[:, None] for values in _where_they_are(agents))
+    """Return the corrected box and point versions, (N, P, T) bool each, of plans (N, P, T, 2)."""
+    middle, agent_heading = (values.swapaxes(1, 2)[:, None] for values in _corrected_poses(agents))
     length, width = (agents.boxes[:, None, None, :, side].astype(np.float64) for side in (2, 3))
     known = agents.mask.swapaxes(1, 2)[:, None]  # (N, 1, T, A)
-    ego_heading = headings(planned)[..., None]  # (N, D, T, 1)
-    forward = np.concatenate([np.cos(ego_heading), np.sin(ego_heading)], axis=-1)  # (N, D, T, 2)
+    ego_heading = headings(planned)[..., None]  # (N, P, T, 1)
+    forward = np.concatenate([np.cos(ego_heading), np.sin(ego_heading)], axis=-1)  # (N, P, T, 2)
     footprint = planned + EGO_AHEAD_M * forward
     box = _overlap(
         middle - footprint[..., None, :],
@@ -122,53 +122,54 @@ def corrected(planned: np.ndarray, agents: Agents) -> tuple[np.ndarray, np.ndarr
 
 
 def headings(planned: np.ndarray) -> np.ndarray:
-    """Where the ego heads at each step of a plan (..., T, 2), radians counter-clockwise from +x, (..., T).
+    """Return the ego's heading at each step of a plan (..., T, 2), as (..., T).
 
-    It heads along the way it came, ahead where it has not moved yet, and keeps its heading where it stands.
+    In radians, counter-clockwise from +x: the direction of the last step, straight ahead before the first
+    movement, and kept while standing.
     """
-    way = np.diff(planned, axis=-2, prepend=0.0)  # (..., T, 2)
-    told = np.hypot(way[..., 0], way[..., 1]) >= SLOWEST_M
-    heading = np.arctan2(way[..., 1], way[..., 0])
-    heading[..., 0] = np.where(told[..., 0], heading[..., 0], np.pi / 2)
+    moved = np.diff(planned, axis=-2, prepend=0.0)  # (..., T, 2)
+    known = np.hypot(moved[..., 0], moved[..., 1]) >= SLOWEST_M
+    heading = np.arctan2(moved[..., 1], moved[..., 0])
+    heading[..., 0] = np.where(known[..., 0], heading[..., 0], np.pi / 2)
     for step in range(1, planned.shape[-2]):
-        heading[..., step] = np.where(told[..., step], heading[..., step], heading[..., step - 1])
+        heading[..., step] = np.where(known[..., step], heading[..., step], heading[..., step - 1])
     return heading
 
 
-def _where_they_are(agents: Agents) -> tuple[np.ndarray, np.ndarray]:
-    """Middles (N, A, T, 2) and headings (N, A, T); only where an agent is known do they mean something.
+def _corrected_poses(agents: Agents) -> tuple[np.ndarray, np.ndarray]:
+    """Return middles (N, A, T, 2) and headings (N, A, T), meaningful only where an agent is known.
 
-    The first offset after a step without the agent is its place itself.
+    The first offset after a step without the agent is its position itself.
     """
     middle, heading = agents.poses()
-    place = agents.boxes[..., :2].astype(np.float64)
+    position = agents.boxes[..., :2].astype(np.float64)
     before = np.ones(agents.mask.shape[:2], dtype=bool)
     for step in range(agents.mask.shape[2]):
         offset = agents.offsets[..., step, :2]
-        place = np.where(before[..., None], place + offset, offset)
-        middle[..., step, :], before = place, agents.mask[..., step]
+        position = np.where(before[..., None], position + offset, offset)
+        middle[..., step, :], before = position, agents.mask[..., step]
     return middle, heading
 
 
 def _overlap(
-    apart: np.ndarray,
+    offset: np.ndarray,
     one: tuple[np.ndarray, float, float],
     other: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Whether two rectangles overlap: no side of either separates them.
+    """Return whether two rectangles overlap: no side of either separates them.
 
     Args:
-        apart: (..., 2) from the middle of one to the middle of the other.
+        offset: (..., 2) from the middle of one to the middle of the other.
         one: Heading, length, width, each (...) or broadcast to it.
         other: The same of the other.
     """
-    overlap = np.ones(apart.shape[:-1], dtype=bool)
+    overlap = np.ones(offset.shape[:-1], dtype=bool)
     for (heading, length, width), (other_heading, other_length, other_width) in ((one, other), (other, one)):
         cos, sin = np.cos(heading), np.sin(heading)
         turn = other_heading - heading
         along, across = np.abs(np.cos(turn)), np.abs(np.sin(turn))
-        ahead = np.abs(apart[..., 0] * cos + apart[..., 1] * sin)
-        aside = np.abs(apart[..., 1] * cos - apart[..., 0] * sin)
+        ahead = np.abs(offset[..., 0] * cos + offset[..., 1] * sin)
+        aside = np.abs(offset[..., 1] * cos - offset[..., 0] * sin)
         overlap &= 2 * ahead <= length + other_length * along + other_width * across
         overlap &= 2 * aside <= width + other_length * across + other_width * along
     return overlap

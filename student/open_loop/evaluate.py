@@ -1,7 +1,7 @@
-"""Open-loop error of a student, beside its teacher's and two trivial drivers'.
+"""Open-loop errors of driving policies, beside those of two trivial ones.
 
-Drivers plan first, from what was known at each frame, and only then is the truth read: a plan cannot have
-seen it. ``student.open_loop.evaluation`` says what is found.
+Policies plan first, from what was known at each frame, and only then is the ground truth read: a plan cannot
+depend on it. ``student.open_loop.evaluation`` describes the result.
 
 Dimension letters: N frame, T step (of 0.5 s), M measure.
 """
@@ -11,212 +11,175 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
-import torch
-from safetensors.numpy import save
 
-from cache_schema.dataset.reader import LatentDataset
-from cache_schema.storage.atomic_io import write_durably
-from cache_schema.vocabulary.driving import AGENTS, COMMANDS
-from student.loading.batches import FRAMES_WITHOUT_ORION_TRUTH, LatentFrames
+from cache_schema.progress import SILENT, Progress
+from cache_schema.vocabulary.driving import COMMANDS
+from student.loading.batches import LatentSamples
+from student.loading.dataset import stores
 from student.open_loop.bootstrap import Means, groups, means
 from student.open_loop.collisions import VARIANTS, collisions
 from student.open_loop.evaluation import (
     COLLISION_COLUMNS,
     GROUP_COLUMNS,
     Estimate,
-    Evaluation,
     Group,
-    TokenLikeness,
+    OpenLoopEvaluation,
+    Similarity,
 )
+from student.open_loop.ground_truth import EGO_FEATURES, GroundTruth, read_ground_truth
 from student.open_loop.metrics import COLUMNS, l2_columns, rate_columns
-from student.open_loop.occupancy import Agents
 from student.open_loop.pictured import scenes, spread, worst_of
-from student.open_loop.policies import BATCH, KNOWN, MOTION, Plans, plan
-from student.orion_lite.build import asset, build_student
-from student.orion_lite.planner import Planner
-from student.runs.checkpoint import read_checkpoint
-from student.runs.weights import load_strictly
+from student.open_loop.policies import BATCH, CAN_BUS, Plans, constant_velocity, plan, stand_still
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
 
+    import torch
+
+    from student.loading.dataset import Dataset
     from student.open_loop.evaluation import By
-    from student.runs.config import Mask
+    from student.open_loop.ground_truth import Mask
+    from student.open_loop.policies import Policy
 
 Part = TypeVar("Part")
 
-TRUE = ("ego_trajectory", "ego_trajectory_mask", "command", "frame_index")
-TRUE_AGENTS = (
-    "truth_agent_boxes",
-    "truth_agent_classes",
-    "truth_agent_offsets",
-    "truth_agent_offsets_mask",
-)
-"""Features that collisions are told by, in the order of ``Agents``."""
 
+def evaluate_open_loop(
+    dataset: Dataset,
+    split: str,
+    policies: Mapping[str, Policy],
+    *,
+    features: Iterable[str],
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> tuple[OpenLoopEvaluation, dict[str, np.ndarray]]:
+    """Measure policies on the frames of a split.
 
-class Truth(NamedTuple):
-    """What really happened, of N frames."""
-
-    positions: np.ndarray
-    """(N, T, 2) of the expert."""
-    mask: np.ndarray
-    """(N, T) bool, steps that have a truth."""
-    command: np.ndarray
-    """(N)."""
-    frame_index: np.ndarray
-    """(N)."""
-    agents: Agents | None
-    """None where the dataset does not hold them."""
-    crowded_frames: int | None
-    """Frames with more agents than ``agents`` has places for."""
-
-
-def evaluate(run: Path, dataset_path: str | Path, split: str = "val", *, device: str = "cpu") -> Evaluation:
-    """Measure a run's newest checkpoint; write ``evaluation.json`` and ``evaluation.safetensors`` beside it.
-
-    Student and teacher plan without noise, the teacher from stored planning tokens. Constant velocity goes
-    straight on at the speed that ``can_bus`` tells. Equal runs and datasets give equal numbers.
+    Constant velocity, if the dataset has the speed, and standing still are measured beside them.
 
     Args:
-        run: Folder of a training run.
-        dataset_path: A latent dataset by the same teacher, or its URL.
+        dataset: A driving dataset.
         split: "train", "val" or "all".
-        device: Torch device.
+        policies: Policies by name; "student" is the one whose largest errors are listed.
+        features: What they read, ``command`` included; none may depend on the future.
+        device: Where they compute.
+        progress: Counts frames.
+
+    Returns:
+        What was found, and the arrays of every frame.
 
     Raises:
-        CheckpointError: The run has no readable checkpoint.
-        IdentityError: The dataset is by another teacher.
         RequestError: The dataset lacks a feature, or clips of this split.
     """
-    dataset = LatentDataset.open(dataset_path)
-    dataset.require(TRUE)
-    plans, frames, epoch = plans_of(run, dataset, split, device=device)
-    truth = read_truth(dataset, frames.clips)
-    evaluation, tensors = measure(plans, truth, dataset, frames, epoch=epoch, split=split)
-    write_durably(run / "evaluation.safetensors", save(tensors))
-    write_durably(run / "evaluation.json", evaluation.model_dump_json(indent=1).encode())
-    return evaluation
+    dataset.require(EGO_FEATURES)
+    plans, samples = plan_split(dataset, split, policies, features=features, device=device, progress=progress)
+    return measure(plans, read_ground_truth(dataset, samples.clips), dataset, samples, split=split)
 
 
-def plans_of(
-    run: Path, dataset: LatentDataset, split: str, *, device: str
-) -> tuple[Plans, LatentFrames, int]:
-    """What every driver plans, where, and after how many epochs of training; raises as ``evaluate`` does."""
-    reached, weights = read_checkpoint(run)
-    reached.check_reads(dataset)
-    known = (*KNOWN, MOTION) if dataset.manifest.feature(MOTION) is not None else KNOWN
-    frames = LatentFrames(dataset, split, known, mask="complete", device=torch.device(device))
-    student = build_student(dataset, reached.config)
-    load_strictly(student, weights)
-    teacher = Planner.from_tensors(asset(dataset, "teacher_planner"))
-    return plan(frames, student.to(device).eval(), teacher.to(device)), frames, reached.epoch
-
-
-def read_truth(dataset: LatentDataset, clips: tuple[str, ...]) -> Truth:
-    """Read what really happened in some clips."""
-
-    def all_frames(feature: str) -> np.ndarray:
-        return np.concatenate([dataset.read(clip, feature) for clip in clips])
-
-    trajectory, mask, command, frame_index = (all_frames(feature) for feature in TRUE)
-    agents = crowded = None
-    if all(dataset.manifest.feature(feature) is not None for feature in TRUE_AGENTS):
-        agents = Agents(*(all_frames(feature) for feature in TRUE_AGENTS))
-        crowded = int((all_frames("truth_agent_count") > AGENTS).sum())
-    return Truth(trajectory.cumsum(axis=1), mask, command, frame_index, agents, crowded)
+def plan_split(
+    dataset: Dataset,
+    split: str,
+    policies: Mapping[str, Policy],
+    *,
+    features: Iterable[str],
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> tuple[Plans, LatentSamples]:
+    """Let policies, and the trivial ones, plan at the frames of a split; raises as ``evaluate_open_loop``."""
+    moving = {"constant_velocity": constant_velocity} if stores(dataset, CAN_BUS) else {}
+    read = (*features, CAN_BUS) if moving else features
+    samples = LatentSamples(dataset, split, read, device=device)
+    return plan(samples, {**policies, **moving, "stand_still": stand_still}, progress), samples
 
 
 def measure(
-    plans: Plans, truth: Truth, dataset: LatentDataset, frames: LatentFrames, *, epoch: int, split: str
-) -> tuple[Evaluation, dict[str, np.ndarray]]:
-    """Compare plans with the truth; return what is found, and the tensors of every frame."""
-    whole = np.all(truth.mask, axis=1)  # (N)
-    masks: dict[Mask, np.ndarray] = {
-        "complete": whole,
-        "orion": whole & (truth.frame_index >= FRAMES_WITHOUT_ORION_TRUTH),
-    }
-    l2 = {driver: l2_columns(positions, truth.positions) for driver, positions in plans.drives.items()}
-    hits = {} if truth.agents is None else _collisions(plans.drives, truth, whole)
+    plans: Plans, ground_truth: GroundTruth, dataset: Dataset, samples: LatentSamples, *, split: str
+) -> tuple[OpenLoopEvaluation, dict[str, np.ndarray]]:
+    """Compare plans with the ground truth; return what is found, and the arrays of every frame."""
+    counted = ground_truth.counted()
+    complete = counted["complete"]
+    l2 = {name: l2_columns(positions, ground_truth.positions) for name, positions in plans.positions.items()}
+    hits = {} if ground_truth.agents is None else _collisions(plans.positions, ground_truth, complete)
     columns = (*COLUMNS, *(COLLISION_COLUMNS if hits else ()))
     values = {
-        driver: np.concatenate([l2[driver], *map(rate_columns, hits.get(driver, {}).values())], axis=1)
-        for driver in plans.drives
+        name: np.concatenate([l2[name], *map(rate_columns, hits.get(name, {}).values())], axis=1)
+        for name in plans.positions
     }  # (N, M) each
 
     by_mask = {
-        driver: {mask: _estimates(columns, table, counted, frames) for mask, counted in masks.items()}
-        for driver, table in values.items()
+        name: {mask: _estimates(columns, table, rows, samples) for mask, rows in counted.items()}
+        for name, table in values.items()
     }
-    pictured = spread(whole)
-    worst = worst_of(l2["student"][:, COLUMNS.index("up_to_mean")], whole, frames)
-    evaluation = Evaluation(
+    pictured = spread(complete)
+    worst = worst_of(l2["student"][:, COLUMNS.index("up_to_mean")], complete, samples)
+    evaluation = OpenLoopEvaluation(
         split=split,
-        epoch=epoch,
-        clips=frames.clips,
-        frames={mask: int(counted.sum()) for mask, counted in masks.items()},
+        clips=samples.clips,
+        frames={mask: int(rows.sum()) for mask, rows in counted.items()},
         l2_m=_pick(by_mask, COLUMNS, lambda estimate: estimate.value),
         collision=_pick(by_mask, COLLISION_COLUMNS, lambda estimate: estimate.value) if hits else {},
         interval=_pick(by_mask, columns, lambda estimate: estimate.interval),
-        token=_token(plans.token, frames),
-        groups=tuple(_groups(values, columns, truth.command, whole, dataset, frames)),
-        crowded_frames=truth.crowded_frames,
-        missing=_missing(dataset, plans, truth),
-        pictures=tuple(frames.names(pictured)),
-        worst=tuple(frames.names(worst)),
+        similarity={name: _similarity(table, samples) for name, table in plans.similarity.items()},
+        groups=tuple(_groups(values, columns, ground_truth.command, complete, dataset, samples)),
+        crowded_frames=ground_truth.crowded_frames,
+        missing=_missing(dataset, plans, ground_truth),
+        pictures=tuple(samples.names(pictured)),
+        worst=tuple(samples.names(worst)),
     )
-    tensors = {
-        **plans.drives,
-        "truth": truth.positions,
-        "mask": truth.mask,
-        "clip": frames.clip_of.astype(np.int64),
-        "frame_index": truth.frame_index.astype(np.int64),
-        **{f"l2.{driver}": table.astype(np.float32) for driver, table in l2.items()},
+    arrays = {
+        **plans.positions,
+        "ground_truth": ground_truth.positions,
+        "mask": ground_truth.mask,
+        "clip": samples.clip_of.astype(np.int64),
+        "frame_index": ground_truth.frame_index.astype(np.int64),
+        **{f"l2.{name}": table.astype(np.float32) for name, table in l2.items()},
         **{
-            f"collision.{driver}.{variant}": steps
-            for driver, variants in hits.items()
+            f"collision.{name}.{variant}": steps
+            for name, variants in hits.items()
             for variant, steps in variants.items()
         },
-        "token.cosine": plans.token[:, 0].copy(),
-        "token.relative": plans.token[:, 1].copy(),
+        **{
+            f"similarity.{name}.{kind}": table[:, column].copy()
+            for name, table in plans.similarity.items()
+            for column, kind in enumerate(("cosine", "relative"))
+        },
         "picture": pictured,
         "worst": worst,
-        **scenes(dataset, frames, pictured),
-        **{f"worst.{name}": values for name, values in scenes(dataset, frames, worst).items()},
+        **scenes(dataset, samples, pictured),
+        **{f"worst.{name}": table for name, table in scenes(dataset, samples, worst).items()},
     }
-    return evaluation, tensors
+    return evaluation, arrays
 
 
 def _collisions(
-    drives: dict[str, np.ndarray], truth: Truth, whole: np.ndarray
+    positions: dict[str, np.ndarray], ground_truth: GroundTruth, counted: np.ndarray
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Driver -> variant -> (N, T) bool; only frames that count are looked at, a block at a time."""
-    assert truth.agents is not None
-    found = {driver: {variant: np.zeros_like(truth.mask) for variant in VARIANTS} for driver in drives}
-    counted = np.flatnonzero(whole)
-    for rows in np.array_split(counted, range(BATCH, len(counted), BATCH)):
+    """Return policy -> variant -> (N, T) bool, of the frames that count; a block of frames at a time."""
+    assert ground_truth.agents is not None
+    found = {name: {variant: np.zeros_like(ground_truth.mask) for variant in VARIANTS} for name in positions}
+    numbers = np.flatnonzero(counted)
+    for rows in np.array_split(numbers, range(BATCH, len(numbers), BATCH)):
         block = collisions(
-            {driver: positions[rows] for driver, positions in drives.items()},
-            truth.positions[rows],
-            truth.agents.at(rows),
+            {name: planned[rows] for name, planned in positions.items()},
+            ground_truth.positions[rows],
+            ground_truth.agents.at(rows),
         )
-        for driver, variants in block.items():
+        for name, variants in block.items():
             for variant, hits in variants.items():
-                found[driver][variant][rows] = hits
+                found[name][variant][rows] = hits
     return found
 
 
 def _estimates(
-    columns: tuple[str, ...], values: np.ndarray, counted: np.ndarray, frames: LatentFrames
+    columns: tuple[str, ...], values: np.ndarray, counted: np.ndarray, samples: LatentSamples
 ) -> dict[str, Estimate | None]:
-    """The mean of each column (N, M) over the frames that count; None where there are none."""
+    """Return the mean of each column (N, M) over the frames that count; None where there are none."""
     if not counted.any():
         return dict.fromkeys(columns)
-    return dict(zip(columns, _of(means(values, counted, frames.clip_of)), strict=True))
+    return dict(zip(columns, _as_estimates(means(values, counted, samples.clip_of)), strict=True))
 
 
-def _of(found: Means) -> list[Estimate]:
+def _as_estimates(found: Means) -> list[Estimate]:
     ends = zip(found.low.tolist(), found.high.tolist(), strict=True)
     return [
         Estimate(value=value, interval=end if found.clips > 1 else None)
@@ -229,65 +192,75 @@ def _pick(
     columns: tuple[str, ...],
     part: Callable[[Estimate], Part],
 ) -> dict[str, dict[Mask, dict[str, Part | None]]]:
-    """One part of every estimate of some columns; None where there is no estimate."""
+    """Return one part of every estimate of some columns; None where there is no estimate."""
 
     def of(row: dict[str, Estimate | None]) -> dict[str, Part | None]:
         return {name: None if (found := row[name]) is None else part(found) for name in columns}
 
-    return {driver: {mask: of(row) for mask, row in rows.items()} for driver, rows in by_mask.items()}
+    return {name: {mask: of(row) for mask, row in rows.items()} for name, rows in by_mask.items()}
 
 
-def _token(likeness: np.ndarray, frames: LatentFrames) -> TokenLikeness:
-    every = np.ones(len(likeness), dtype=bool)
-    cosine, relative, absolute = _of(means(likeness.astype(np.float64), every, frames.clip_of))
-    return TokenLikeness(cosine=cosine, relative=relative, absolute=absolute)
+def _similarity(table: np.ndarray, samples: LatentSamples) -> Similarity:
+    every = np.ones(len(table), dtype=bool)
+    cosine, relative, absolute = _as_estimates(means(table.astype(np.float64), every, samples.clip_of))
+    return Similarity(cosine=cosine, relative=relative, absolute=absolute)
+
+
+class _Labels(NamedTuple):
+    by: By
+    names: np.ndarray
+    """(N) label of every frame."""
 
 
 def _groups(
     values: dict[str, np.ndarray],
     columns: tuple[str, ...],
     command: np.ndarray,
-    whole: np.ndarray,
-    dataset: LatentDataset,
-    frames: LatentFrames,
+    counted: np.ndarray,
+    dataset: Dataset,
+    samples: LatentSamples,
 ) -> list[Group]:
-    told = [name for name in GROUP_COLUMNS if name in columns]
-    picked = [columns.index(name) for name in told]
-    infos = [dataset.clip(name) for name in frames.clips]
+    """Return the means of every group of frames that have a command or a tag in common."""
+    shown = [name for name in GROUP_COLUMNS if name in columns]
+    picked = [columns.index(name) for name in shown]
+    infos = [dataset.clip(name) for name in samples.clips]
     tags: tuple[By, ...] = ("scenario", "town", "weather")
-    of_clip = {tag: [info.tags.get(tag, "") for info in infos] for tag in tags}
-    labels: dict[By, np.ndarray] = {"command": np.array(COMMANDS)[command]}
-    for by, names in of_clip.items():
-        labels[by] = np.array([name or "unknown" for name in names])[frames.clip_of]
+    labels = [_Labels("command", np.array(COMMANDS)[command])]
+    for tag in tags:
+        of_clip = np.array([info.tags.get(tag) or "unknown" for info in infos])
+        labels.append(_Labels(tag, of_clip[samples.clip_of]))
     found = []
-    for by, label_of in labels.items():
-        for name, counted in groups(label_of, whole):
-            rows = {
-                driver: means(table[:, picked], counted, frames.clip_of) for driver, table in values.items()
+    for by, names in labels:
+        for label, rows in groups(names, counted):
+            of_policy = {
+                name: means(table[:, picked], rows, samples.clip_of) for name, table in values.items()
             }
-            any_row = next(iter(rows.values()))
+            any_row = next(iter(of_policy.values()))
             found.append(
                 Group(
                     by=by,
-                    name=name,
+                    name=label,
                     clips=any_row.clips,
                     frames=any_row.frames,
-                    means={driver: dict(zip(told, _of(row), strict=True)) for driver, row in rows.items()},
+                    means={
+                        name: dict(zip(shown, _as_estimates(row), strict=True))
+                        for name, row in of_policy.items()
+                    },
                 )
             )
     return found
 
 
-def _missing(dataset: LatentDataset, plans: Plans, truth: Truth) -> tuple[str, ...]:
-    told = []
-    if truth.agents is None:
-        told.append(
-            "collisions were not measured: the dataset does not hold the true agents; "
-            f"`teachonce add-truth {dataset.path} --data ROOT` adds them from the raw clips"
+def _missing(dataset: Dataset, plans: Plans, ground_truth: GroundTruth) -> tuple[str, ...]:
+    missing = []
+    if ground_truth.agents is None:
+        missing.append(
+            "collisions were not measured: the dataset does not hold the ground truth of other road users; "
+            f"`teachonce add-truth {dataset} --data ROOT` adds it from the raw clips"
         )
-    if "constant_velocity" not in plans.drives:
-        told.append(
-            f"constant velocity was not measured: the dataset has no {MOTION}; "
-            f"`teachonce add-truth {dataset.path} --data ROOT` adds it from the raw clips"
+    if "constant_velocity" not in plans.positions:
+        missing.append(
+            f"constant velocity was not measured: the dataset has no {CAN_BUS}; "
+            f"`teachonce add-truth {dataset} --data ROOT` adds it from the raw clips"
         )
-    return tuple(told)
+    return tuple(missing)

@@ -1,18 +1,17 @@
-"""What an evaluation found: the content of ``evaluation.json``, and how it is shown.
+"""What an open-loop evaluation found: the content of ``evaluation.json``, and how it is shown.
 
-``evaluation.safetensors`` beside it holds every frame (N frames, T steps, D for each driver, P pictures,
-W worst frames), for whoever wants to look closer:
+``evaluation.safetensors`` beside it holds every frame (N frames, T steps, P pictures, W worst frames):
 
-    <driver>, truth                (N, T, 2)  positions, metres
-    mask                           (N, T)     steps that have a truth
+    <policy>, ground_truth         (N, T, 2)  positions, metres
+    mask                           (N, T)     steps whose ground truth is known
     clip, frame_index              (N)        index into ``clips``; number of the raw frame
-    l2.<driver>                    (N, 8)     ``student.open_loop.metrics.COLUMNS``
-    collision.<driver>.<variant>   (N, T)     steps that collide; ``student.open_loop.collisions.VARIANTS``
-    token.cosine, token.relative   (N)        the student's planning token against the teacher's
+    l2.<policy>                    (N, 8)     ``student.open_loop.metrics.COLUMNS``
+    collision.<policy>.<variant>   (N, T)     steps that collide; ``student.open_loop.collisions.VARIANTS``
+    similarity.<feature>.cosine, similarity.<feature>.relative   (N)   the student's feature to the teacher's
     picture, worst                 (P), (W)   rows of ``pictures`` and ``worst``
     <feature>, worst.<feature>     (P, ...), (W, ...)  what pictures show of those rows
 
-L2 and collisions mean something where a whole row of ``mask`` is true.
+L2 and collisions are meaningful where a whole row of ``mask`` is true.
 """
 
 from __future__ import annotations
@@ -26,17 +25,18 @@ from rich.table import Table
 
 from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES
 from student.open_loop.collisions import VARIANTS
+from student.open_loop.ground_truth import Mask
 from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
-from student.runs.config import Mask
+from student.system import Evaluation
 
 COLLISION_COLUMNS = tuple(f"{variant}_{column}" for variant in VARIANTS for column in RATE_COLUMNS)
 """Shares of steps that collide: the variant, up to which horizon."""
-GROUP_COLUMNS = ("up_to_mean", "at_mean", "box_parity_mean", "box_corrected_mean")
-"""What is told of each group."""
+GROUP_COLUMNS = ("up_to_mean", "at_mean", "box_as_published_mean", "box_corrected_mean")
+"""The columns that are computed for each group."""
 
 INTERVAL = f"{CONFIDENCE:.0%}"
 
-Driver = str
+Policy = str
 Interval = tuple[float, float]
 """95 % by the bootstrap over clips."""
 By = Literal["command", "scenario", "town", "weather"]
@@ -54,13 +54,13 @@ class Estimate(_Record):
     """None where all frames are of one clip."""
 
 
-class TokenLikeness(_Record):
-    """The student's planning token against the teacher's, over all frames."""
+class Similarity(_Record):
+    """A feature that the student imitates, compared with the teacher's, over all frames."""
 
     absolute: Estimate
-    """Mean absolute difference of an element: the L1 mimic loss."""
+    """Mean absolute difference of an element."""
     relative: Estimate
-    """Norm of the difference over the norm of the teacher's token."""
+    """Norm of the difference over the norm of the teacher's."""
     cosine: Estimate
 
 
@@ -71,29 +71,29 @@ class Group(_Record):
     name: str
     clips: int
     frames: int
-    means: dict[Driver, dict[str, Estimate]]
-    """``GROUP_COLUMNS`` of every driver."""
+    means: dict[Policy, dict[str, Estimate]]
+    """``GROUP_COLUMNS`` of every policy."""
 
 
-class Evaluation(_Record):
-    """Open-loop errors of every driver, in both readings of the mask."""
+class OpenLoopEvaluation(Evaluation):
+    """Open-loop errors of every policy, in both readings of the mask."""
 
-    split: str
-    epoch: int
-    """Epochs that the student had been trained."""
+    kind: Literal["open-loop"] = "open-loop"
     clips: tuple[str, ...]
     frames: dict[Mask, int]
-    """Frames that count: those whose every step has a truth."""
-    l2_m: dict[Driver, dict[Mask, dict[str, float | None]]]
+    """Frames that count: those with every step of the ground truth known."""
+    l2_m: dict[Policy, dict[Mask, dict[str, float | None]]]
     """Metres for each of ``COLUMNS``; None where no frame counts."""
-    collision: dict[Driver, dict[Mask, dict[str, float | None]]]
-    """Share of steps for each of ``COLLISION_COLUMNS``; empty where the dataset does not hold true agents."""
-    interval: dict[Driver, dict[Mask, dict[str, Interval | None]]]
+    collision: dict[Policy, dict[Mask, dict[str, float | None]]]
+    """Share of steps for each of ``COLLISION_COLUMNS``; empty where the dataset does not hold the
+    ground truth of other road users."""
+    interval: dict[Policy, dict[Mask, dict[str, Interval | None]]]
     """Of both; None where all frames are of one clip."""
-    token: TokenLikeness
+    similarity: dict[str, Similarity]
+    """Feature that the student imitates -> how similar it is to the teacher's."""
     groups: tuple[Group, ...]
     crowded_frames: int | None
-    """Frames with more agents than the truth has places for; None where it is not told."""
+    """Frames with more agents than the ground truth has places for; None where that is not known."""
     missing: tuple[str, ...]
     """What could not be measured, and what to do about it."""
     pictures: tuple[str, ...]
@@ -107,53 +107,58 @@ class Evaluation(_Record):
         if self.collision:
             tables.append(self._collision_table())
         tables += [self._group_table(by) for by in ("command", "scenario", "town", "weather")]
-        token = self.token
         lines = [
-            f"planning token: cosine {told(token.cosine)}, relative error {told(token.relative)}, "
-            f"mean absolute difference {told(token.absolute)}",
-            f"intervals: {CONFIDENCE:.0%}, {RESAMPLES} bootstrap resamples of whole clips",
+            f"{_words(name)}: cosine {with_interval(found.cosine)}, "
+            f"relative error {with_interval(found.relative)}, "
+            f"mean absolute difference {with_interval(found.absolute)}"
+            for name, found in self.similarity.items()
         ]
+        lines.append(f"intervals: {CONFIDENCE:.0%}, {RESAMPLES} bootstrap resamples of whole clips")
         if self.crowded_frames:
-            lines.append(f"{self.crowded_frames} frames have more agents than the truth has places for")
+            lines.append(
+                f"{self.crowded_frames} frames have more agents than the ground truth has places for"
+            )
         titled = (part for title, table in tables for part in (title, table, ""))
         return Renderables(*titled, *lines, *self.missing)
 
     def _l2_table(self) -> tuple[str, Table]:
         counted = ", ".join(f"{count} in the {mask} mask" for mask, count in self.frames.items())
-        table = _table("driver", "mask", "L2")
+        table = _table("policy", "mask", "L2")
         _add_horizons(table)
-        for driver, masks in self.l2_m.items():
+        for policy, masks in self.l2_m.items():
             for mask, row in masks.items():
                 for definition, columns in (("up to", COLUMNS[:4]), ("at", COLUMNS[4:])):
                     values = [shown(row[name]) for name in columns]
-                    spread = shown_interval(self.interval[driver][mask][columns[-1]], 2)
-                    table.add_row(_words(driver), mask, definition, *values, spread)
+                    spread = shown_interval(self.interval[policy][mask][columns[-1]], 2)
+                    table.add_row(_words(policy), mask, definition, *values, spread)
             table.add_section()
         return f"Open-loop L2 in metres, split {self.split}; frames: {counted}", table
 
     def _collision_table(self) -> tuple[str, Table]:
-        table = _table("driver", "variant")
+        table = _table("policy", "variant")
         _add_horizons(table)
-        for driver, masks in self.collision.items():
-            row, intervals = masks["complete"], self.interval[driver]["complete"]
+        for policy, masks in self.collision.items():
+            row, intervals = masks["complete"], self.interval[policy]["complete"]
             for variant in VARIANTS:
                 columns = [f"{variant}_{column}" for column in RATE_COLUMNS]
                 values = [shown(row[name], 2, 100) for name in columns]
                 spread = shown_interval(intervals[columns[-1]], 2, 100)
-                table.add_row(_words(driver), _words(variant), *values, spread)
+                table.add_row(_words(policy), _words(variant), *values, spread)
             table.add_section()
-        return "Steps that collide, in percent, complete mask (parity: as published)", table
+        return "Steps that collide, in percent, complete mask", table
 
     def _group_table(self, by: By) -> tuple[str, Table]:
         table = _table(by)
-        for heading in ("clips", "frames", "student", INTERVAL, "teacher"):
+        others = [policy for policy in ("teacher",) if policy in self.l2_m]
+        for heading in ("clips", "frames", "student", INTERVAL, *others):
             table.add_column(heading, no_wrap=True, justify="right")
         for group in self.groups:
             if group.by == by:
-                student, teacher = (group.means[driver]["up_to_mean"] for driver in ("student", "teacher"))
+                student = group.means["student"]["up_to_mean"]
                 counts = str(group.clips), str(group.frames)
                 spread = shown_interval(student.interval, 2)
-                table.add_row(group.name, *counts, shown(student.value), spread, shown(teacher.value))
+                values = (shown(group.means[policy]["up_to_mean"].value) for policy in others)
+                table.add_row(group.name, *counts, shown(student.value), spread, *values)
         return f"By {by}: mean L2 up to 1, 2 and 3 s in metres, complete mask", table
 
 
@@ -167,7 +172,7 @@ def shown_interval(interval: Interval | None, digits: int = 3, factor: float = 1
     return "-" if interval is None else "..".join(shown(end, digits, factor) for end in interval)
 
 
-def told(estimate: Estimate) -> str:
+def with_interval(estimate: Estimate) -> str:
     """Return a mean and its interval."""
     spread = "" if estimate.interval is None else f" ({shown_interval(estimate.interval)})"
     return shown(estimate.value) + spread

@@ -1,7 +1,7 @@
-"""Agents drawn on the grid of the published collision rates (spec Bench2Drive 5.1).
+"""Agents rasterised on the grid of the published collision rates (spec Bench2Drive 5.1).
 
-The published numbers were drawn with OpenCV's ``fillPoly``. The same cells come out here, those of polygons
-that the border cuts included: it clips each edge to the grid in whole cells before it draws it.
+The published rates use OpenCV's ``fillPoly``. The same cells are occupied here, also of polygons that cross
+the border: each edge is clipped to the grid in whole cells before it is drawn.
 
 Dimension letters: N frame, A agent, T step (of 0.5 s), R row, C column. The grid looks down on the ego: row 0
 is 50 m ahead, column 0 is 50 m to the left, LiDAR frame (x right, y forward).
@@ -33,18 +33,18 @@ class Agents(NamedTuple):
     """(N, A, T) bool, where the agent is known."""
 
     def at(self, index: np.ndarray | slice | int) -> Agents:
-        """The agents of some of the frames."""
+        """Return the agents of some of the frames."""
         return Agents(*(values[index] for values in self))
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Middles (N, A, T, 2) and headings (N, A, T) at every step, as the published metrics move them."""
+        """Return middles (N, A, T, 2) and headings (N, A, T), moved as the published metrics move them."""
         boxes, offsets = self.boxes.astype(np.float64), self.offsets.astype(np.float64)
         moved = offsets.cumsum(axis=-2)
         return boxes[..., None, :2] + moved[..., :2], boxes[..., None, 4] + moved[..., 2]
 
 
 def corner_cells(agents: Agents) -> np.ndarray:
-    """Corners of every agent at every step as whole (column, row) cells, (N, A, T, 4, 2), inside or not."""
+    """Return the corners of every agent at every step as whole (column, row) cells, (N, A, T, 4, 2)."""
     middle, yaw = agents.poses()
     length, width = (agents.boxes[..., None, None, side].astype(np.float64) for side in (2, 3))
     ahead = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1) * length / 2  # (N, A, T, 2)
@@ -52,11 +52,6 @@ def corner_cells(agents: Agents) -> np.ndarray:
     corners = np.stack([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside], axis=-2)
     corners = (corners + middle[..., None, :]) * (1, -1)  # (N, A, T, 4, 2)
     return np.round((corners + EXTENT_M) / CELL_M).astype(int)
-
-
-def rasterise(agents: Agents, classes: tuple[int, ...]) -> np.ndarray:
-    """Draw the future of one frame's agents of some classes; return (T, R, C) bool, the cells they occupy."""
-    return draw(corner_cells(agents), agents.mask & np.isin(agents.classes, classes)[:, None])
 
 
 def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -112,7 +107,7 @@ def _draw_line(grid: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
 
 
 def _clip(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int] | None:
-    """Cut a line to the grid, its ends moved to whole cells; None where it is outside."""
+    """Clip a line to the grid, its ends moved to whole cells; None where it is outside."""
     last = CELLS - 1
 
     def moved(at: int, border: int, slope: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""Which frames of an evaluation are worth a picture, and what the dataset holds to draw of them.
+"""Which frames of an evaluation are pictured, and the features that their pictures show.
 
 Dimension letters: N frame, P picture.
 """
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from student.loading.dataset import stores
+
 if TYPE_CHECKING:
-    from cache_schema.dataset.reader import LatentDataset
-    from student.loading.batches import LatentFrames
+    from student.loading.batches import LatentSamples
+    from student.loading.dataset import Dataset
 
 PICTURED = (
     "lane_points",
@@ -24,8 +26,8 @@ PICTURED = (
 )
 """Features that pictures show where the dataset has them."""
 PICTURES = 6
-APART = 10
-"""Frames between two of a clip's worst: neighbours show the same mistake."""
+BETWEEN = 10
+"""Least number of frames between two of a clip's worst: neighbours show the same error."""
 
 
 def spread(counted: np.ndarray) -> np.ndarray:
@@ -35,32 +37,32 @@ def spread(counted: np.ndarray) -> np.ndarray:
     return rows[chosen]
 
 
-def worst_of(error: np.ndarray, counted: np.ndarray, frames: LatentFrames) -> np.ndarray:
-    """Choose the rows of the largest errors, none within ``APART`` frames of another."""
+def worst_of(error: np.ndarray, counted: np.ndarray, samples: LatentSamples) -> np.ndarray:
+    """Choose the rows of the largest errors, none within ``BETWEEN`` frames of another."""
     chosen: list[int] = []
     for row in np.argsort(-error, kind="stable"):
         if len(chosen) == PICTURES:
             break
-        apart = all(
-            frames.clip_of[row] != frames.clip_of[other]
-            or abs(frames.frame_of[row] - frames.frame_of[other]) >= APART
+        far = all(
+            samples.clip_of[row] != samples.clip_of[other]
+            or abs(samples.sample_of[row] - samples.sample_of[other]) >= BETWEEN
             for other in chosen
         )
-        if counted[row] and apart:
+        if counted[row] and far:
             chosen.append(int(row))
     return np.array(chosen, dtype=np.int64)
 
 
-def scenes(dataset: LatentDataset, frames: LatentFrames, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What is pictured of these frames, (rows, *shape) each."""
-    there = [spec for name in PICTURED if (spec := dataset.manifest.feature(name)) is not None]
+def scenes(dataset: Dataset, samples: LatentSamples, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the features that pictures of these frames show, (rows, *shape) each."""
+    shown = [dataset.feature(name) for name in PICTURED if stores(dataset, name)]
     return {
         spec.name: np.array(
             [
-                dataset.read(frames.clips[frames.clip_of[row]], spec.name, int(frames.frame_of[row]))
+                dataset.read(samples.clips[samples.clip_of[row]], spec.name, int(samples.sample_of[row]))
                 for row in rows
             ],
             np.float32,
         ).reshape(len(rows), *spec.shape)
-        for spec in there
+        for spec in shown
     }

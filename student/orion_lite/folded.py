@@ -1,4 +1,4 @@
-"""A student as it drives: projections multiplied out, no noise, nothing that only training reads.
+"""A student for inference: projections folded into its first layer, no noise, no weights for training only.
 
 Dimension letters: B batch, Q scene query, E query width, D token width, H hidden width, T step, M mode.
 """
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cache_schema.vocabulary.orion import EGO_TOKEN, SCENE_QUERIES
+from student.orion_lite.teacher_heads import split
+
 if TYPE_CHECKING:
     from student.orion_lite.model import OrionLite
 
 
 class FoldedStudent(nn.Module):
-    """Takes a trained student over, which cannot be trained any more.
+    """Takes over a trained student, which cannot be trained any more.
 
     Args:
         student: With the teacher's heads, whose projections are multiplied into its first layer.
@@ -28,15 +31,14 @@ class FoldedStudent(nn.Module):
             raise ValueError("scene queries can only be read with the teacher's heads")
         del student.future_distribution
         self.student = student.requires_grad_(False)
-        self.queries_before_ego = heads.queries_before_ego
-        weight, bias = student.input_proj.weight, student.input_proj.bias  # (H, D), (H)
-        self.scene_proj = _linear(weight @ heads.scene_weight, weight @ heads.scene_bias + bias)
-        self.map_proj = _linear(weight @ heads.map_weight, weight @ heads.map_bias + bias)
+        self.parts = heads.parts
+        for name in heads.projections:
+            self.add_module(f"{name}_proj", _linear(*heads.folded(name, student.input_proj)))
         student.heads = None
         self.eval()
 
     def forward(self, scene_queries: Tensor, ego_token: Tensor) -> tuple[Tensor, Tensor]:
-        """Drive.
+        """Plan for B frames.
 
         Args:
             scene_queries: (B, Q, E) queries before the teacher's projection.
@@ -46,15 +48,18 @@ class FoldedStudent(nn.Module):
             The planning token (B, D), and offsets (B, M, T, 2) in metres of each step from the one before, in
             the LiDAR frame (x right, y forward).
         """
-        before, after = scene_queries.tensor_split([self.queries_before_ego], dim=1)
-        ego = self.student.input_proj(ego_token)[:, None]
-        hidden = torch.cat([self.scene_proj(before), ego, self.map_proj(after)], dim=1)  # (B, Q + 1, H)
+        features = {SCENE_QUERIES: scene_queries, EGO_TOKEN: ego_token}
+        embedded = [self._layer(part.projection)(rows) for part, rows in split(self.parts, features)]
+        hidden = torch.cat(embedded, dim=1)  # (B, Q + 1, H)
         predicted = self.student.predict(self.student.norm_input(hidden))
         return predicted.planning_token, predicted.offsets
 
+    def _layer(self, projection: str | None) -> nn.Module:
+        return self.student.input_proj if projection is None else self.get_submodule(f"{projection}_proj")
+
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Make a layer of its weight (H, E) and bias (H)."""
+    """Return a layer with this weight (H, E) and bias (H)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     layer.bias = nn.Parameter(bias, requires_grad=False)

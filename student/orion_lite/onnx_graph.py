@@ -1,83 +1,75 @@
-"""A trained student as an ONNX graph, checked against PyTorch before it appears."""
+"""A trained student as an ONNX graph, compared with PyTorch before it is kept."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
-from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
-from cache_schema.storage.new_file import new_file
-from student.orion_lite.build import build_student
+from cache_schema.vocabulary.orion import EGO_TOKEN, PLANNING_TOKEN, SCENE_QUERIES
 from student.orion_lite.folded import FoldedStudent
-from student.runs.checkpoint import read_checkpoint
-from student.runs.weights import load_strictly
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.onnx import ONNXProgram
+
+    from student.loading.dataset import Dataset
+    from student.orion_lite.model import OrionLite
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 """Largest difference from PyTorch, as a fraction of the largest value of an output."""
 FRAMES = 3
-"""Frames of the dataset that the graph is traced with and checked on, together and one alone."""
+"""Frames of the dataset that the graph is traced with and compared on, together and one alone."""
 
-INPUTS = ("scene_queries", "ego_token")
-OUTPUTS = ("planning_token", "offsets")
+INPUTS = (SCENE_QUERIES, EGO_TOKEN)
+OUTPUTS = (PLANNING_TOKEN, "offsets")
 
 
-def export_onnx(run: Path, dataset_path: str | Path, target: Path) -> float:
-    """Write the newest checkpoint as a graph from what a latent dataset stores to what a car drives by.
+def export_onnx(model: nn.Module, dataset: Dataset, file: Path, description: str) -> str:
+    """Write a student as a graph from the features that a latent dataset stores to a plan; an ``Export``.
 
     Inputs are ``scene_queries`` (batch, query, channel) and ``ego_token`` (batch, channel) in float32; the
     teacher's projections are part of the graph. Outputs are ``planning_token`` (batch, channel) and
-    ``offsets`` (batch, command, step, xy) in metres. The planner is deterministic. Metadata as in ``export``.
-    Weights of more than 1.5 GB, as at the released sizes, lie beside the graph in ``NAME.onnx.data``.
+    ``offsets`` (batch, command, step, xy) in metres. The planner is deterministic. The description becomes
+    the metadata ``teachonce``. Weights of more than 1.5 GB, as at the released sizes, are stored beside the
+    graph in ``NAME.onnx.data``.
 
     Args:
-        run: Folder of a training run.
-        dataset_path: A latent dataset by the student's teacher, for its projections and a few frames.
-        target: File to write; it must not exist.
+        model: The student, which is taken over.
+        dataset: A few of its frames are compared.
+        file: File to write.
+        description: The run, as JSON.
 
     Returns:
-        The largest relative difference between the graph in onnxruntime and the student in PyTorch.
+        How far onnxruntime and PyTorch differ.
 
     Raises:
-        CheckpointError: The run has no readable checkpoint, or the graph says something else than the
-            student; no file is left.
-        IdentityError: The dataset is by another teacher.
-        RequestError: A package is not installed, the dataset lacks something, or the file is there already
-            or cannot be written.
+        CheckpointError: The graph does not compute what the student computes.
+        RequestError: A package is not installed, or the dataset holds no frame.
     """
     _check_installed()
-    dataset = LatentDataset.open(dataset_path)
-    checkpoint, weights = read_checkpoint(run)
-    checkpoint.check_reads(dataset)
-    student = build_student(dataset, checkpoint.config)
-    load_strictly(student, weights)
-    folded = FoldedStudent(student)
+    folded = FoldedStudent(cast("OrionLite", model))
     inputs = _first_frames(dataset)
-
-    with new_file(target) as file:
-        program = trace(folded, inputs)
-        program.model.metadata_props["teachonce"] = checkpoint.model_dump_json()
-        return save_checked(program, folded, inputs, file)
+    program = trace(folded, inputs)
+    program.model.metadata_props["teachonce"] = description
+    difference = save_checked(program, folded, inputs, file)
+    return f"onnxruntime and PyTorch differ by {difference:.1e} (relative)"
 
 
 def trace(folded: FoldedStudent, inputs: tuple[Tensor, ...]) -> ONNXProgram:
-    """Make a graph of a student, for any number of frames."""
+    """Return the graph of a student, for any number of frames."""
     batch = torch.export.Dim("batch")
     before = logging.root.manager.disable
     with warnings.catch_warnings():
-        # What the exporter says on its way is for those who work on it.
+        # The exporter's messages are for its developers.
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
@@ -94,14 +86,14 @@ def trace(folded: FoldedStudent, inputs: tuple[Tensor, ...]) -> ONNXProgram:
             logging.disable(before)
     assert program is not None
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # lines of source code, with the paths of this machine
+        node.metadata_props.clear()  # lines of source code, with paths of this machine
     return program
 
 
 def save_checked(
     program: ONNXProgram, folded: FoldedStudent, inputs: tuple[Tensor, ...], file: Path
 ) -> float:
-    """Write a graph, run the file, and return its largest relative difference from the student.
+    """Write a graph, run the file, and return the largest relative difference from the student.
 
     Args:
         program: The graph of ``folded``.
@@ -134,12 +126,12 @@ def _check_installed() -> None:
         )
 
 
-def _first_frames(dataset: LatentDataset) -> tuple[Tensor, ...]:
-    """The inputs of ``FRAMES`` frames of the first clip, repeated where it is shorter."""
+def _first_frames(dataset: Dataset) -> tuple[Tensor, ...]:
+    """Return the inputs of ``FRAMES`` frames of the first clip, repeated where it is shorter."""
     if not dataset.clips:
         raise RequestError(
-            f"{dataset.path} has no committed clip",
-            expected="a frame to check the graph with",
+            f"{dataset} has no committed clip",
+            expected="a frame to compare the graph on",
             repair="extract a clip, or name another dataset of this teacher",
         )
     clip = dataset.clips[0]
@@ -148,16 +140,16 @@ def _first_frames(dataset: LatentDataset) -> tuple[Tensor, ...]:
 
 
 def _difference(file: Path, folded: FoldedStudent, inputs: tuple[Tensor, ...]) -> float:
-    """Largest difference of any output, as a fraction of the output's largest value."""
+    """Return the largest difference of any output, as a fraction of the output's largest value."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(file, providers=["CPUExecutionProvider"])
     given = {name: values.numpy() for name, values in zip(INPUTS, inputs, strict=True)}
-    said = session.run(list(OUTPUTS), given)
+    outputs = session.run(list(OUTPUTS), given)
     with torch.no_grad():
         expected = [values.numpy() for values in folded(*inputs)]
     differences = [
         float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-        for ours, theirs in zip(said, expected, strict=True)
+        for ours, theirs in zip(outputs, expected, strict=True)
     ]
     return max(differences) if np.isfinite(differences).all() else float("nan")

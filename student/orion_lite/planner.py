@@ -1,4 +1,4 @@
-"""The VAE planner: from a planning token to one trajectory a driving command.
+"""The VAE planner: from a planning token to one trajectory for every driving command.
 
 Source: spec Orion-Lite 2.2 and ORION teacher 1.8 (one network under the same names).
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 LOG_SIGMA_LIMIT = 5.0
 """Log standard deviations stay within plus and minus this."""
 
-PARTS = ("present_distribution", "future_distribution", "predict_model", "ego_fut_decoder")
-"""The planner's four networks, as checkpoints name them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerConfig:
@@ -41,24 +38,22 @@ class PlannerConfig:
     """Trajectories M, one a driving command."""
     steps: int = 6
     """Steps T of a trajectory."""
-    batch_mixing: bool = False
-    """Start the GRU from states that the reference mixes across the batch; at batch 1 both are the same."""
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], *, batch_mixing: bool = False) -> Self:
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Read the sizes off a planner's tensors.
 
         Raises:
-            CheckpointError: A tensor that tells a size is missing.
+            CheckpointError: A tensor that a size is read from is missing.
         """
-        telling = {
+        needed = {
             "present_distribution.encoder.conv1.weight",
             "future_distribution.encoder.conv1.weight",
             "predict_model.gru.weight_ih_l0",
             "predict_model.gru.weight_hh_l0",
             "ego_fut_decoder.4.weight",
         }
-        if missing := telling - tensors.keys():
+        if missing := needed - tensors.keys():
             raise CheckpointError(
                 f"the planner's weights lack {', '.join(sorted(missing))}",
                 expected="all tensors of ORION's planner under their checkpoint names",
@@ -73,7 +68,6 @@ class PlannerConfig:
             gru_layers=token_width // tensors["predict_model.gru.weight_hh_l0"].shape[1],
             modes=modes_xy // 2,
             steps=(future_width - token_width) // 2,
-            batch_mixing=batch_mixing,
         )
 
 
@@ -91,20 +85,20 @@ class Gaussian(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the planner makes of a planning token."""
+    """The planner's output for B planning tokens."""
 
     offsets: Tensor
     """(B, M, T, 2) metres, LiDAR frame (x right, y forward): each step from the one before."""
     states: Tensor
     """(T, B, D) the token's predicted future."""
     present: Gaussian
-    """Latent as seen from the token alone."""
+    """Distribution of the latent given the token alone."""
     future: Gaussian | None
-    """Latent as seen from the token and the true trajectory; None where that was not given."""
+    """Distribution of the latent given the token and the ground truth; None where there was none."""
 
 
 class _Encoder(nn.Module):
-    """From (B, width) to (B, width / 2)."""
+    """Maps (B, width) to (B, width / 2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,25 +107,25 @@ class _Encoder(nn.Module):
         self.conv3 = nn.Conv1d(2 * width, width // 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _at_a_point(self.conv3, _at_a_point(self.conv2, _at_a_point(self.conv1, x).relu()).relu())
+        return _pointwise(self.conv3, _pointwise(self.conv2, _pointwise(self.conv1, x).relu()).relu())
 
 
 class _Distribution(nn.Module):
-    """From (B, width) to a Gaussian of (B, 1, Z)."""
+    """Maps (B, width) to a Gaussian of (B, 1, Z)."""
 
     def __init__(self, width: int, latent: int) -> None:
         super().__init__()
         self.encoder = _Encoder(width)
-        # The names are those of checkpoints; over a single point there is nothing to average.
+        # The names are those of checkpoints, where the first module averages over the points: here, over one.
         self.last_conv = nn.Sequential(nn.Identity(), nn.Conv1d(width // 2, 2 * latent, 1))
 
     def forward(self, x: Tensor) -> Gaussian:
-        encoded = _at_a_point(cast("nn.Conv1d", self.last_conv[1]), self.encoder(x))  # (B, 2Z)
+        encoded = _pointwise(cast("nn.Conv1d", self.last_conv[1]), self.encoder(x))  # (B, 2Z)
         mu, log_sigma = encoded[:, None].chunk(2, dim=-1)
         return Gaussian(mu, log_sigma.clamp(-LOG_SIGMA_LIMIT, LOG_SIGMA_LIMIT))
 
 
-def _at_a_point(conv: nn.Conv1d, x: Tensor) -> Tensor:
+def _pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """Apply a convolution of kernel 1 to (B, channels), a sequence of length 1.
 
     As a matrix product it takes a tenth of the time that a convolution takes on a CPU at batch 64.
@@ -140,7 +134,7 @@ def _at_a_point(conv: nn.Conv1d, x: Tensor) -> Tensor:
 
 
 class _Predictor(nn.Module):
-    """Rolls the latent into T future states of the token."""
+    """Predicts T future states of the token from the latent."""
 
     def __init__(self, config: PlannerConfig) -> None:
         super().__init__()
@@ -151,21 +145,26 @@ class _Predictor(nn.Module):
         self.linear3 = nn.Linear(config.token_width, config.token_width)
 
     def forward(self, z: Tensor, start: Tensor) -> Tensor:
-        """From (T, B, Z) and the GRU's first state (L, B, D / L) to (T, B, D)."""
+        """Map (T, B, Z) and the GRU's initial state (L, B, D / L) to (T, B, D)."""
         hidden, _ = self.gru(z, start)
         return self.linear3(self.linear2(self.linear1(hidden).relu()).relu())
 
 
 class Planner(nn.Module):
-    """A planning token in, trajectories out.
+    """Plans trajectories from a planning token.
 
-    Deterministic unless noise is given: the latent is then its mean.
+    It is deterministic unless noise is given: the latent is then its mean.
+
+    Args:
+        config: Sizes.
+        batch_mixing: Start the GRU from states that the reference mixes across the batch; at batch 1 both are
+            the same.
     """
 
-    def __init__(self, config: PlannerConfig) -> None:
+    def __init__(self, config: PlannerConfig, *, batch_mixing: bool = False) -> None:
         super().__init__()
         width = config.token_width
-        self.planner_config = config
+        self.planner_config, self.batch_mixing = config, batch_mixing
         self.present_distribution = _Distribution(width, config.latent)
         self.future_distribution = _Distribution(width + 2 * config.steps, config.latent)
         self.predict_model = _Predictor(config)
@@ -201,8 +200,8 @@ class Planner(nn.Module):
 
         Args:
             token: (B, D).
-            trajectory: (B, T, 2) true per-step offsets in metres, 0 where masked; seen by the future
-                distribution only.
+            trajectory: (B, T, 2) ground-truth per-step offsets in metres, 0 where masked; an input of the
+                future distribution only.
             noise: (B, 1, Z) standard normal; None takes the latent's mean.
             latent: Which distribution the latent is taken from; "future" needs a trajectory.
         """
@@ -213,24 +212,24 @@ class Planner(nn.Module):
             future = self.future_distribution(torch.cat([token, trajectory.flatten(1)], dim=-1))
         chosen = future if latent == "future" else present
         if chosen is None:
-            raise ValueError("the future latent needs the true trajectory")
+            raise ValueError("the future latent needs the ground-truth trajectory")
         z = chosen.at(noise)  # (B, 1, Z)
         z = z.transpose(0, 1).expand(config.steps, -1, -1)  # (T, B, Z)
-        states = self.predict_model(z, self._gru_start(token))  # (T, B, D)
-        # All T steps go through the decoder at once, so that its weights are read once.
+        states = self.predict_model(z, self._initial_state(token))  # (T, B, D)
+        # All T steps pass through the decoder at once, so that its weights are read once.
         step_tokens = torch.cat([token.expand_as(states), states], dim=-1)  # (T, B, 2D)
         offsets = self.ego_fut_decoder(step_tokens).unflatten(-1, (config.modes, 2))  # (T, B, M, 2)
         return Plan(offsets.permute(1, 2, 0, 3), states, present, future)
 
-    def _gru_start(self, token: Tensor) -> Tensor:
-        """Cut (B, D) into the first state of every GRU layer, (L, B, D / L)."""
+    def _initial_state(self, token: Tensor) -> Tensor:
+        """Split (B, D) into the initial state of every GRU layer, (L, B, D / L)."""
         layers = self.planner_config.gru_layers
-        if self.planner_config.batch_mixing:
+        if self.batch_mixing:
             return token.reshape(layers, len(token), -1)
         return token.unflatten(-1, (layers, -1)).transpose(0, 1).contiguous()
 
     def stages(self, token: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Return every stage under the name that a parity recording gives it.
+        """Return every intermediate result under the name that a recording of the reference gives it.
 
         Args:
             token: (B, D).
@@ -251,14 +250,14 @@ def planner_stages(tensors: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], 
 
 
 def waypoints(offsets: Tensor, command: Tensor) -> Tensor:
-    """Positions of the commanded mode.
+    """Return the positions of the commanded mode.
 
     Args:
         offsets: (B, M, T, 2) metres.
         command: (B) mode index.
 
     Returns:
-        (B, T, 2) metres from the ego, the running sum of the offsets.
+        (B, T, 2) metres from the ego: the cumulative sum of the offsets.
     """
     chosen = offsets[torch.arange(len(offsets), device=offsets.device), command]  # (B, T, 2)
     return chosen.cumsum(dim=1)

@@ -1,4 +1,4 @@
-"""Students that Orion-Lite's authors published, or that others exported, as runs of ours.
+"""Students that Orion-Lite's authors published, or that were exported, as runs of this package.
 
 Source: spec Orion-Lite 2.4 and 5.1.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
-from student.orion_lite.build import asset, build_student
-from student.orion_lite.planner import PARTS
+from cache_schema.vocabulary.orion import PLANNER_PARTS
+from student.orion_lite.config import OrionLiteConfig
+from student.orion_lite.policies import teacher_planner
+from student.orion_lite.presets import ORION_LITE
+from student.orion_lite.system import OrionLiteSystem
 from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint
-from student.runs.config import TrainConfig
 from student.runs.provenance import TrainedOn, record_start
 from student.runs.weights import load_strictly
 
@@ -33,23 +35,32 @@ if TYPE_CHECKING:
 PREFIX = "student_model."
 """Before the student's tensors in a fused checkpoint."""
 HEADS = 16
-"""Attention heads of the released student; no file tells them."""
+"""Attention heads of the released student, which no file records."""
 
 
-def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: int = HEADS) -> Checkpoint:
+class ImportedStudent(NamedTuple):
+    """A run that was made of a published student."""
+
+    run: Path
+    checkpoint: Checkpoint
+    """At epoch 0."""
+    sizes: OrionLiteConfig
+
+    def __str__(self) -> str:
+        return f"{self.run}: a student of {self.sizes.layers} layers, {self.sizes.hidden} wide"
+
+
+def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: int = HEADS) -> ImportedStudent:
     """Make a run of a published student, which can be evaluated, exported and trained on.
 
-    The run's recipe is the released one at the student's sizes.
+    The run's configuration is the released one at the student's sizes.
 
     Args:
         file: What ``read_published`` reads. Without a planner, it gets the teacher's.
         dataset_path: A latent dataset by the student's teacher. That it is this teacher's is the caller's
-            word: published files do not tell.
+            responsibility: published files do not record it.
         run: Folder of the run; it must hold no checkpoint.
         heads: Attention heads of the student's layers.
-
-    Returns:
-        The run's checkpoint, at epoch 0.
 
     Raises:
         CheckpointError: The file is damaged or is no student, or does not fit the dataset's planner.
@@ -62,30 +73,50 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
             repair="give another run folder",
         )
     tensors = read_published(file)
-    config = _recipe(tensors, file, heads=heads)
+    sizes = _sizes(tensors, file, heads=heads)
+    config = ORION_LITE.model_copy(update={"student": sizes.model_dump(mode="json")})
     dataset = LatentDataset.open(dataset_path)
-    student = build_student(dataset, config)
-    if not any(name.startswith(PARTS) for name in tensors):
-        tensors |= asset(dataset, "teacher_planner")
+    system = OrionLiteSystem(config.student, config.losses)
+    student = system.build(dataset)
+    if not any(name.startswith(PLANNER_PARTS) for name in tensors):
+        tensors |= teacher_planner(dataset)
     load_strictly(student, tensors)
-    imported = Checkpoint(epoch=0, step=0, config=config, trained_on=TrainedOn.of(dataset))
+    imported = Checkpoint(epoch=0, step=0, config=config.completed(system), trained_on=TrainedOn.of(dataset))
     checkpoint.save(run, imported, student, torch.optim.AdamW(student.parameters()))
     record_start(
         run,
         imported.trained_on,
-        config,
+        imported.config,
+        recipe=f"imported from {file.name}",
         step=0,
         device=torch.device("cpu"),
         processes=1,
         resident="none",
     )
-    return imported
+    return ImportedStudent(run, imported, sizes)
+
+
+def read_run(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """Read a run's newest good checkpoint and its weights, as ``read_checkpoint``, if it is an Orion-Lite's.
+
+    Raises:
+        CheckpointError: There is no readable checkpoint.
+        RequestError: The run is one of another system.
+    """
+    reached, weights = checkpoint.read_checkpoint(run)
+    if reached.config.system != ORION_LITE.system:
+        raise RequestError(
+            f"{run} is a run of the system {reached.config.system!r}",
+            expected=f"a run of {ORION_LITE.system}, whose students a fused checkpoint holds",
+            repair="export it as .safetensors",
+        )
+    return reached, weights
 
 
 def read_published(file: Path) -> dict[str, Tensor]:
     """Read a student's tensors, under their released names and in float32.
 
-    Nothing in the file is executed: other objects than tensors, numbers and text are passed over.
+    Nothing in the file is executed: objects other than tensors, numbers and text are ignored.
 
     Args:
         file: A fused checkpoint, a training checkpoint, a state dict by ``torch.save``, or safetensors as
@@ -115,28 +146,25 @@ def read_published(file: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in tensors.items()}
 
 
-def _recipe(tensors: Mapping[str, Tensor], file: Path, *, heads: int) -> TrainConfig:
-    """The released recipe at the sizes of the tensors."""
+def _sizes(tensors: Mapping[str, Tensor], file: Path, *, heads: int) -> OrionLiteConfig:
+    """Read the sizes of a student off its tensors."""
     query, inner = tensors["planning_query"], tensors.get("transformer_decoder.layers.0.linear1.weight")
     if inner is None or inner.dim() != 2 or query.dim() != 3:
         raise CheckpointError(
-            f"{file} does not tell the sizes of its student",
+            f"the sizes of the student in {file} cannot be read off its tensors",
             expected="planning_query (1, 1, width) and linear1.weight (inner, width) of its first layer",
             repair="download it again, or give the file of a student of this architecture",
         )
     layers = {name.split(".")[2] for name in tensors if name.startswith("transformer_decoder.layers.")}
     try:
-        return TrainConfig(
-            hidden=query.shape[-1],
-            layers=len(layers),
-            heads=heads,
-            feedforward=len(inner),
+        return OrionLiteConfig(
+            hidden=query.shape[-1], layers=len(layers), heads=heads, feedforward=len(inner)
         )
     except ValidationError as error:
         raise RequestError(
             f"{heads} attention heads do not fit the student in {file}: {error.errors()[0]['msg']}",
             expected="a number of heads that divides the width of its decoder",
-            repair="say how many heads it was trained with",
+            repair="give the number of heads that it was trained with",
         ) from error
 
 
@@ -147,24 +175,24 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
         raise _damaged(file, error) from error
 
 
-class _PassedOver:
-    """Stands in for an object that is no tensor, number or text, and does nothing."""
+class _Ignored:
+    """Takes the place of an object that is no tensor, number or text, and does nothing."""
 
-    def __new__(cls, *_: Any) -> _PassedOver:
+    def __new__(cls, *_: Any) -> _Ignored:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None: ...
 
 
 def _torch_file(file: Path) -> Mapping[str, Tensor]:
-    """The tensors by name of what ``torch.save`` wrote."""
+    """Return the tensors, by name, of a file by ``torch.save``."""
     try:
-        # Training arguments and a trainer's notes come with their own classes, of which we want nothing.
+        # Training arguments and other records come with classes of their own, which are not needed.
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        stand_ins: list[Any] = [(_PassedOver, name) for name in foreign]
-        with torch.serialization.safe_globals(stand_ins):
+        ignored: list[Any] = [(_Ignored, name) for name in foreign]
+        with torch.serialization.safe_globals(ignored):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:  # its words advise to run what is in the file
+    except pickle.UnpicklingError as error:  # its message advises to run what is in the file
         raise _damaged(file, ValueError("it holds code, or objects made by code")) from error
     except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         raise _damaged(file, error) from error
@@ -180,9 +208,9 @@ def _torch_file(file: Path) -> Mapping[str, Tensor]:
 
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:
-    told = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0]
     return CheckpointError(
-        f"{file} cannot be read as a student: {type(error).__name__}: {told}",
+        f"{file} cannot be read as a student: {type(error).__name__}: {reason}",
         expected="safetensors, or a whole file by torch.save with a student's tensors",
         repair="download it again and compare its size",
     )

@@ -1,9 +1,9 @@
-"""A transformer decoder that is asked one question.
+"""A transformer decoder with a single query.
 
-With a single query nobody need know every token's keys and values: the query goes through the keys' weights
-instead, and the mixed tokens through the values'. That is the same function of the same weights with a
-fiftieth of the multiplications (16 heads, 529 tokens, width 1024). Self-attention is what the query says to
-itself.
+With one query, the keys and values of the tokens need not be computed: the query passes through the keys'
+weights instead, and the attended mixture of tokens through the values'. That is the same function of the same
+weights with a fiftieth of the multiplications (16 heads, 529 tokens, width 1024). Self-attention of a single
+query is its own value.
 
 Dimension letters: B batch, N token, H width, A head, D width of a head (H / A).
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def decode(decoder: nn.TransformerDecoder, query: Tensor, memory: Tensor) -> Tensor:
-    """Return what ``decoder``, with norms before its blocks, makes of one query.
+    """Return the output of ``decoder``, with norms before its blocks, for one query.
 
-    Dropout is where the module has it.
+    Dropout is applied where the module applies it.
 
     Args:
         decoder: Layers with weights under their usual names.
@@ -35,32 +35,32 @@ def decode(decoder: nn.TransformerDecoder, query: Tensor, memory: Tensor) -> Ten
     """
     x = query
     for layer in decoder.layers:
-        x = x + layer.dropout1(_attend_itself(layer.self_attn, layer.norm1(x)))
-        x = x + layer.dropout2(_attend(layer.multihead_attn, layer.norm2(x), memory))
+        x = x + layer.dropout1(_self_attention(layer.self_attn, layer.norm1(x)))
+        x = x + layer.dropout2(_cross_attention(layer.multihead_attn, layer.norm2(x), memory))
         inner = layer.dropout(layer.activation(layer.linear1(layer.norm3(x))))
         x = x + layer.dropout3(layer.linear2(inner))
     return x
 
 
-def _attend_itself(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """From (B, H) to (B, H); query and key rows of the weights have no say."""
+def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Map (B, H) to (B, H); the query and key rows of the weights have no effect."""
     width = attention.embed_dim
     value = F.linear(x, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
     heads = value.unflatten(1, (attention.num_heads, -1))  # (B, A, D)
-    # All attention is on the query itself, until dropout takes a head's away.
+    # The attention weight is 1, unless dropout removes it for a head.
     kept = F.dropout(torch.ones_like(heads[..., :1]), attention.dropout, attention.training)
     return attention.out_proj((heads * kept).flatten(1))
 
 
-def _attend(attention: nn.MultiheadAttention, x: Tensor, memory: Tensor) -> Tensor:
-    """From (B, H) and the memory (B, N, H) to (B, H); the keys' bias adds the same to every score."""
+def _cross_attention(attention: nn.MultiheadAttention, x: Tensor, memory: Tensor) -> Tensor:
+    """Map (B, H) and the memory (B, N, H) to (B, H); the keys' bias adds the same to every score."""
     count = attention.num_heads
     to_query, to_key, to_value = attention.in_proj_weight.chunk(3)  # (H, H) each
     query_bias, _, value_bias = attention.in_proj_bias.chunk(3)
     query = F.linear(x, to_query, query_bias).unflatten(1, (count, -1))  # (B, A, D)
     to_key, to_value = (weight.unflatten(0, (count, -1)) for weight in (to_key, to_value))  # (A, D, H)
-    asked = (query.transpose(0, 1) @ to_key).transpose(0, 1)  # (B, A, H)
-    scores = asked @ memory.transpose(1, 2) / math.sqrt(query.shape[-1])  # (B, A, N)
+    projected = (query.transpose(0, 1) @ to_key).transpose(0, 1)  # (B, A, H)
+    scores = projected @ memory.transpose(1, 2) / math.sqrt(query.shape[-1])  # (B, A, N)
     weights = F.dropout(scores.softmax(dim=-1), attention.dropout, attention.training)
     mixed = weights @ memory  # (B, A, H)
     value = (mixed.transpose(0, 1) @ to_value.transpose(1, 2)).transpose(0, 1)  # (B, A, D)

@@ -1,4 +1,4 @@
-"""Bird's-eye pictures out of small parts that add themselves to an axis.
+"""Bird's-eye pictures, made of small parts that are added to an axis.
 
 LiDAR frame: x right, y forward, metres.
 
@@ -24,7 +24,7 @@ SCORE = 0.5
 
 
 class Stroke(NamedTuple):
-    """How a trajectory is drawn: apart in colour, width and marker, so that none hides another."""
+    """How a trajectory is drawn: each by its own colour, width and marker, so that none hides another."""
 
     colour: str
     width: float
@@ -33,14 +33,14 @@ class Stroke(NamedTuple):
 
 
 STROKES = {
-    "truth": Stroke("#2a9d5c", 5.0, "", 0.45),
+    "ground_truth": Stroke("#2a9d5c", 5.0, "", 0.45),
     "teacher": Stroke(INK, 1.6, "s", 0.8),
     "student": Stroke("#2f80ed", 1.6, "o", 1.0),
 }
 
 
 def add_ground(ax: Axes, *, half_width_m: float, behind_m: float, ahead_m: float) -> None:
-    """Set the window, equal scales and a quiet grid."""
+    """Set the window, equal scales and a light grid."""
     ax.set(xlim=(-half_width_m, half_width_m), ylim=(-behind_m, ahead_m), aspect="equal")
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
@@ -50,7 +50,7 @@ def add_ground(ax: Axes, *, half_width_m: float, behind_m: float, ahead_m: float
 
 
 def add_boxes(ax: Axes, boxes: np.ndarray, classes: np.ndarray) -> None:
-    """Draw the true agents (A, 5) x, y, length, width, heading in radians, whose class (A) is not -1."""
+    """Draw real agents (A, 5) x, y, length, width, heading in radians, whose class (A) is not -1."""
     outlines = []
     for *middle, length, width, heading in boxes[classes >= 0]:
         ahead = np.array([np.cos(heading), np.sin(heading)]) * length / 2
@@ -64,7 +64,7 @@ def add_boxes(ax: Axes, boxes: np.ndarray, classes: np.ndarray) -> None:
             edgecolors="#2a9d5c",
             linewidths=0.8,
             zorder=1,
-            label="agents, truth",
+            label="agents, ground truth",
         )
     )
 
@@ -80,8 +80,8 @@ def add_lanes(ax: Axes, points: np.ndarray, logits: np.ndarray) -> None:
 
 def add_agents(ax: Axes, xy: np.ndarray, class_scores: np.ndarray, offsets: np.ndarray) -> None:
     """Draw the agents (A, 2) whose best class score (A, 9) is enough, with their futures (A, T, 2)."""
-    seen = class_scores.max(axis=1) >= SCORE
-    paths = np.concatenate([xy[:, None], xy[:, None] + offsets.cumsum(axis=1)], axis=1)[seen]
+    likely = class_scores.max(axis=1) >= SCORE
+    paths = np.concatenate([xy[:, None], xy[:, None] + offsets.cumsum(axis=1)], axis=1)[likely]
     paths = _in_view(ax, paths)  # (A, T + 1, 2)
     ax.add_collection(LineCollection(list(paths), colors="#9b6dd7", linewidths=0.9, zorder=2))
     ax.plot(*paths[:, 0].T, "D", color="#9b6dd7", markersize=3.5, zorder=2, label="agents, teacher")
@@ -93,9 +93,9 @@ def add_ego(ax: Axes) -> None:
     ax.add_patch(Rectangle((-width / 2, -length / 2), width, length, color=INK, alpha=0.55, zorder=3))
 
 
-def add_trajectory(ax: Axes, positions: np.ndarray, label: str) -> None:
-    """Draw positions (T, 2) from the ego on, with the label's stroke."""
-    stroke = STROKES[label]
+def add_trajectory(ax: Axes, positions: np.ndarray, name: str) -> None:
+    """Draw positions (T, 2), starting at the ego, with the stroke of this name."""
+    stroke = STROKES[name]
     path = np.concatenate([np.zeros((1, 2)), positions])
     ax.plot(
         *path.T,
@@ -105,13 +105,13 @@ def add_trajectory(ax: Axes, positions: np.ndarray, label: str) -> None:
         marker=stroke.marker,
         markersize=3.2,
         solid_capstyle="round",
-        label=label,
+        label=name.replace("_", " "),
         zorder=4,
     )
 
 
 def _in_view(ax: Axes, shapes: np.ndarray) -> np.ndarray:
-    """Those of some shapes (L, P, 2) whose bounding box meets the window."""
+    """Return those of some shapes (L, P, 2) whose bounding box meets the window."""
     low, high = shapes.min(axis=1), shapes.max(axis=1)  # (L, 2)
     window = np.array([ax.get_xlim(), ax.get_ylim()])  # (2, 2)
     return shapes[np.all((high >= window[:, 0]) & (low <= window[:, 1]), axis=1)]

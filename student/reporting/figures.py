@@ -1,4 +1,4 @@
-"""The figures of a report: loss curves, likeness of tokens, errors by group, frames from above."""
+"""The figures of a report: loss curves, cosines of imitated features, errors by group, frames from above."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from student.open_loop.evaluation import By, Estimate
-    from student.reporting.run_summary import Findings
+    from student.reporting.run_summary import RunSummary
 
-DECADES = 30.0
+LARGEST_LINEAR_RANGE = 30.0
 """A term whose values differ by more than this factor is drawn on a log scale."""
 
 
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 @mpl.rc_context(STYLE)
-def loss_curves(runs: Sequence[Findings]) -> Figure:
+def loss_curves(runs: Sequence[RunSummary]) -> Figure:
     """Draw every term of the loss over epochs, one panel each."""
     terms = list(dict.fromkeys(term for run in runs for epoch in run.epochs for term in epoch.train))
     terms.sort(key=lambda term: term != "total")
@@ -46,15 +46,15 @@ def loss_curves(runs: Sequence[Findings]) -> Figure:
     return figure
 
 
-def _add_term(ax: Axes, runs: Sequence[Findings], term: str) -> None:
-    seen: list[float] = []
+def _add_term(ax: Axes, runs: Sequence[RunSummary], term: str) -> None:
+    drawn: list[float] = []
     for number, run in enumerate(runs):
         for split, line in zip(("train", "val"), _lines(run.name, number, alone=len(runs) == 1), strict=True):
             points = [(epoch.epoch, (getattr(epoch, split) or {}).get(term)) for epoch in run.epochs]
             known = [(epoch, value) for epoch, value in points if value is not None and math.isfinite(value)]
             if not known:
                 continue
-            seen += [value for _, value in known]
+            drawn += [value for _, value in known]
             ax.plot(
                 *zip(*known, strict=True),
                 line.style,
@@ -64,9 +64,9 @@ def _add_term(ax: Axes, runs: Sequence[Findings], term: str) -> None:
                 marker=".",
                 markersize=4,
             )
-    if seen and min(seen) > 0 and max(seen) > DECADES * min(seen):
+    if drawn and min(drawn) > 0 and max(drawn) > LARGEST_LINEAR_RANGE * min(drawn):
         ax.set_yscale("log")
-        # Their own formatter writes mathematics, which is off because names come from files.
+        # The default formatter writes mathematics, which is off because names come from files.
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
     plain(ax, term, xlabel="epoch")
@@ -74,7 +74,7 @@ def _add_term(ax: Axes, runs: Sequence[Findings], term: str) -> None:
 
 
 def _lines(name: str, number: int, *, alone: bool) -> tuple[Line, Line]:
-    """Train and held out: by colour where there is one run, by style where colours tell runs apart."""
+    """Return the lines of train and val: distinguished by colour for one run, by style for several."""
     if alone:
         return Line("train", COLOURS[0], "-"), Line("val", COLOURS[1], "-")
     colour = COLOURS[number % len(COLOURS)]
@@ -82,16 +82,17 @@ def _lines(name: str, number: int, *, alone: bool) -> tuple[Line, Line]:
 
 
 @mpl.rc_context(STYLE)
-def cosines(runs: Sequence[Findings]) -> Figure:
-    """Draw how alike the student's planning tokens are to the teacher's, as shares of frames."""
+def cosines(feature: str, runs: Sequence[RunSummary]) -> Figure:
+    """Draw how similar a feature of the student is to the teacher's, as shares of frames."""
     figure, (ax,) = panels(1, columns=1, width=6.4, height=2.6)
     for number, run in enumerate(runs):
-        if run.cosines is not None:
-            counts, edges = np.array(run.cosines.counts), np.array(run.cosines.edges)
+        if feature in run.cosines:
+            histogram = run.cosines[feature]
+            counts, edges = np.array(histogram.counts), np.array(histogram.edges)
             colour = COLOURS[number % len(COLOURS)]
             ax.stairs(counts / counts.sum(), edges, color=colour, fill=True, alpha=0.25)
             ax.stairs(counts / counts.sum(), edges, color=colour, linewidth=1.4, label=run.name)
-    plain(ax, "cosine of the student's planning token with the teacher's", xlabel="cosine")
+    plain(ax, f"cosine of the student's {feature} with the teacher's", xlabel="cosine")
     ax.set_ylabel("share of frames", fontsize=8)
     if len(runs) > 1:
         legend_below(figure, ax)
@@ -99,33 +100,34 @@ def cosines(runs: Sequence[Findings]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def errors_by(by: By, runs: Sequence[Findings]) -> Figure | None:
+def errors_by(by: By, runs: Sequence[RunSummary]) -> Figure | None:
     """Draw the mean L2 of every group with its interval, the students' largest on top.
 
-    The student of each run, and the first run's teacher; None where there are no groups.
+    The student of each run, and the first teacher that was measured; None where there are no groups.
     """
     rows: dict[str, dict[str, Estimate]] = {}
     frames: dict[str, int] = {}
     for run in runs:
-        groups = () if run.evaluation is None else run.evaluation.groups
+        groups = () if run.open_loop is None else run.open_loop.groups
         for group in (group for group in groups if group.by == by):
             means = rows.setdefault(group.name, {})
             frames.setdefault(group.name, group.frames)
-            means.setdefault("teacher", group.means["teacher"][GROUP_L2])
+            if "teacher" in group.means:
+                means.setdefault("teacher", group.means["teacher"][GROUP_L2])
             means["student" if len(runs) == 1 else run.name] = group.means["student"][GROUP_L2]
     if not rows:
         return None
     students = list(dict.fromkeys(name for means in rows.values() for name in means if name != "teacher"))
     order = sorted(rows, key=lambda name: max(rows[name][s].value for s in students if s in rows[name]))
-    series = [*students, "teacher"]
+    series = [*students, *(["teacher"] if any("teacher" in means for means in rows.values()) else [])]
     spread = 0.16 * len(series)
     figure, (ax,) = panels(1, columns=1, width=8.4, height=0.9 + len(order) * (0.12 + 0.09 * len(series)))
     for number, name in enumerate(series):
-        there = [place for place, group in enumerate(order) if name in rows[group]]
-        means = [rows[order[place]][name] for place in there]
+        places = [place for place, group in enumerate(order) if name in rows[group]]
+        means = [rows[order[place]][name] for place in places]
         colour = INK if name == "teacher" else COLOURS[number % len(COLOURS)]
         shift = spread * (0.5 - (number + 0.5) / len(series))
-        _add_estimates(ax, means, np.array(there) + shift, colour, name)
+        _add_estimates(ax, means, np.array(places) + shift, colour, name)
     ax.set_yticks(range(len(order)), [f"{name} ({frames[name]})" for name in order])
     ax.set_ylim(-0.6, len(order) - 0.4)
     ax.set_xlim(left=0)
@@ -151,18 +153,18 @@ def _add_estimates(ax: Axes, means: Sequence[Estimate], places: np.ndarray, colo
 
 
 @mpl.rc_context(STYLE)
-def from_above(tensors: dict[str, np.ndarray], rows: str, prefix: str, titles: Sequence[str]) -> Figure:
-    """Draw frames from above: what is there, and where truth, teacher and student go.
+def from_above(arrays: dict[str, np.ndarray], rows: str, prefix: str, titles: Sequence[str]) -> Figure:
+    """Draw frames from above: the surroundings, and the paths of expert, teacher and student.
 
     Args:
-        tensors: Of ``evaluation.safetensors``.
-        rows: The tensor that says which frames.
-        prefix: Before the features of these frames.
-        titles: One a frame.
+        arrays: Of ``evaluation.safetensors``.
+        rows: Name of the array that lists the frames.
+        prefix: Of the names of the features of these frames.
+        titles: One for each frame.
     """
     figure, axes = panels(len(titles), columns=3, width=3.3, height=4.3)
-    scene = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-    for number, (ax, title, row) in enumerate(zip(axes, titles, tensors[rows], strict=True)):
+    scene = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+    for number, (ax, title, row) in enumerate(zip(axes, titles, arrays[rows], strict=True)):
         bev.add_ground(ax, half_width_m=20, behind_m=10, ahead_m=40)
         if {"truth_agent_boxes", "truth_agent_classes"} <= scene.keys():
             bev.add_boxes(ax, scene["truth_agent_boxes"][number], scene["truth_agent_classes"][number])
@@ -176,8 +178,8 @@ def from_above(tensors: dict[str, np.ndarray], rows: str, prefix: str, titles: S
                 scene["agent_offsets"][number],
             )
         bev.add_ego(ax)
-        for driver in bev.STROKES:
-            bev.add_trajectory(ax, tensors[driver][row], driver)
+        for name in (name for name in bev.STROKES if name in arrays):
+            bev.add_trajectory(ax, arrays[name][row], name)
         ax.set_title(title, fontsize=6.5, parse_math=False)
     legend_below(figure, axes[0])
     return figure

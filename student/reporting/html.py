@@ -1,4 +1,4 @@
-"""Parts of an HTML page that no text can break out of: all of it is escaped, and nothing is fetched."""
+"""Parts of an HTML page: all text is escaped, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Two palettes under the same names; figures draw their text in the page's own colour.
+# Two palettes under the same names; figures draw their text in the page's text colour.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --paper: #ffffff; --quiet: #656d76; --line: #d0d7de }
 @media (prefers-color-scheme: dark) {
@@ -35,7 +35,7 @@ svg { display: block; max-width: 100%; height: auto }
 """
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser may load for the page: nothing that is not in it."""
+"""What a browser may load for the page: nothing from outside it."""
 
 
 class Cell(NamedTuple):
@@ -67,26 +67,25 @@ def table(
         head: Names of the columns.
         rows: As many entries each.
         caption: Above the table.
-        texts: How many columns, from the left, are text; the others are numbers.
+        texts: How many columns, counted from the left, are text; the others are numbers.
     """
     kinds = [' class="text"' if column < texts else "" for column in range(len(head))]
     names = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
     body = "".join(f"<tr>{_row(kinds, row)}</tr>" for row in rows)
-    told = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return (
-        f'<div class="wide"><table>{told}<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="wide"><table>{above}<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
 def details(summary: str, parts: Iterable[str]) -> str:
-    """Return parts that are folded away until somebody asks."""
+    """Return parts that are hidden until they are unfolded."""
     return f"<details><summary>{html.escape(summary)}</summary>{''.join(parts)}</details>"
 
 
 def figure(svg: str, caption: str) -> str:
-    """Return a picture with the words below it; ``svg`` is our own, and is taken as it is."""
-    words = html.escape(caption)
-    return f"<figure>{svg}<figcaption>{words}</figcaption></figure>"
+    """Return a picture with a caption below it; ``svg`` is our own, and is not escaped."""
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def page(title: str, parts: Iterable[str]) -> str:

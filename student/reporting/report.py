@@ -10,17 +10,17 @@ from pydantic import BaseModel, ConfigDict
 from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
 from student.open_loop.bootstrap import CONFIDENCE
-from student.open_loop.evaluation import By, Evaluation, shown
+from student.open_loop.evaluation import By, OpenLoopEvaluation, shown
 from student.reporting import figures, tables
 from student.reporting.html import details, figure, page, section
-from student.reporting.run_summary import Findings, Run, read_runs
+from student.reporting.run_summary import Run, RunSummary, read_runs
 from student.reporting.svg import svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-Describe = Callable[[Run, Evaluation], Iterable[str]]
+Describe = Callable[[Run, OpenLoopEvaluation], Iterable[str]]
 
 
 class Report(BaseModel):
@@ -28,13 +28,14 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    runs: tuple[Findings, ...]
+    runs: tuple[RunSummary, ...]
 
 
 def report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Write a page that needs nothing outside it, and its numbers under the same name as ``.json``.
 
-    Errors, likeness of tokens and pictures are shown of runs that ``evaluate`` has measured.
+    Runs that ``evaluate`` has measured are shown with their evaluation: driving policies in open loop with
+    tables, figures and pictures, every other kind with its numbers.
 
     Args:
         runs: Folders of training runs.
@@ -44,13 +45,13 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        RequestError: A run has nothing to tell, several runs share no folder and ``out`` is not given, or
+        RequestError: A run has nothing to report, several runs share no folder and ``out`` is not given, or
             the page cannot be written; one that was there before stays.
         CheckpointError: What training or evaluation wrote cannot be read.
     """
     target = out or _beside(runs)
     read = read_runs(runs, _names(runs))
-    numbers = Report(runs=tuple(run.findings for run in read))
+    numbers = Report(runs=tuple(run.summary for run in read))
     content = page(_title(read), _sections(read))
     try:
         write_durably(target, content.encode())
@@ -84,50 +85,51 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _title(runs: Sequence[Run]) -> str:
-    return runs[0].findings.name if len(runs) == 1 else f"{len(runs)} runs"
+    return runs[0].summary.name if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _sections(runs: Sequence[Run]) -> Iterator[str]:
-    told = [run.findings for run in runs]
-    yield section("Runs", tables.overview(told))
-    if any(run.epochs for run in told):
-        yield section("Losses", [figure(svg(figures.loss_curves(told)), _of_losses(told))])
+    summaries = [run.summary for run in runs]
+    yield section("Runs", tables.overview(summaries))
+    if any(run.epochs for run in summaries):
+        yield section("Losses", [figure(svg(figures.loss_curves(summaries)), _caption_of_losses(summaries))])
     yield section("Open-loop errors", _each(runs, lambda _, found: tables.errors(found)))
-    yield section("Where the errors are", _groups(runs))
-    if any(run.cosines for run in told):
-        yield section("Planning tokens", [figure(svg(figures.cosines(told)), _of_tokens(told))])
+    yield section("Errors by group", _groups(runs))
+    yield section("Imitated features", _similarities(summaries))
     yield section("Frames from above", _each(runs, _frames))
-    yield section("What made them", tables.provenance(told))
+    yield section("Other evaluations", tables.other_evaluations(summaries))
+    yield section("Provenance", tables.provenance(summaries))
 
 
 def _each(runs: Sequence[Run], describe: Describe) -> Iterator[str]:
-    """What ``describe`` says of every run that is evaluated, under its name where there are several."""
+    """Describe every run that is evaluated in open loop, under its name where there are several."""
     for run in runs:
-        if run.findings.evaluation is not None:
-            inside = "".join(describe(run, run.findings.evaluation))
-            yield section(run.findings.name, [inside], depth=3) if len(runs) > 1 else inside
+        if run.summary.open_loop is not None:
+            inside = "".join(describe(run, run.summary.open_loop))
+            yield section(run.summary.name, [inside], depth=3) if len(runs) > 1 else inside
 
 
-def _of_losses(runs: Sequence[Findings]) -> str:
-    means = "Mean of every term over an epoch's frames"
+def _caption_of_losses(runs: Sequence[RunSummary]) -> str:
+    means = "Mean of every term over an epoch's samples"
     if len(runs) == 1:
         return f"{means}, while training and on held-out clips (val)."
     return f"{means}: solid while training, dotted on held-out clips."
 
 
-def _of_tokens(runs: Sequence[Findings]) -> str:
-    said = [
-        f"{run.name}: relative error {shown(run.evaluation.token.relative.value)}, "
-        f"mean absolute difference {shown(run.evaluation.token.absolute.value)}"
-        for run in runs
-        if run.evaluation is not None
-    ]
-    return "; ".join(said) + "."
+def _similarities(runs: Sequence[RunSummary]) -> Iterator[str]:
+    for feature in dict.fromkeys(name for run in runs for name in run.cosines):
+        errors = [
+            f"{run.name}: relative error {shown(found.relative.value)}, "
+            f"mean absolute difference {shown(found.absolute.value)}"
+            for run in runs
+            if run.open_loop is not None and (found := run.open_loop.similarity.get(feature)) is not None
+        ]
+        yield figure(svg(figures.cosines(feature, runs)), "; ".join(errors) + ".")
 
 
 def _groups(runs: Sequence[Run]) -> Iterator[str]:
     for by in get_args(By):
-        drawn = figures.errors_by(by, [run.findings for run in runs])
+        drawn = figures.errors_by(by, [run.summary for run in runs])
         if drawn is not None:
             caption = (
                 f"By {by}, the student's largest error on top; in brackets the frames; {CONFIDENCE:.0%} "
@@ -139,7 +141,7 @@ def _groups(runs: Sequence[Run]) -> Iterator[str]:
             )
 
 
-def _frames(run: Run, found: Evaluation) -> Iterator[str]:
+def _frames(run: Run, found: OpenLoopEvaluation) -> Iterator[str]:
     chosen = (
         ("picture", "", found.pictures, "Frames spread evenly over the split."),
         ("worst", "worst.", found.worst, "The student's largest errors."),
@@ -150,9 +152,10 @@ def _frames(run: Run, found: Evaluation) -> Iterator[str]:
         titles = ["\nframe ".join(name.rsplit(" ", 1)) for name in names]
         if rows == "worst":
             titles = [
-                f"{title}, L2 {l2:.2f} m" for title, l2 in zip(titles, run.findings.worst_l2_m, strict=True)
+                f"{title}, L2 {l2:.2f} m" for title, l2 in zip(titles, run.summary.worst_l2_m, strict=True)
             ]
-        drawn = figures.from_above(run.tensors, rows, prefix, titles)
+        drawn = figures.from_above(run.arrays, rows, prefix, titles)
         yield figure(
-            svg(drawn), f"{caption} Metres, x right, y forward; lanes and agents as the teacher sees them."
+            svg(drawn),
+            f"{caption} Metres, x right, y forward; lanes and agents as the teacher predicted them.",
         )

@@ -1,23 +1,26 @@
-"""What the folder of a run tells, checked: who it is, its losses, and its evaluation.
+"""What the folder of a run holds, read and checked: its configuration, its losses, and its evaluation.
 
-Dimension letters: N frame, T step (of 0.5 s).
+Dimension letters: N sample, T step (of 0.5 s).
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from cache_schema.errors import CheckpointError, RequestError
-from student.open_loop.evaluation import COLLISION_COLUMNS, Evaluation
+from student.open_loop.evaluation import COLLISION_COLUMNS, OpenLoopEvaluation
 from student.open_loop.metrics import COLUMNS
 from student.runs import provenance
+from student.runs.evaluate import ARRAYS, NUMBERS
 from student.runs.log import read_log
 from student.runs.provenance import Provenance
+from student.system import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +37,7 @@ class _Record(BaseModel):
 
 
 class Epoch(_Record):
-    """A line of the log: means of every term of the loss over frames."""
+    """A line of the log: means of every term of the loss over samples."""
 
     epoch: int
     step: int
@@ -50,67 +53,86 @@ class Histogram(_Record):
     """One fewer than edges."""
 
 
-class Findings(_Record):
-    """Everything a report says of a run in numbers."""
+class OtherEvaluation(Evaluation):
+    """An evaluation of a kind that reports do not know: all its fields are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class RunSummary(_Record):
+    """The numbers of a run that a report shows."""
 
     name: str
     made_by: Provenance
     epochs: tuple[Epoch, ...]
-    evaluation: Evaluation | None
+    evaluation: SerializeAsAny[Evaluation] | None
     """None where it has not been evaluated."""
-    cosines: Histogram | None
-    """Of the student's planning token with its teacher's, over all evaluated frames."""
-    worst_l2_m: tuple[float, ...]
-    """Mean L2 up to 1, 2 and 3 s of the student at each of ``evaluation.worst``."""
+    cosines: dict[str, Histogram] = {}
+    """Imitated feature -> its cosine with the teacher's, over all evaluated samples."""
+    worst_l2_m: tuple[float, ...] = ()
+    """Mean L2 up to 1, 2 and 3 s of the student at each of the evaluation's worst frames."""
+
+    @property
+    def open_loop(self) -> OpenLoopEvaluation | None:
+        """The evaluation, if it is one of driving policies in open loop."""
+        return self.evaluation if isinstance(self.evaluation, OpenLoopEvaluation) else None
 
 
 class Run(NamedTuple):
-    """A run's numbers, and the tensors its pictures are drawn from."""
+    """A run's numbers, and the arrays that its pictures are drawn from."""
 
-    findings: Findings
-    tensors: dict[str, np.ndarray]
-    """Of ``evaluation.safetensors``; none where there is no evaluation."""
+    summary: RunSummary
+    arrays: dict[str, np.ndarray]
+    """Of ``evaluation.safetensors``; none where there is no open-loop evaluation."""
 
 
 def read_runs(folders: Sequence[Path], names: Sequence[str]) -> list[Run]:
-    """Read what there is to tell of some runs, called by these names.
+    """Read some runs, called by these names.
 
     Raises:
-        RequestError: It has neither a finished epoch nor an evaluation.
+        RequestError: One has neither a finished epoch nor an evaluation.
         CheckpointError: What training or evaluation wrote cannot be read.
     """
     runs = [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
-    seen = [run.tensors["token.cosine"].clip(-1, 1) for run in runs if run.tensors]
-    edges = np.linspace(min((values.min() for values in seen), default=0), 1, BINS + 1)
-    return [_with_cosines(run, edges) if run.tensors else run for run in runs]
+    features = {name: None for run in runs for name in _similarities(run)}
+    edges = {name: _edges([_similarities(run).get(name) for run in runs]) for name in features}
+    return [_with_cosines(run, edges) for run in runs]
 
 
-def _with_cosines(run: Run, edges: np.ndarray) -> Run:
-    counts, _ = np.histogram(run.tensors["token.cosine"].clip(-1, 1), edges)
-    histogram = Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
-    return run._replace(findings=run.findings.model_copy(update={"cosines": histogram}))
+def _similarities(run: Run) -> dict[str, np.ndarray]:
+    """Return imitated feature -> (N) cosines."""
+    found = run.summary.open_loop
+    names = () if found is None else found.similarity
+    return {name: run.arrays[f"similarity.{name}.cosine"].clip(-1, 1) for name in names}
+
+
+def _edges(cosines: Sequence[np.ndarray | None]) -> np.ndarray:
+    return np.linspace(min(values.min() for values in cosines if values is not None), 1, BINS + 1)
+
+
+def _with_cosines(run: Run, edges: dict[str, np.ndarray]) -> Run:
+    histograms = {}
+    for name, values in _similarities(run).items():
+        counts, _ = np.histogram(values, edges[name])
+        histograms[name] = Histogram(edges=tuple(edges[name].tolist()), counts=tuple(counts.tolist()))
+    return run._replace(summary=run.summary.model_copy(update={"cosines": histograms}))
 
 
 def _read(folder: Path, name: str) -> Run:
     epochs = _epochs(folder)
-    if not epochs and not (folder / "evaluation.json").exists():
+    if not epochs and not (folder / NUMBERS).exists():
         raise RequestError(
             f"{folder} has no finished epoch, and is not evaluated",
             expected="the folder of a training run",
             repair="train first, or correct the path",
         )
     made_by = _provenance(folder)
-    evaluation, tensors = _evaluation(folder)
-    l2_m = tensors["l2.student"][tensors["worst"], COLUMNS.index("up_to_mean")] if tensors else np.empty(0)
-    findings = Findings(
-        name=name,
-        made_by=made_by,
-        epochs=epochs,
-        evaluation=evaluation,
-        cosines=None,
-        worst_l2_m=tuple(l2_m.tolist()),
+    evaluation, arrays = _evaluation(folder)
+    l2_m = arrays["l2.student"][arrays["worst"], COLUMNS.index(GROUP_L2)] if arrays else np.empty(0)
+    summary = RunSummary(
+        name=name, made_by=made_by, epochs=epochs, evaluation=evaluation, worst_l2_m=tuple(l2_m.tolist())
     )
-    return Run(findings, tensors)
+    return Run(summary, arrays)
 
 
 def _epochs(folder: Path) -> tuple[Epoch, ...]:
@@ -132,27 +154,30 @@ def _provenance(folder: Path) -> Provenance:
         raise CheckpointError(
             f"{file} cannot be read: {error}",
             expected="what made the run, as `teachonce train` writes it",
-            repair="restore the file from a copy; going on with the training writes it anew as well",
+            repair="restore the file from a copy, or resume the training, which writes it anew",
         ) from error
 
 
 def _evaluation(folder: Path) -> tuple[Evaluation | None, dict[str, np.ndarray]]:
-    if not (folder / "evaluation.json").exists():
+    if not (folder / NUMBERS).exists():
         return None, {}
     try:
-        evaluation = Evaluation.model_validate_json((folder / "evaluation.json").read_bytes())
-        tensors = load((folder / "evaluation.safetensors").read_bytes())
-        _check(evaluation, tensors)
-    except (ValidationError, SafetensorError, OSError, KeyError, ValueError) as error:
+        document = json.loads((folder / NUMBERS).read_bytes())
+        if document.get("kind", "open-loop") != "open-loop":
+            return OtherEvaluation.model_validate(document), {}
+        evaluation = OpenLoopEvaluation.model_validate(document)
+        arrays = load((folder / ARRAYS).read_bytes())
+        _check(evaluation, arrays)
+    except (ValidationError, SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"the evaluation in {folder} cannot be read: {error!r}",
-            expected="evaluation.json and evaluation.safetensors as `teachonce evaluate` writes them",
+            expected=f"{NUMBERS} and {ARRAYS} as `teachonce evaluate` of this version writes them",
             repair="evaluate the run again",
         ) from error
-    return evaluation, tensors
+    return evaluation, arrays
 
 
-def _check(evaluation: Evaluation, tensors: dict[str, np.ndarray]) -> None:
+def _check(evaluation: OpenLoopEvaluation, arrays: dict[str, np.ndarray]) -> None:
     """Check that tables and pictures can be made of what was read.
 
     Raises:
@@ -161,23 +186,27 @@ def _check(evaluation: Evaluation, tensors: dict[str, np.ndarray]) -> None:
     """
     collisions = bool(evaluation.collision)
     measures = {*COLUMNS, *(COLLISION_COLUMNS if collisions else ())}
-    for driver in {"student", "teacher", *evaluation.l2_m}:
+    policies = {"student", *evaluation.l2_m, *evaluation.interval, *evaluation.collision}
+    for policy in policies:
         for mask in ("complete", "orion"):
-            hits = evaluation.collision[driver][mask] if collisions else {}
-            both = {**evaluation.l2_m[driver][mask], **hits}.keys() & evaluation.interval[driver][mask].keys()
+            hits = evaluation.collision[policy][mask] if collisions else {}
+            both = {**evaluation.l2_m[policy][mask], **hits}.keys() & evaluation.interval[policy][mask].keys()
             if measures - both or mask not in evaluation.frames:
-                raise ValueError(f"{driver} is not measured whole in the {mask} mask")
+                raise ValueError(f"{policy} is not measured completely in the {mask} mask")
         for group in evaluation.groups:
-            if {GROUP_L2, *([GROUP_RATE] if collisions else [])} - group.means[driver].keys():
-                raise ValueError(f"{driver} is not measured whole in {group.name}")
+            if {GROUP_L2, *([GROUP_RATE] if collisions else [])} - group.means[policy].keys():
+                raise ValueError(f"{policy} is not measured completely in {group.name}")
 
-    frames = len(tensors["truth"])
-    for driver in ("truth", "student", "teacher"):
-        if tensors[driver].shape[0] != frames or tensors[driver].shape[2:] != (2,):
-            raise ValueError(f"{driver} is {tensors[driver].shape}")
-    if tensors["token.cosine"].shape != (frames,) or tensors["l2.student"].shape != (frames, len(COLUMNS)):
+    frames = len(arrays["ground_truth"])
+    for name in ("ground_truth", *policies):
+        if arrays[name].shape[0] != frames or arrays[name].shape[2:] != (2,):
+            raise ValueError(f"{name} is {arrays[name].shape}")
+    for name in evaluation.similarity:
+        if arrays[f"similarity.{name}.cosine"].shape != (frames,):
+            raise ValueError(f"the cosines of {name} are not of as many frames as the plans")
+    if arrays["l2.student"].shape != (frames, len(COLUMNS)):
         raise ValueError("the errors are not of as many frames as the plans")
     for rows, names in (("picture", evaluation.pictures), ("worst", evaluation.worst)):
-        chosen = tensors[rows]
+        chosen = arrays[rows]
         if chosen.shape != (len(names),) or not np.all((chosen >= 0) & (chosen < frames)):
             raise ValueError(f"{rows} names other frames than there are")

@@ -1,4 +1,4 @@
-"""One frame of a dataset on one picture: the street from above, the planning token, and the cameras.
+"""One frame of a dataset in one picture: the street from above, the planning token, and the cameras.
 
 LiDAR frame: x right, y forward, metres.
 """
@@ -17,6 +17,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.vocabulary.driving import COMMANDS
+from student.loading.dataset import stores
 from student.reporting import bev
 from student.reporting.svg import COLOURS, STYLE, plain
 
@@ -46,10 +47,10 @@ SHOWN = (
     "timestamp",
     "frame_index",
 )
-"""Features that the picture tells of, as far as the dataset has them."""
-CAMERAS_A_ROW = 3
+"""Features that the picture shows, as far as the dataset has them."""
+CAMERAS_PER_ROW = 3
 LARGEST = 10
-"""Channels of the planning token that are named."""
+"""Channels of the planning token that are labelled."""
 
 
 @mpl.rc_context(STYLE)
@@ -61,7 +62,7 @@ def show(where: str | Path, clip: str, frame: int, target: Path, *, cameras: Cam
         clip: Name of the clip.
         frame: Number of the frame in the dataset's clip, from 0.
         target: The PNG to write.
-        cameras: Gives images (h, w, 3) uint8 RGB by name for a clip and the frame's number in the raw clip.
+        cameras: Returns images (h, w, 3) uint8 RGB by name for a clip and the number of its raw frame.
 
     Raises:
         RequestError: The clip has no such frame.
@@ -75,7 +76,7 @@ def show(where: str | Path, clip: str, frame: int, target: Path, *, cameras: Cam
             expected=f"0 to {info.frames - 1}",
             repair="choose another frame",
         )
-    features = [name for name in SHOWN if dataset.manifest.feature(name) is not None]
+    features = [name for name in SHOWN if stores(dataset, name)]
     values = {name: dataset.read(clip, name, frame) for name in features}
     images = {} if cameras is None else cameras(clip, int(values.get("frame_index", frame)))
     content = io.BytesIO()
@@ -88,7 +89,7 @@ def show(where: str | Path, clip: str, frame: int, target: Path, *, cameras: Cam
 def picture(
     info: ClipInfo, frame: int, values: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Lay out what there is of one frame.
+    """Lay out the features of one frame.
 
     Args:
         info: The clip.
@@ -113,7 +114,7 @@ def picture(
 
 
 def add_street(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
-    """Draw lanes, agents and the true trajectory from above."""
+    """Draw lanes, agents and the ground-truth trajectory from above."""
     bev.add_ground(ax, half_width_m=25, behind_m=20, ahead_m=50)
     if {"lane_points", "lane_logits"} <= values.keys():
         bev.add_lanes(ax, *(values[name].astype(np.float32) for name in ("lane_points", "lane_logits")))
@@ -125,7 +126,7 @@ def add_street(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     bev.add_ego(ax)
     if "ego_trajectory" in values:
         known = values.get("ego_trajectory_mask", np.ones(len(values["ego_trajectory"]), bool))
-        bev.add_trajectory(ax, values["ego_trajectory"].cumsum(axis=0)[known], "truth")
+        bev.add_trajectory(ax, values["ego_trajectory"].cumsum(axis=0)[known], "ground_truth")
     ax.set_xlabel("x, to the right (m)", fontsize=8)
     ax.set_ylabel("y, ahead (m)", fontsize=8)
     if ax.get_legend_handles_labels()[1]:
@@ -133,7 +134,7 @@ def add_street(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
 
 
 def add_spread(ax: Axes, token: np.ndarray) -> None:
-    """Draw how the numbers of a planning token (D) are spread."""
+    """Draw the distribution of the numbers of a planning token (D)."""
     ax.hist(token, bins=60, color=COLOURS[0])
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(LogFormatter())
@@ -157,8 +158,8 @@ def add_largest(ax: Axes, token: np.ndarray) -> None:
 
 
 def _add_cameras(area: SubFigure, images: Mapping[str, np.ndarray]) -> None:
-    rows = -(-len(images) // CAMERAS_A_ROW)
-    axes = list(area.subplots(rows, CAMERAS_A_ROW, squeeze=False).flat)
+    rows = -(-len(images) // CAMERAS_PER_ROW)
+    axes = list(area.subplots(rows, CAMERAS_PER_ROW, squeeze=False).flat)
     for ax, (name, image) in zip(axes, images.items(), strict=False):
         ax.imshow(image)
         ax.set_title(name, fontsize=8)

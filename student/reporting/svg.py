@@ -1,4 +1,4 @@
-"""Figures as SVG that lives inside a page: no metadata, no addresses, text in the page's own colour."""
+"""Figures as SVG to be embedded in a page: no metadata, no addresses, text in the page's text colour."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#010203"
-"""Drawn in whatever colour the page's text has."""
+"""Replaced by the colour of the page's text."""
 GRID = "#8080804d"
-"""A grey that is quiet on light and on dark."""
+"""A light grey on light and on dark backgrounds."""
 COLOURS = ("#2f80ed", "#e8751a", "#2a9d5c", "#9b6dd7", "#d64545", "#1a9ba1", "#c2578f", "#8a8a1f")
-"""For runs, in order; all are legible on light and on dark."""
+"""For runs, in order; all are legible on light and on dark backgrounds."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -33,11 +33,11 @@ STYLE: dict[Any, Any] = {
     "ytick.color": GRID,
     "ytick.labelcolor": INK,
 }
-"""In force while a figure is drawn, and while it is written."""
+"""To be active while a figure is drawn, and while it is written."""
 
 
 def panels(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with as many panels in rows; sizes in inches a panel."""
+    """Return a figure with so many panels in rows; width and height in inches, of one panel."""
     across = min(columns, count)
     rows = math.ceil(count / across)
     figure = Figure(figsize=(width * across, height * rows), layout="constrained")
@@ -48,7 +48,7 @@ def panels(count: int, *, columns: int, width: float, height: float) -> tuple[Fi
 
 
 def plain(ax: Axes, title: str, *, xlabel: str = "") -> None:
-    """Give a panel its title and a quiet look."""
+    """Give a panel its title and a light frame."""
     ax.set_title(title, fontsize=9, parse_math=False)
     ax.set_xlabel(xlabel, fontsize=8)
     ax.tick_params(labelsize=7, length=2)
@@ -69,12 +69,12 @@ def legend_below(figure: Figure, ax: Axes) -> None:
 def svg(figure: Figure) -> str:
     """Return a figure as an element for a page."""
     content = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(content, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(content, format="svg", transparent=True, metadata=no_metadata)
     drawn = content.getvalue()
     drawn = drawn[drawn.index("<svg") :]
-    # Inside HTML, the namespaces are known; the rest makes text look like the page's.
-    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # several figures share a page, and with it their ids
+    # Inside HTML, namespaces are implied; the rest makes text look like the page's.
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # ids would occur twice in a page of several figures
     drawn = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", drawn, count=2)
     drawn = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "system-ui, sans-serif", drawn)
     return drawn.replace(INK, "currentColor").strip()

@@ -1,4 +1,4 @@
-"""Several recipes one after another, and one table of what came out."""
+"""Several configurations one after another, and one table of the results."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Group
 from rich.table import Table
 
-from cache_schema.dataset.reader import LatentDataset
+from cache_schema.dataset.join import open_dataset
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
-from student.open_loop.evaluate import evaluate
+from student.open_loop.evaluation import OpenLoopEvaluation
+from student.reporting.numbers import numbers_of
 from student.runs.checkpoint import read_checkpoint
-from student.runs.config import preset
+from student.runs.evaluate import evaluate
 from student.runs.log import read_log
+from student.runs.presets import described, preset
 from student.training.deferred_metrics import DivergenceError
 from student.training.train import train
 
@@ -25,17 +27,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.progress import Progress
-    from student.runs.config import Resident
+    from student.loading.batches import Resident
 
 NAME = "sweep.json"
-SHOWN = ("up_to_1s", "up_to_2s", "up_to_3s", "up_to_mean")
-"""Columns of the open-loop error that the table shows."""
+HEADINGS = {"up_to_1s": "L2 1 s", "up_to_2s": "L2 2 s", "up_to_3s": "L2 3 s", "up_to_mean": "L2 mean"}
+"""Columns of the open-loop error that are shown, in metres and averaged up to a horizon."""
 
 Numbers = dict[str, float | None]
 
 
 class Outcome(BaseModel):
-    """What a recipe came to."""
+    """The result of one configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,17 +46,15 @@ class Outcome(BaseModel):
     """Folder of the run, beside the table."""
     epochs: int
     weights: int
-    """Numbers in the student, the planner's included."""
+    """Numbers in the student."""
     val: dict[str, float]
-    """Terms of the loss on the held-out frames after the last epoch."""
-    l2_m: Numbers
-    """Open-loop error in metres, the complete mask, by the columns of ``student.open_loop.metrics``."""
-    cosine: float
-    """Likeness of the student's planning token to the teacher's."""
+    """Terms of the loss on the held-out samples after the last epoch."""
+    numbers: Numbers
+    """Of the evaluation, as ``student.reporting.numbers`` returns them."""
 
 
 class Sweep(BaseModel):
-    """The outcomes of some recipes on one dataset."""
+    """The results of some configurations on one dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,87 +62,88 @@ class Sweep(BaseModel):
     """Digest of the dataset."""
     outcomes: tuple[Outcome, ...]
     diverged: dict[str, str]
-    """Why a recipe came to nothing."""
+    """Why training a configuration failed."""
     others: dict[str, Numbers]
-    """The same error of drivers that were not trained."""
+    """The open-loop errors of the policies that were not trained."""
 
     def __rich__(self) -> Group:
-        """Show errors and terms of the loss as tables that fit a narrow terminal."""
-        errors = Table(title="Open-loop L2 up to, in metres; likeness of the token", title_justify="left")
-        errors.add_column("preset")
-        for heading in ("1 s", "2 s", "3 s", "mean", "cosine"):
-            errors.add_column(heading, no_wrap=True, justify="right")
+        """Show evaluations and terms of the loss as tables that fit a narrow terminal."""
+        results = {done.preset: done.numbers for done in self.outcomes}
+        names = list(dict.fromkeys(name for numbers in results.values() for name in numbers))
+        if HEADINGS.keys() <= set(names):
+            names = [name for name in names if name in HEADINGS or name.startswith("cosine")]
+        found = _table("Evaluation; L2 in metres, averaged up to a horizon", names)
+        for numbers_of_all in (results, self.others):
+            for label, numbers in numbers_of_all.items():
+                found.add_row(label.replace("_", " "), *(_shown(numbers.get(name)) for name in names))
+            found.add_section()
+        terms = list(dict.fromkeys(name for done in self.outcomes for name in done.val))
+        losses = _table("Terms of the loss, held-out", terms)
         for done in self.outcomes:
-            row = (_shown(done.l2_m[name]) for name in SHOWN)
-            errors.add_row(done.preset, *row, f"{done.cosine:.3f}")
-        errors.add_section()
-        for driver, error in self.others.items():
-            errors.add_row(driver.replace("_", " "), *(_shown(error[name]) for name in SHOWN))
-        names = list(dict.fromkeys(name for done in self.outcomes for name in done.val))
-        terms = Table(title="Terms of the loss, held-out", title_justify="left")
-        terms.add_column("preset")
-        for name in names:
-            terms.add_column(name.partition(":")[2] or name, justify="right")
-        for done in self.outcomes:
-            terms.add_row(done.preset, *(_shown(done.val.get(name)) for name in names))
-        return Group(errors, terms, *(f"{name} diverged: {why}" for name, why in self.diverged.items()))
+            losses.add_row(done.preset, *(_shown(done.val.get(name)) for name in terms))
+        return Group(found, losses, *(f"{name} diverged: {why}" for name, why in self.diverged.items()))
 
 
 def sweep(
-    dataset_path: str | Path,
+    dataset: str | Path,
     folder: Path,
     presets: Sequence[str],
     *,
     changes: Mapping[str, Any] | None = None,
+    with_datasets: Sequence[str | Path] = (),
     device: str = "cpu",
     resident: Resident = "none",
     trackers: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> Sweep:
-    """Train and evaluate recipes one after another; write ``sweep.json`` into the folder.
+    """Train and evaluate configurations one after another; write ``sweep.json`` into the folder.
 
-    Run again, it goes on where it was: what is trained to its end is only evaluated.
+    Run again, it resumes: what is trained to its end is only evaluated.
 
     Args:
-        dataset_path: A latent dataset with held-out clips.
-        folder: Takes a run's folder for each recipe.
-        presets: Names of recipes, or the user's own as ``package.module:NAME``.
-        changes: Fields of the recipes that are the same for all.
+        dataset: A latent dataset with held-out clips.
+        folder: Takes a run's folder for each configuration.
+        presets: Names of configurations, or your own as ``package.module:NAME``.
+        changes: Fields that are changed in all of them.
+        with_datasets: Further datasets of the same clips, joined with the first.
         device: Torch device.
-        resident: Where the training frames stay.
+        resident: Where the training samples stay.
         trackers: Experiment trackers, as ``train`` takes them.
-        progress: Counts steps of the recipe that is trained.
+        progress: Counts steps of the configuration that is trained.
 
     Raises:
-        RequestError: There is no such recipe, nothing to compare on, or a change does not fit.
-        TeachonceError: As ``train`` and ``evaluate`` raise; a run that diverges is told in the table.
+        RequestError: There is no such configuration, nothing to compare on, or a change does not fit.
+        TeachonceError: As ``train`` and ``evaluate`` raise; runs that diverge are listed in the table.
     """
-    recipes = {name: preset(name, changes or {}) for name in dict.fromkeys(presets)}
-    dataset = LatentDataset.open(dataset_path)
-    if not recipes or not any(dataset.clip(name).split == "val" for name in dataset.clips):
+    changes = changes or {}
+    configs = {name: preset(name, changes) for name in dict.fromkeys(presets)}
+    opened = open_dataset(dataset, *with_datasets)
+    if not configs or not any(opened.clip(name).split == "val" for name in opened.clips):
         raise RequestError(
-            "there is nothing to compare" + (": the dataset has no held-out clips" if recipes else ""),
+            "there is nothing to compare" + (": the dataset has no held-out clips" if configs else ""),
             expected="at least one preset, and a dataset with clips of the split 'val'",
             repair="name presets, or extract validation clips with --split val",
         )
     outcomes, diverged, others, digest = [], {}, {}, ""
-    for name, recipe in recipes.items():
+    for name, config in configs.items():
         run = folder / re.sub(r"[^\w.-]", "-", name)
         try:
             progress.reach(0, name)
             train(
-                dataset_path,
+                dataset,
                 run,
-                recipe,
+                config,
+                with_datasets=with_datasets,
                 device=device,
                 resident=resident,
                 trackers=trackers,
+                recipe=described(name, changes),
                 progress=progress,
             )
         except DivergenceError as error:
             diverged[name] = error.happened
             continue
-        evaluation = evaluate(run, dataset_path, device=device)
+        evaluation = evaluate(run, dataset, with_datasets=with_datasets, system=config.system, device=device)
         reached, weights = read_checkpoint(run)
         digest = reached.trained_on.digest
         last = [line for line in read_log(run) if line["kind"] == "epoch"][-1]
@@ -153,15 +154,24 @@ def sweep(
                 epochs=reached.epoch,
                 weights=sum(value.numel() for value in weights.values()),
                 val=last["val"],
-                l2_m=evaluation.l2_m["student"]["complete"],
-                cosine=evaluation.token.cosine.value,
+                numbers=numbers_of(evaluation),
             )
         )
-        others = {
-            driver: masks["complete"] for driver, masks in evaluation.l2_m.items() if driver != "student"
-        }
+        if isinstance(evaluation, OpenLoopEvaluation):
+            others |= {
+                policy: masks["complete"] for policy, masks in evaluation.l2_m.items() if policy != "student"
+            }
     table = Sweep(dataset=digest, outcomes=tuple(outcomes), diverged=diverged, others=others)
     write_durably(folder / NAME, table.model_dump_json(indent=1).encode())
+    return table
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("preset")
+    for name in names:
+        heading = HEADINGS.get(name, name.partition(":")[2] or name)
+        table.add_column(heading.replace("_", " "), justify="right")
     return table
 
 

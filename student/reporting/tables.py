@@ -3,98 +3,99 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES
 from student.open_loop.collisions import VARIANTS
-from student.open_loop.evaluation import By, Estimate, Evaluation, Interval, shown
+from student.open_loop.evaluation import By, Estimate, Interval, OpenLoopEvaluation, shown
 from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
 from student.reporting.html import Cell, paragraph, table
+from student.reporting.numbers import numbers_of
 from student.reporting.run_summary import GROUP_L2, GROUP_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from student.reporting.run_summary import Findings
+    from student.reporting.run_summary import RunSummary
 
 
-def overview(runs: Sequence[Findings]) -> Iterator[str]:
-    """One row a run: how far, how good, and how its recipe differs."""
-    head = [
-        "run",
-        "recipe",
-        "epochs",
-        "steps",
-        "loss, train",
-        "loss, val",
-        "L2, m",
-        "collisions, %",
-        "cosine",
-    ]
-    yield table(head, [_summary(run, _differing(runs)) for run in runs], texts=2)
+def overview(runs: Sequence[RunSummary]) -> Iterator[str]:
+    """Show one row for each run: its configuration, how long it was trained, and how good it is."""
+    features = list(dict.fromkeys(name for run in runs for name in run.cosines))
+    measured = any(run.open_loop is not None for run in runs)
+    head = ["run", "recipe", "epochs", "steps", "loss, train", "loss, val"]
+    if measured:
+        head += ["L2, m", "collisions, %", *(f"cosine, {_words(name)}" for name in features)]
+    yield table(head, [_row(runs, run, features if measured else None) for run in runs], texts=2)
     yield paragraph(
-        "Losses are the last epoch's. L2 is the student's mean up to 1, 2 and 3 s, collisions are its steps "
-        "whose box overlaps another road user's (corrected variant), both in the complete mask; cosine is of "
-        "its planning token with the teacher's.",
+        "Losses are the last epoch's."
+        + (
+            " L2 is the student's mean up to 1, 2 and 3 s, collisions are its steps whose box overlaps "
+            "another road user's (corrected variant), both in the complete mask; a cosine is that of a "
+            "feature of the student with its teacher's."
+            if measured
+            else ""
+        ),
         quiet=True,
     )
-    if len({run.evaluation and (run.evaluation.split, run.evaluation.clips) for run in runs}) > 1:
+    clips = {run.open_loop and (run.open_loop.split, run.open_loop.clips) for run in runs}
+    if measured and len(clips) > 1:
         yield paragraph("These runs were not all evaluated on the same clips: their errors do not compare.")
 
 
-def _summary(run: Findings, differing: Sequence[str]) -> list[Cell | str]:
-    recipe = run.made_by.config.model_dump(mode="json")
-    what = ", ".join(f"{_words(name)} {_brief(recipe[name])}" for name in differing) or "-"
-    cells: list[Cell | str] = [run.name, what]
+def _row(runs: Sequence[RunSummary], run: RunSummary, features: Sequence[str] | None) -> list[Cell | str]:
+    cells: list[Cell | str] = [run.name, run.made_by.recipe or _differences(runs, run) or "-"]
     if run.epochs:
         last = run.epochs[-1]
         cells += [str(last.epoch), str(last.step)]
-        cells += [shown(terms.get("total")) for terms in (last.train, last.val or {})]
+        cells += [shown(losses.get("total")) for losses in (last.train, last.val or {})]
     else:
         cells += ["-"] * 4
-    found = run.evaluation
+    if features is None:
+        return cells
+    found = run.open_loop
     if found is None:
-        return [*cells, "-", "-", "-"]
+        return [*cells, *["-"] * (2 + len(features))]
     intervals = found.interval["student"]["complete"]
     hits = found.collision["student"]["complete"] if found.collision else {}
     return [
         *cells,
         _cell(found.l2_m["student"]["complete"][GROUP_L2], intervals[GROUP_L2]),
         _cell(hits.get(GROUP_RATE), intervals.get(GROUP_RATE), 2, 100),
-        _estimate(found.token.cosine),
+        *(_estimate(found.similarity[name].cosine) if name in found.similarity else "-" for name in features),
     ]
 
 
-def _differing(runs: Sequence[Findings]) -> list[str]:
-    """Fields of the recipe that are not the same in all runs."""
-    recipes = [run.made_by.config.model_dump(mode="json") for run in runs]
-    return [name for name in recipes[0] if any(recipe[name] != recipes[0][name] for recipe in recipes)]
+def _differences(runs: Sequence[RunSummary], run: RunSummary) -> str:
+    """Return the fields of a run's configuration that are not the same in all runs."""
+    names = {
+        name: None for other in runs for name in runs[0].made_by.config.differences(other.made_by.config)
+    }
+    values = run.made_by.config.flat()
+    return ", ".join(
+        f"{_words(name.partition('.')[2] or name)} {json.dumps(values[name])}"
+        for name in names
+        if name in values
+    )
 
 
-def _brief(value: Any) -> str:
-    """A field of a recipe; of objectives, their names and options."""
-    if not isinstance(value, dict):
-        return json.dumps(value)
-    return " + ".join(f"{name} {_brief(more)}".strip() for name, more in value.items())
-
-
-def errors(found: Evaluation) -> Iterator[str]:
-    """All drivers, by distance and by collisions."""
+def errors(found: OpenLoopEvaluation) -> Iterator[str]:
+    """Show all policies, by distance and by collisions."""
     counted = ", ".join(f"{count} in the {mask} mask" for mask, count in found.frames.items())
     yield paragraph(
-        f"Split {found.split}, {len(found.clips)} clips, after {found.epoch} epochs; frames with a whole "
-        f"truth: {counted}. In small print: {CONFIDENCE:.0%} intervals by {RESAMPLES} bootstrap resamples of "
-        "whole clips."
+        f"Split {found.split}, {len(found.clips)} clips, after {found.epoch} epochs; frames with a complete "
+        f"ground truth: {counted}. In small print: {CONFIDENCE:.0%} intervals by {RESAMPLES} bootstrap "
+        "resamples of whole clips."
     )
     yield table(
-        ["driver", "mask", *(column.replace("_", " ") for column in COLUMNS)],
+        ["policy", "mask", *(column.replace("_", " ") for column in COLUMNS)],
         [
             [
-                _words(driver),
+                _words(policy),
                 mask,
-                *(_cell(row[name], found.interval[driver][mask][name]) for name in COLUMNS),
+                *(_cell(row[name], found.interval[policy][mask][name]) for name in COLUMNS),
             ]
-            for driver, masks in found.l2_m.items()
+            for policy, masks in found.l2_m.items()
             for mask, row in masks.items()
             if found.frames[mask]
         ],
@@ -103,28 +104,28 @@ def errors(found: Evaluation) -> Iterator[str]:
     )
     if found.collision:
         yield table(
-            ["driver", "variant", *RATE_COLUMNS],
+            ["policy", "variant", *RATE_COLUMNS],
             [
-                [_words(driver), _words(variant), *_rates(found, driver, variant)]
-                for driver in found.collision
+                [_words(policy), _words(variant), *_rates(found, policy, variant)]
+                for policy in found.collision
                 for variant in VARIANTS
             ],
-            caption="Steps that collide, in percent, complete mask: as published (parity), and corrected",
+            caption="Steps that collide, in percent, complete mask",
             texts=2,
         )
     for missing in found.missing:
         yield paragraph(missing)
 
 
-def _rates(found: Evaluation, driver: str, variant: str) -> Iterator[Cell]:
-    row, intervals = found.collision[driver]["complete"], found.interval[driver]["complete"]
+def _rates(found: OpenLoopEvaluation, policy: str, variant: str) -> Iterator[Cell]:
+    row, intervals = found.collision[policy]["complete"], found.interval[policy]["complete"]
     for column in RATE_COLUMNS:
         name = f"{variant}_{column}"
         yield _cell(row[name], intervals[name], 2, 100)
 
 
-def group(by: By, found: Evaluation) -> Iterator[str]:
-    """All drivers, in every group."""
+def group(by: By, found: OpenLoopEvaluation) -> Iterator[str]:
+    """Show all policies in every group."""
     hit = [GROUP_RATE] if found.collision else []
     yield table(
         [
@@ -132,41 +133,61 @@ def group(by: By, found: Evaluation) -> Iterator[str]:
             "clips",
             "frames",
             *map(_words, found.l2_m),
-            *(f"{_words(driver)}, %" for driver in found.collision),
+            *(f"{_words(policy)}, %" for policy in found.collision),
         ],
         [
             [
-                there.name,
-                str(there.clips),
-                str(there.frames),
-                *(_estimate(means[GROUP_L2]) for means in there.means.values()),
-                *(_estimate(means[name], 2, 100) for name in hit for means in there.means.values()),
+                one.name,
+                str(one.clips),
+                str(one.frames),
+                *(_estimate(means[GROUP_L2]) for means in one.means.values()),
+                *(_estimate(means[name], 2, 100) for name in hit for means in one.means.values()),
             ]
-            for there in found.groups
-            if there.by == by
+            for one in found.groups
+            if one.by == by
         ],
         caption="Mean L2 up to 1, 2 and 3 s in metres, then steps that collide (corrected variant)",
     )
 
 
-def provenance(runs: Sequence[Findings]) -> Iterator[str]:
-    """Say whose word and what code made the runs."""
+def other_evaluations(runs: Sequence[RunSummary]) -> Iterator[str]:
+    """Show every number of the evaluations that are not open-loop."""
+    evaluated = [
+        (run.name, run.evaluation) for run in runs if run.evaluation is not None and run.open_loop is None
+    ]
+    if not evaluated:
+        return
+    columns = [numbers_of(evaluation) for _, evaluation in evaluated]
+    yield table(
+        ["", *(name for name, _ in evaluated)],
+        [
+            [_words(number), *(f"{found[number]:.4g}" if number in found else "-" for found in columns)]
+            for number in dict.fromkeys(number for found in columns for number in found)
+        ],
+        caption="; ".join(
+            f"{name}: {evaluation.kind}, split {evaluation.split}, after {evaluation.epoch} epochs"
+            for name, evaluation in evaluated
+        ),
+    )
+
+
+def provenance(runs: Sequence[RunSummary]) -> Iterator[str]:
+    """Show the teachers, datasets and code behind the runs."""
     rows = []
     for run in runs:
         on, starts = run.made_by.trained_on, run.made_by.starts
         code = [start.commit[:12] if start.commit else start.teachonce for start in starts[-1:]]
         device = [f"{start.processes} x {start.device}" for start in starts[-1:]]
         began = [start.at for start in starts[:1]]
-        teacher = f"{on.teacher.name}, {on.teacher.precision}"
-        weights = f"{on.teacher.weights[:24]}"
-        rows.append(
+        rows += [
             [
-                run.name,
-                Cell(teacher, weights),
-                Cell(f"{on.clips} clips", on.digest[:12]),
-                *("".join(said) for said in (began, code, device)),
+                run.name if one is on else "",
+                Cell(f"{one.teacher.name}, {one.teacher.precision}", one.teacher.weights[:24]),
+                Cell(f"{one.clips} clips", one.digest[:12]),
+                *("".join(texts) if one is on else "" for texts in (began, code, device)),
             ]
-        )
+            for one in (on, *on.joined)
+        ]
     yield table(["run", "teacher", "dataset", "began", "code", "device"], rows, texts=6)
 
 

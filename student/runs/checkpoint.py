@@ -1,9 +1,10 @@
-"""What a run leaves behind to go on from, and to evaluate: a folder a checkpoint, committed whole.
+"""Checkpoints: what a run resumes from, and what is evaluated. Each is a folder, committed whole.
 
 ``RUN/checkpoints/step-00003669/`` holds ``weights.safetensors``, ``optimizer.safetensors``,
-``average.safetensors`` where weights are averaged, ``checkpoint.json``, and ``SHA256SUMS`` over them, as
-``sha256sum -c`` reads it. It is written under another name, flushed and renamed. Two are kept: if the newer
-is damaged, a run goes on from the older, and ends with the same bits.
+``average.safetensors`` where weights are averaged, ``gradients.safetensors`` where the gradient rule has a
+state, ``checkpoint.json``, and ``SHA256SUMS`` over them, as ``sha256sum -c`` reads it. It is written under
+another name, flushed and renamed. Two are kept: if the newer is damaged, a run resumes from the older, and
+ends with the same bits.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import CheckpointError, IdentityError
 from cache_schema.storage.atomic_io import rename_durably, sha256_of, sync_tree
-from student.runs.config import TrainConfig
+from student.runs.config import RunConfig
 from student.runs.provenance import TrainedOn
 
 if TYPE_CHECKING:
@@ -29,15 +30,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
+    from student.system import System
 
 KEPT = 2
 """Checkpoints of a run, so that one is good whatever happens to the other."""
 PARTIAL = ".partial"
 """Folder of the checkpoint that is being written."""
 SUMS = "SHA256SUMS"
-WHOLE = {"checkpoint.json", "weights.safetensors", "optimizer.safetensors"}
-"""Files that no checkpoint lacks."""
+REQUIRED = {"checkpoint.json", "weights.safetensors", "optimizer.safetensors"}
+"""Files that every checkpoint has."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a weight."""
 
@@ -50,29 +52,33 @@ class Checkpoint(BaseModel):
     epoch: int
     """Epochs done."""
     step: int
-    """Optimiser steps done. Frames, dropout and noise of the next follow from it and the seed."""
-    config: TrainConfig
+    """Optimiser steps done. Samples, dropout and noise of the next follow from it and the seed."""
+    config: RunConfig
     trained_on: TrainedOn
-    frames: int = 0
-    """Frames seen of the epoch that is under way."""
+    samples: int = Field(0, validation_alias=AliasChoices("samples", "frames"))
+    """Samples seen of the epoch that is under way."""
     sums: dict[str, float] = {}
-    """Sums of the loss's terms over them."""
+    """Sums of the terms of the loss over them."""
     scaler: dict[str, int | float] | None = None
-    """State of the gradient's scale in fp16."""
+    """State of the gradient scaler in fp16."""
 
-    def check_resumes(self, config: TrainConfig, trained_on: TrainedOn) -> None:
+    def check_resumes(self, config: RunConfig, system: System, trained_on: TrainedOn) -> None:
         """Check that a run may go on from here.
+
+        Args:
+            config: The configuration to go on with, complete.
+            system: Its system, which fills in what the checkpoint's configuration leaves to defaults.
+            trained_on: The dataset to go on with.
 
         Raises:
             CheckpointError: The configuration differs in more than it may.
             IdentityError: The dataset differs.
         """
-        mine, now = self.config.model_dump(mode="json"), config.model_dump(mode="json")
-        free = self.config.may_change()
+        free = self.config.training.may_change()
         changed = [
-            f"{name}: {mine[name]!r} there, {now[name]!r} now"
-            for name in mine
-            if mine[name] != now[name] and name not in free
+            f"{name}: {mine!r} there, {now!r} now"
+            for name, (mine, now) in self.config.completed(system).differences(config).items()
+            if name.removeprefix("training.") not in free
         ]
         if changed:
             raise CheckpointError(
@@ -88,24 +94,27 @@ class Checkpoint(BaseModel):
                 repair="give another run folder, or the dataset that the run began with",
             )
 
-    def check_reads(self, dataset: LatentDataset) -> None:
-        """Check that the student understands what this dataset's teacher says.
+    def check_reads(self, dataset: Dataset) -> None:
+        """Check that a dataset holds the features of the teachers that the student was trained on.
 
         Raises:
-            IdentityError: It was trained by another teacher.
+            IdentityError: It is by another teacher, or there are more or fewer datasets.
         """
-        if self.trained_on.teacher != dataset.manifest.teacher:
-            there, here = self.trained_on.teacher, dataset.manifest.teacher
+        there, here = self.trained_on.teachers, tuple(one.manifest.teacher for one in dataset.datasets)
+        if there != here:
+            mine, others = (
+                " and ".join(f"{teacher.name} ({teacher.weights})" for teacher in teachers)
+                for teachers in (there, here)
+            )
             raise IdentityError(
-                f"the student learned from {there.name} ({there.weights}), "
-                f"and {dataset.place} is by {here.name} ({here.weights})",
-                expected="a dataset by the student's own teacher, whose tokens it reads",
+                f"the student learned from {mine}, and {dataset} is by {others}",
+                expected="a dataset by the student's own teacher, whose features it reads",
                 repair="choose a dataset or a run that belong together",
             )
 
 
 class Restored(NamedTuple):
-    """A checkpoint as a run goes on from it."""
+    """A checkpoint that a run resumes from."""
 
     checkpoint: Checkpoint
     weights: dict[str, Tensor]
@@ -113,6 +122,8 @@ class Restored(NamedTuple):
     """Of the optimiser: ``exp_avg.NAME`` and so on for each weight."""
     average: dict[str, Tensor] | None
     """The moving average of the weights, where there is one."""
+    gradients: dict[str, Tensor]
+    """State of the gradient rule."""
 
 
 def save(
@@ -121,6 +132,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None = None,
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Commit a checkpoint, and remove those that are no longer needed.
 
@@ -130,6 +142,7 @@ def save(
         model: Its network.
         optimizer: AdamW.
         average: The moving average of the weights.
+        gradients: State of the gradient rule.
 
     Raises:
         CheckpointError: The disk refuses; the checkpoints before it are untouched.
@@ -142,6 +155,8 @@ def save(
     }
     if average is not None:
         files["average.safetensors"] = average
+    if gradients:
+        files["gradients.safetensors"] = gradients
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -151,7 +166,7 @@ def save(
         sums = _digests(partial, ("checkpoint.json", *files))
         (partial / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
         sync_tree(partial)
-        # One of the same step, or of a later one, is damaged: the run went on from before it.
+        # One of the same step, or of a later one, is damaged: the run was resumed from before it.
         for stale in _committed(run):
             if stale.name >= target.name:
                 shutil.rmtree(stale)
@@ -161,7 +176,7 @@ def save(
         raise CheckpointError(
             f"the checkpoint of step {checkpoint.step} cannot be written to {folder}: {error}",
             expected="room for one checkpoint more than are kept, and the right to write",
-            repair="free space, then run the same command again: it goes on from the checkpoint before",
+            repair="free space, then run the same command again: it resumes from the checkpoint before",
         ) from error
     for old in _committed(run)[:-KEPT]:
         shutil.rmtree(old)
@@ -173,7 +188,7 @@ def latest(run: Path) -> Path | None:
 
 
 def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Read a run's newest good checkpoint and the weights to drive with: their average, where there is one.
+    """Read a run's newest good checkpoint and its weights: their average, where there is one.
 
     Raises:
         CheckpointError: There is none, or all are damaged.
@@ -184,7 +199,7 @@ def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 
 
 def restore(run: Path) -> Restored | None:
-    """Read what a run goes on from: its newest good checkpoint; None where it has never had one.
+    """Read what a run resumes from: its newest good checkpoint; None where it has never had one.
 
     Raises:
         CheckpointError: All checkpoints are damaged.
@@ -192,19 +207,20 @@ def restore(run: Path) -> Restored | None:
     if latest(run) is None:
         return None
     folder, checkpoint = _newest_good(run)
-    average = folder / "average.safetensors"
+    average, gradients = folder / "average.safetensors", folder / "gradients.safetensors"
     return Restored(
         checkpoint,
         weights=load_file(folder / "weights.safetensors"),
         moments=load_file(folder / "optimizer.safetensors"),
         average=load_file(average) if average.exists() else None,
+        gradients=load_file(gradients) if gradients.exists() else {},
     )
 
 
 def restore_optimizer(
     moments: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put moments, as they were saved, into AdamW."""
+    """Put saved moments into AdamW."""
     number_of = {
         id(weight): number
         for number, weight in enumerate(w for group in optimizer.param_groups for w in group["params"])
@@ -226,7 +242,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def _newest_good(run: Path) -> tuple[Path, Checkpoint]:
-    """Find the newest checkpoint that is as it was written, and say so if there are newer ones."""
+    """Find the newest checkpoint that is as it was written; warn if there are newer ones."""
     damage: list[str] = []
     for folder in reversed(_committed(run)):
         what = _damage(folder)
@@ -249,7 +265,7 @@ def _newest_good(run: Path) -> tuple[Path, Checkpoint]:
 
 
 def _damage(folder: Path) -> str | None:
-    """Say which file is not as it was written; None if all are."""
+    """Return which file is not as it was written; None if all are."""
     try:
         lines = [line.partition("  ") for line in (folder / SUMS).read_text().splitlines()]
         listed = {name: digest for digest, _, name in lines}
@@ -257,7 +273,7 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{folder} is damaged: {error}"
     wrong = [name for name in listed if listed[name] != found[name]]
-    if wrong or WHOLE - listed.keys():
+    if wrong or REQUIRED - listed.keys():
         return f"{folder / (wrong or [SUMS])[0]} is damaged"
     try:
         Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
@@ -267,7 +283,7 @@ def _damage(folder: Path) -> str | None:
 
 
 def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Sha256 of files, at the same time: they are gigabytes."""
+    """Return the sha256 of files, computed at the same time: they are gigabytes."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(lambda name: sha256_of(folder / name), names), strict=True))
 

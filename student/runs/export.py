@@ -1,38 +1,85 @@
-"""A trained student as one file of weights."""
+"""A trained student as one file: its weights, or what its system can write besides."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from cache_schema.storage.new_file import new_file
+from cache_schema.errors import RequestError
+from cache_schema.storage.atomic_io import new_file
 from student.runs.checkpoint import read_checkpoint
+from student.runs.trained import load_trained
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+WEIGHTS = ".safetensors"
+"""Ending of a file of weights alone, which every system has and no dataset is needed for."""
 
-def export(run: Path, target: Path) -> Path:
-    """Write the newest checkpoint's weights under their released names.
 
-    The file's metadata ``teachonce`` is the checkpoint's description as JSON: configuration, epochs, and the
-    dataset and teacher behind it.
+class Exported(NamedTuple):
+    """A file that was written."""
+
+    file: Path
+    remark: str = ""
+    """What the system says about it, such as how exact it is."""
+
+    def __str__(self) -> str:
+        return f"exported to {self.file}" + (f"; {self.remark}" if self.remark else "")
+
+
+def export(
+    run: Path,
+    target: Path,
+    *,
+    dataset: str | Path | None = None,
+    with_datasets: Sequence[str | Path] = (),
+    system: str | None = None,
+) -> Exported:
+    """Write the newest checkpoint as a file, in the form that the file's ending names.
+
+    ``.safetensors`` holds the weights under their released names. Its metadata ``teachonce`` is the
+    checkpoint's description as JSON: configuration, epochs, and the dataset and teacher behind it. Systems
+    write other forms, such as ``.onnx``.
 
     Args:
         run: Folder of a training run.
         target: File to write; it must not exist.
-
-    Returns:
-        ``target``.
+        dataset: A latent dataset by the student's teacher, or its URL; not needed for ``.safetensors``.
+        with_datasets: The others, where the student was trained on several.
+        system: The run's system, by its dotted name, if it is not part of this package; not needed for
+            ``.safetensors``.
 
     Raises:
-        CheckpointError: The run has no readable checkpoint.
-        RequestError: The file is there already, its folder is not, or it cannot be written.
+        CheckpointError: The run has no readable checkpoint, or what was written does not compute what the
+            student does; no file is left.
+        IdentityError: The dataset is by another teacher.
+        RequestError: The ending stands for nothing, the dataset is missing or lacks something, the file is
+            there already, or it cannot be written.
     """
-    checkpoint, weights = read_checkpoint(run)
-    metadata = {"format": "pt", "teachonce": checkpoint.model_dump_json()}
-    with new_file(target, SafetensorError) as file:
-        save_file(weights, file, metadata=metadata)
-    return target
+    if target.suffix == WEIGHTS:
+        checkpoint, weights = read_checkpoint(run)
+        metadata = {"format": "pt", "teachonce": checkpoint.model_dump_json()}
+        with new_file(target, SafetensorError) as file:
+            save_file(weights, file, metadata=metadata)
+        return Exported(target)
+    if dataset is None:
+        raise RequestError(
+            "--dataset is missing",
+            expected=f"the student's dataset for a file {target.suffix or target.name}; {WEIGHTS} needs none",
+            repair="add --dataset, or choose another ending",
+        )
+    trained = load_trained(run, dataset, with_datasets=with_datasets, system=system)
+    write = trained.system.exports.get(target.suffix)
+    if write is None:
+        raise RequestError(
+            f"the system {trained.checkpoint.config.system!r} writes no file {target.suffix or target.name}",
+            expected=f"one of {', '.join((WEIGHTS, *trained.system.exports))}",
+            repair="give the file one of these endings",
+        )
+    with new_file(target) as file:
+        remark = write(trained.model, trained.dataset, file, trained.checkpoint.model_dump_json())
+    return Exported(target, remark)

@@ -1,34 +1,32 @@
 """What exactly made a run: ``run.json`` in its folder.
 
-It names the dataset by a digest over all of it, the recipe with its seed, and for every time the run was
-started the code, the machine, the libraries and how it was asked to work.
+It identifies the dataset by a digest over all of it, and holds the configuration with its seed and, for every
+time the run was started, the code, the machine, the libraries and the options.
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.storage.atomic_io import write_durably
-from student.runs.config import TrainConfig
+from student.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from cache_schema.dataset.reader import LatentDataset
+    from student.loading.dataset import Dataset
 
 NAME = "run.json"
 LIBRARIES = ("torch", "accelerate", "numpy", "safetensors", "tensorstore", "zarr")
-"""Libraries that decide numbers, or carry them."""
+"""Libraries that decide numbers, or transport them."""
 
 
 class TrainedOn(BaseModel):
@@ -40,17 +38,26 @@ class TrainedOn(BaseModel):
     clips: int
     digest: str
     """sha256 over the manifest's identity and the digests of all clips: equal digests, equal datasets."""
+    joined: tuple[TrainedOn, ...] = ()
+    """The other datasets, where several were joined."""
 
     @classmethod
-    def of(cls, dataset: LatentDataset) -> Self:
-        """Fingerprint a dataset as it is now."""
-        digests = {name: dataset.entry(name).digest for name in dataset.clips}
-        content = json.dumps({"manifest": dataset.manifest.identity(), "clips": digests}, sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return cls(teacher=dataset.manifest.teacher, clips=len(digests), digest=digest)
+    def of(cls, dataset: Dataset) -> TrainedOn:
+        """Fingerprint a dataset, and those that are joined with it, as they are now."""
+        first, *others = (
+            cls(teacher=one.manifest.teacher, clips=len(one.clips), digest=one.fingerprint)
+            for one in dataset.datasets
+        )
+        return first.model_copy(update={"joined": tuple(others)})
+
+    @property
+    def teachers(self) -> tuple[TeacherIdentity, ...]:
+        """The teachers of all datasets, in order."""
+        return self.teacher, *(other.teacher for other in self.joined)
 
     def __str__(self) -> str:
-        return f"{self.clips} clips ({self.digest[:12]}) by {self.teacher.name} ({self.teacher.weights})"
+        mine = f"{self.clips} clips ({self.digest[:12]}) by {self.teacher.name} ({self.teacher.weights})"
+        return " with ".join((mine, *map(str, self.joined)))
 
 
 class Start(BaseModel):
@@ -80,21 +87,24 @@ class Provenance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trained_on: TrainedOn
-    config: TrainConfig
+    config: RunConfig
+    recipe: str = ""
+    """The preset that the configuration came from, and what was changed of it; empty if it is unknown."""
     starts: tuple[Start, ...]
 
 
 def record_start(
     run: Path,
     trained_on: TrainedOn,
-    config: TrainConfig,
+    config: RunConfig,
     *,
+    recipe: str = "",
     step: int,
     device: torch.device,
     processes: int,
     resident: str,
 ) -> None:
-    """Add to ``run.json`` that the run goes on from ``step`` here and now."""
+    """Add to ``run.json`` that the run goes on from ``step``, here and now."""
     start = Start(
         step=step,
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -108,7 +118,7 @@ def record_start(
         libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
     )
     earlier = _starts(run / NAME) if step else ()
-    record = Provenance(trained_on=trained_on, config=config, starts=(*earlier, start))
+    record = Provenance(trained_on=trained_on, config=config, recipe=recipe, starts=(*earlier, start))
     write_durably(run / NAME, record.model_dump_json(indent=1).encode())
 
 
@@ -129,7 +139,7 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        # Installed into some other project's checkout, this file is not one of its own.
+        # Installed inside another project's checkout, this file is not part of that project.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):

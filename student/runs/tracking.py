@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
-def choose_trackers(asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the trackers that were asked for; by default TensorBoard, where it is installed.
+def choose_trackers(requested: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the requested trackers; by default TensorBoard, where it is installed.
 
     Raises:
         RequestError: One is unknown or not installed.
     """
-    if asked is None:
+    if requested is None:
         return ("tensorboard",) if _installed("tensorboard") else ()
-    for name in asked:
+    for name in requested:
         if name not in get_args(Tracker) or not _installed(name):
             raise RequestError(
                 f"the tracker {name!r} is " + ("not installed" if name in get_args(Tracker) else "unknown"),
                 expected=f"any of {', '.join(get_args(Tracker))}, installed beside this program",
                 repair=f"`pip install {name}`, or leave it out: the run's own log.jsonl is always written",
             )
-    return tuple(asked)
+    return tuple(requested)
 
 
 def flat(line: Mapping[str, object]) -> dict[str, float]:

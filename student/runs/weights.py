@@ -1,4 +1,4 @@
-"""Putting named tensors into a network, all of them or none."""
+"""Loading named tensors into a network: all of them, or none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_strictly(
     names: frozenset[str] | None = None,
     assign: bool = False,
 ) -> None:
-    """Load weights by name, or say in one message everything that does not fit.
+    """Load weights by name, or raise one error that lists everything that does not fit.
 
     Args:
         model: Takes the weights.

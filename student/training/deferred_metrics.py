@@ -1,9 +1,9 @@
-"""Looking at what a step gave without making the device wait for the look.
+"""Reading a step's losses without making the device wait.
 
-Losses and the gradient's norm are copied to the host while the following steps are under way, and read a step
-or two later. No weights are kept before they have been read.
+Losses and the gradient's norm are copied to the host while the following steps run, and read a step or two
+later. No checkpoint is written before every step up to it has been read.
 
-Dimension letters: B frame of a batch, K term of the loss.
+Dimension letters: B sample of a batch, K term of the loss.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from accelerate.utils import gather_object
 from cache_schema.errors import TeachonceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from accelerate import Accelerator
     from torch import Tensor
 
-    from student.orion_lite.model import Prediction
-
 LAG = 2
-"""Steps that are under way before one is looked at."""
+"""Steps that may run before the oldest of them is read."""
 SKIPPED_STEPS = 25
 """Steps in a row whose gradient may overflow in fp16: halving its scale as often ends every overflow."""
 
@@ -35,81 +33,101 @@ class DivergenceError(TeachonceError):
     """The loss or its gradient is no longer finite."""
 
 
-class Told(NamedTuple):
-    """What a step gave."""
+class StepMetrics(NamedTuple):
+    """The numbers of a step."""
 
     epoch: int
     step: int
-    frames: int
+    samples: int
     """Over all processes."""
-    terms: dict[str, float]
+    losses: dict[str, float]
     """Over all processes."""
     gradient: float
     """Global norm before it was clipped."""
 
 
-class _UnderWay(NamedTuple):
+def finite_samples(outputs: Sequence[Tensor]) -> Tensor:
+    """Return for outputs (B, ...) of a network which samples have finite ones only, (B) bool."""
+    with torch.no_grad():
+        return torch.stack([values.isfinite().reshape(len(values), -1).all(1) for values in outputs]).all(0)
+
+
+class EpochSums:
+    """Sums of the terms of the loss over the samples of an epoch."""
+
+    def __init__(self, samples: int = 0, losses: dict[str, float] | None = None) -> None:
+        self.samples = samples
+        self.losses: dict[str, float] = losses or {}
+
+    def add(self, losses: Mapping[str, float], samples: int) -> None:
+        """Add the means of a term over some samples."""
+        self.samples += samples
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value * samples
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every term."""
+        return {name: value / self.samples for name, value in self.losses.items()}
+
+
+class _Pending(NamedTuple):
     epoch: int
     step: int
-    frames: int
+    samples: int
     names: list[str]
-    """Of this process's frames."""
+    """Of this process's samples."""
     numbers: Tensor
     """(K + 1) on the host, once ``copied``."""
     finite: Tensor
-    """(B) on the device."""
+    """(B) on the device, read only if something is wrong."""
     copied: torch.cuda.Event | None
 
 
-class Watch:
-    """Follows steps at a distance.
+class DeferredMetrics:
+    """Reads the numbers of steps some steps later.
 
     Args:
         accelerator: The processes of the run.
-        terms: Names of the terms of the loss.
+        losses: Names of the terms of the loss, and of their total.
     """
 
-    def __init__(self, accelerator: Accelerator, terms: tuple[str, ...]) -> None:
-        self.accelerator, self.terms = accelerator, terms
-        self._under_way: deque[_UnderWay] = deque()
+    def __init__(self, accelerator: Accelerator, losses: tuple[str, ...]) -> None:
+        self.accelerator, self.losses = accelerator, losses
+        self._pending: deque[_Pending] = deque()
         self._skipped = 0
 
     def add(
         self,
         epoch: int,
         step: int,
-        frames: int,
+        samples: int,
         *,
         names: list[str],
         share: float,
-        terms: Mapping[str, Tensor],
+        losses: Mapping[str, Tensor],
         gradient: Tensor,
-        predicted: Prediction,
-    ) -> list[Told]:
-        """Take note of a step; return those that can be looked at without waiting.
+        finite: Tensor,
+    ) -> list[StepMetrics]:
+        """Take note of a step; return the steps that can be read without waiting.
 
         Args:
             epoch: Where the step belongs.
             step: Its number.
-            frames: Of the step, over all processes.
-            names: This process's frames.
-            share: Their part of all frames.
-            terms: (), means over this process's frames.
+            samples: Of the step, over all processes.
+            names: This process's samples.
+            share: Their part of all samples.
+            losses: (), means over this process's samples.
             gradient: () global norm, the same on all processes.
-            predicted: What was said of this process's frames.
+            finite: (B) whether the network's outputs for a sample are finite.
 
         Raises:
             DivergenceError: A step was not finite.
         """
         with torch.no_grad():
-            numbers = torch.stack([term.detach().double() for term in terms.values()]) * share  # (K)
+            numbers = torch.stack([loss.detach().double() for loss in losses.values()]) * share  # (K)
             if self.accelerator.num_processes > 1:
                 numbers = self.accelerator.reduce(numbers, "sum")
             numbers = torch.cat([numbers, gradient.detach().double()[None]])  # (K + 1)
-            # Whose frame it was is asked only if something is wrong.
-            finite = predicted.planning_token.isfinite().all(1) & predicted.offsets.isfinite().flatten(1).all(
-                1
-            )
         copied = None
         if numbers.device.type == "cuda":
             numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(
@@ -117,42 +135,43 @@ class Watch:
             )
             copied = torch.cuda.Event()
             copied.record()
-        self._under_way.append(_UnderWay(epoch, step, frames, names, numbers, finite, copied))
-        return [self._look() for _ in range(len(self._under_way) - LAG)]
+        self._pending.append(_Pending(epoch, step, samples, names, numbers, finite, copied))
+        return [self._read() for _ in range(len(self._pending) - LAG)]
 
-    def flush(self) -> list[Told]:
-        """Return every step that has not been looked at, waiting for it.
+    def flush(self) -> list[StepMetrics]:
+        """Return every step that has not been read, waiting for it.
 
         Raises:
             DivergenceError: A step was not finite.
         """
-        return [self._look() for _ in range(len(self._under_way))]
+        return [self._read() for _ in range(len(self._pending))]
 
-    def _look(self) -> Told:
-        seen = self._under_way.popleft()
-        if seen.copied is not None:
-            seen.copied.synchronize()
-        *values, gradient = seen.numbers.tolist()
-        terms = dict(zip(self.terms, values, strict=True))
-        # In fp16 a gradient that overflows is the scaler's business, which leaves the step out.
+    def _read(self) -> StepMetrics:
+        pending = self._pending.popleft()
+        if pending.copied is not None:
+            pending.copied.synchronize()
+        *values, gradient = pending.numbers.tolist()
+        losses = dict(zip(self.losses, values, strict=True))
+        # In fp16 the gradient scaler leaves out the step of a gradient that overflows.
         self._skipped = 0 if math.isfinite(gradient) else self._skipped + 1
         allowed = SKIPPED_STEPS if self.accelerator.mixed_precision == "fp16" else 0
         if self._skipped > allowed or not all(map(math.isfinite, values)):
-            raise self._divergence(seen, terms)
-        return Told(seen.epoch, seen.step, seen.frames, terms, gradient)
+            raise self._divergence(pending, losses)
+        return StepMetrics(pending.epoch, pending.step, pending.samples, losses, gradient)
 
-    def _divergence(self, seen: _UnderWay, terms: Mapping[str, float]) -> DivergenceError:
-        """Name the terms and, over all processes, the frames: all processes come here at the same step."""
-        blamed = [name for name, fine in zip(seen.names, seen.finite.tolist(), strict=True) if not fine]
+    def _divergence(self, pending: _Pending, losses: Mapping[str, float]) -> DivergenceError:
+        """Name the terms and, over all processes, the samples: all processes come here at the same step."""
+        finite = zip(pending.names, pending.finite.tolist(), strict=True)
+        blamed = [name for name, is_finite in finite if not is_finite]
         if self.accelerator.num_processes > 1:
-            names, blamed = gather_object(seen.names), gather_object(blamed)
+            names, blamed = gather_object(pending.names), gather_object(blamed)
         else:
-            names = seen.names
+            names = pending.names
         blamed = blamed or names
-        broken = [name for name, value in terms.items() if not math.isfinite(value) and name != "total"]
+        broken = [name for name, value in losses.items() if not math.isfinite(value) and name != "total"]
         return DivergenceError(
-            f"epoch {seen.epoch}, step {seen.step}: {', '.join(broken) or 'the gradient'} is not finite "
-            f"for {len(blamed)} of {len(names)} frames: {', '.join(blamed[:8])}"
+            f"epoch {pending.epoch}, step {pending.step}: {', '.join(broken) or 'the gradient'} is not "
+            f"finite for {len(blamed)} of {len(names)} samples: {', '.join(blamed[:8])}"
             + (", ..." if len(blamed) > 8 else ""),
             expected="finite losses and gradients",
             repair="verify the dataset, or train in another folder with a preset whose learning rate is "

@@ -1,4 +1,4 @@
-"""The processes of a run, and the numbers they compute in: one, or as many as ``torchrun`` started."""
+"""The processes of a run, and the precision they compute in: one, or as many as ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from accelerate.utils import ProjectConfiguration
 from cache_schema.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from student.runs.config import TrainConfig
+    from torch import Tensor, nn
+
+    from student.runs.config import TrainingConfig
 
 
-def join_processes(config: TrainConfig, *, device: str, trackers: Sequence[str], logs: Path) -> Accelerator:
-    """Meet the other processes of the run, if there are any.
+def join_processes(
+    config: TrainingConfig, *, device: str, trackers: Sequence[str], logs: Path
+) -> Accelerator:
+    """Join the other processes of the run, if there are any.
 
     Args:
-        config: Says the precision, and whether to compile.
+        config: Its precision, and whether to compile.
         device: "cpu", "cuda" or "cuda:N"; with several processes each takes a GPU of its own.
         trackers: Experiment trackers.
         logs: Folder for those trackers that write files.
@@ -35,14 +39,14 @@ def join_processes(config: TrainConfig, *, device: str, trackers: Sequence[str],
         raise RequestError(
             "fp16 was asked for on a CPU",
             expected="a GPU, whose float16 is fast",
-            repair="use --precision bf16 or fp32, or a machine with a GPU",
+            repair="use --set precision=bf16 or --set precision=fp32, or a machine with a GPU",
         )
     # accelerate keeps one state a process, and the next run may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     if wanted.index is not None:
         torch.cuda.set_device(wanted)
-    # The planner and the optimiser's matrices may use the fast units, too, where the decoder does.
+    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits.
     torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
     return Accelerator(
         cpu=wanted.type == "cpu",
@@ -52,3 +56,27 @@ def join_processes(config: TrainConfig, *, device: str, trackers: Sequence[str],
         project_config=ProjectConfiguration(logging_dir=str(logs)),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:
+    """Return what a loss is multiplied by before it is differentiated.
+
+    Args:
+        accelerator: The processes of the run. Their gradients are averaged, so that each counts as many times
+            as there are processes; in fp16 they are scaled up as well.
+        share: Part of the step's samples, over all processes, that the loss is the mean of.
+    """
+
+    def scaled(loss: Tensor) -> Tensor:
+        loss = loss * (share * accelerator.num_processes)
+        return loss if accelerator.scaler is None else accelerator.scaler.scale(loss)
+
+    return scaled
+
+
+def average_gradients(accelerator: Accelerator, weights: Sequence[nn.Parameter]) -> None:
+    """Average the gradients of all processes, where DDP does not do it in the backward pass."""
+    if accelerator.num_processes > 1:
+        for weight in weights:
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = accelerator.reduce(gradient, "mean")

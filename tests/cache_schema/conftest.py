@@ -15,6 +15,7 @@ from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from tests.cache_schema.format_2 import write_format_2
 from tests.cache_schema.servers import Bucket, Quiet, Watched, serving
 
 _numbers = itertools.count()
@@ -77,6 +78,12 @@ def dataset(tmp_path: Path, manifest: Manifest, assets: dict[str, bytes]) -> Pat
             clip.append(values_of(info.name, info.frames))
             clip.commit(wall_s=1.5)
     return path
+
+
+@pytest.fixture
+def format_2(tmp_path: Path) -> Path:
+    """A dataset that uses everything that format 2 adds."""
+    return write_format_2(tmp_path / "format_2.zarr")
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ def edit_entry(path: Path, clip: str, edit: Callable[[dict], object] = lambda _:
     file = path / "ledger" / f"{clip}.json"
     entry = json.loads(file.read_bytes())
     edit(entry)
-    content = {"clip": entry["clip"], "files": entry["files"]}
+    content = {key: entry[key] for key in ("clip", "files", "values") if entry.get(key)}
     entry["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     del entry["seal"]
     entry["seal"] = hashlib.sha256(canonical(entry)).hexdigest()

@@ -14,8 +14,8 @@ from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.driving import GROUND_TRUTH, GROUND_TRUTH_AGENTS, LIDAR
 from student.open_loop.occupancy import Agents
 from student.orion_lite.planner import Planner, PlannerConfig
-from student.runs.config import TrainConfig
 from tests.paths import GOLDEN
+from tests.student.recipes import small
 
 WIDTH, QUERY = 32, 6
 SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
@@ -27,19 +27,19 @@ CLIPS: dict[str, tuple[Split, int]] = {
 }
 
 
-def _said(name, axes, shape, role, **more):
+def _computed(name, axes, shape, role, **more):
     return FeatureSpec(name=name, shape=shape, axes=axes, dtype="float16", role=role, **more)
 
 
-SAID = (
-    _said("scene_queries", ("query", "channel"), (11, QUERY), "input", segments=SEGMENTS),
-    _said("ego_token", ("channel",), (WIDTH,), "input"),
-    _said("planning_token", ("channel",), (WIDTH,), "target"),
-    _said("lane_points", ("lane", "point", "xy"), (3, 11, 2), "target", unit="m", frame=LIDAR),
-    _said("lane_logits", ("lane", "class"), (3, 6), "target"),
-    _said("agent_xy", ("agent", "xy"), (4, 2), "target", unit="m", frame=LIDAR),
-    _said("agent_class_scores", ("agent", "class"), (4, 9), "target"),
-    _said("agent_offsets", ("agent", "step", "xy"), (4, 6, 2), "target", unit="m", frame=LIDAR),
+COMPUTED = (
+    _computed("scene_queries", ("query", "channel"), (11, QUERY), "input", segments=SEGMENTS),
+    _computed("ego_token", ("channel",), (WIDTH,), "input"),
+    _computed("planning_token", ("channel",), (WIDTH,), "target"),
+    _computed("lane_points", ("lane", "point", "xy"), (3, 11, 2), "target", unit="m", frame=LIDAR),
+    _computed("lane_logits", ("lane", "class"), (3, 6), "target"),
+    _computed("agent_xy", ("agent", "xy"), (4, 2), "target", unit="m", frame=LIDAR),
+    _computed("agent_class_scores", ("agent", "class"), (4, 9), "target"),
+    _computed("agent_offsets", ("agent", "step", "xy"), (4, 6, 2), "target", unit="m", frame=LIDAR),
 )
 
 
@@ -57,9 +57,9 @@ def car_over_the_ego(frames):
 
 
 def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=None, future=True):
-    """Write a dataset in which the planning token and the drive follow from the inputs.
+    """Write a dataset in which the planning token and the trajectory follow from the inputs.
 
-    Without a future, it says that nothing moves, and knows no step.
+    Without a future, nothing moves in it, and no step is known.
     """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def write_dataset(path, *, clips=CLIPS, without=(), weights="random:0", planner=
         "teacher_planner.safetensors": save(planner or Planner(PLANNER).state_dict()),
     }
     manifest = Manifest(
-        features=tuple(spec for spec in (*SAID, *GROUND_TRUTH) if spec.name not in without),
+        features=tuple(spec for spec in (*COMPUTED, *GROUND_TRUTH) if spec.name not in without),
         teacher=TeacherIdentity(name="tiny", weights=weights, precision="fp32"),
         data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),
         code=CodeIdentity(teachonce="0", libraries={}),
@@ -134,17 +134,7 @@ def dataset_path(tmp_path_factory):
 
 @pytest.fixture
 def config():
-    return TrainConfig(
-        hidden=16,
-        layers=1,
-        heads=2,
-        feedforward=16,
-        epochs=2,
-        batch_size=8,
-        learning_rate=1e-3,
-        mask="complete",
-        log_every=2,
-    )
+    return small()
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def agent_features(clip: Sequence[Boxes], world2lidar: np.ndarray) -> dict[str, 
         clip: The ``road_users`` of each of F frames.
         world2lidar: (F, 4, 4) RH world to LiDAR.
     """
-    values = {spec.name: np.zeros((len(clip), *spec.shape), spec.dtype) for spec in GROUND_TRUTH_AGENTS}
+    values = {spec.name: np.zeros((len(clip), *spec.fixed_shape), spec.dtype) for spec in GROUND_TRUTH_AGENTS}
     values["truth_agent_classes"][:] = NO_AGENT
     for frame, boxes in enumerate(clip):
         counted = boxes.for_planning()

@@ -12,7 +12,7 @@ import numpy as np
 from cache_schema.errors import CheckpointError, ClipError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.vocabulary.driving import COMMANDS, GROUND_TRUTH
-from cache_schema.vocabulary.orion_tokens import vision_tokens
+from cache_schema.vocabulary.orion import vision_tokens
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
 from pipeline.importers.orion_lite.npz_dump import TOKENS, read_frame
 from pipeline.importers.orion_lite.query_recovery import TOLERANCE, QueryRecovery
@@ -183,8 +183,8 @@ def _value(spec: FeatureSpec, frame: Frame, modes: int) -> np.ndarray:
     """Return one feature of one frame, in the feature's shape."""
     first = COMPUTED_FROM[spec.name][0]
     if spec.name == "agent_offsets":
-        agents = spec.shape[0]
-        futures = _shaped(frame, first, (agents, modes, *spec.shape[1:]))  # (A, M, T, 2)
+        agents = spec.fixed_shape[0]
+        futures = _shaped(frame, first, (agents, modes, *spec.fixed_shape[1:]))  # (A, M, T, 2)
         likeliest = _shaped(frame, "agent_fut_cls_preds", (agents, modes)).argmax(axis=1)  # (A)
         return futures[np.arange(agents), likeliest]
     if spec.name == "command":
@@ -192,9 +192,9 @@ def _value(spec: FeatureSpec, frame: Frame, modes: int) -> np.ndarray:
         if one_hot.shape != (len(COMMANDS),) or sorted(one_hot.tolist()) != [0] * (len(COMMANDS) - 1) + [1]:
             raise _misfit(f"{first} is not one of {len(COMMANDS)} commands")
         return one_hot.argmax().astype(spec.dtype)
-    values = _shaped(frame, first, spec.shape)
+    values = _shaped(frame, first, spec.fixed_shape)
     if spec.name == "ego_trajectory":
-        mask = _shaped(frame, "ego_fut_masks", spec.shape[:1])  # (T)
+        mask = _shaped(frame, "ego_fut_masks", spec.fixed_shape[:1])  # (T)
         return np.where(mask[:, None] > 0, values, 0)
     return values > 0 if spec.dtype == "bool" else values
 

@@ -1,34 +1,18 @@
-"""What a student is trained for: one file an objective, a table of names."""
+"""What Orion-Lite is trained for: one file a term of the loss, and a table of their names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from cache_schema.errors import RequestError
-from cache_schema.plugins import resolve
+from student.system import LossConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
+    from student.loading.batches import Batch
     from student.orion_lite.model import Prediction
 
-
-class Objective(Protocol):
-    """A term of the loss."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Features of the dataset that it reads, checked before the first batch."""
-        ...
-
-    def __call__(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted term, a scalar, for B frames."""
-        ...
-
-
-OBJECTIVES = {
+LOSSES = {
     "mimic": "student.orion_lite.losses.mimic:Mimic",
     "regression": "student.orion_lite.losses.regression:Regression",
     "boundary": "student.orion_lite.losses.boundary:Boundary",
@@ -38,24 +22,9 @@ OBJECTIVES = {
 """Name -> class; its options are the class's fields."""
 
 
-def build_objectives(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Objective]:
-    """Build objectives by name.
+class Loss(LossConfig):
+    """A term of Orion-Lite's loss."""
 
-    Args:
-        chosen: Name in ``OBJECTIVES``, or your own ``package.module:Class``, -> options.
-
-    Raises:
-        RequestError: A name is unknown, or an option is not one of that objective's.
-    """
-    objectives = {}
-    for name, options in chosen.items():
-        kind = resolve(OBJECTIVES, name, kind="objective")
-        try:
-            objectives[name] = kind(**options)
-        except (TypeError, ValueError) as error:
-            raise RequestError(
-                f"the objective {name!r} does not take these options: {error}",
-                expected=f"fields of {kind.__module__}:{kind.__qualname__}",
-                repair="correct the objective's options",
-            ) from error
-    return objectives
+    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """Return the weighted term, (), for B samples."""
+        raise NotImplementedError

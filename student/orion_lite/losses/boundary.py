@@ -1,59 +1,61 @@
-"""Keep off the road's boundaries (spec Orion-Lite 3.3, the teacher's own semantics).
+"""Distance to the boundaries of the road (spec Orion-Lite 3.3, as the teacher itself defines it).
 
 Dimension letters: B batch, T step, L lane, P point of a lane.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from student.orion_lite.losses import Loss
 from student.orion_lite.planner import waypoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from student.loading.batches import Batch
     from student.orion_lite.model import Prediction
 
 FAR_AWAY_M = 1e6
-"""Where lanes go that are no boundary: no step is near them, and no segment between their points is left."""
+"""Where lanes are moved that are no boundary: no step is near them, and their segments have no length."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Boundary:
-    """How far, in metres, each step comes within a limit of the nearest boundary point.
+class Boundary(Loss):
+    """How far, in metres, each step is within a limit of the nearest boundary point.
 
-    From the step that crosses its nearest boundary on, nothing is charged: there the truth must lead, not the
-    lane.
+    From the step that crosses its nearest boundary on, the penalty is 0: there the ground truth has to guide
+    the plan, not the lane.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("lane_points", "lane_logits", "ego_trajectory_mask", "command")
+    required_features: ClassVar[tuple[str, ...]] = (
+        "lane_points",
+        "lane_logits",
+        "ego_trajectory_mask",
+        "command",
+    )
 
     weight: float = 3.0
-    """Factor of the term."""
     limit_m: float = 1.0
-    """A step nearer than this is charged for the rest."""
+    """A step nearer than this costs the difference."""
     lane_class: int = 2
     """The lane class that is a boundary: double solid lines."""
     lane_logit: float = 0.5
     """A lane is of that class from this raw logit on."""
 
-    def elements(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what the term is the mean of: (B, T), weight and mask included."""
+    def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """Return the elements whose mean the term is: (B, T), weight and mask included."""
         positions = waypoints(predicted.offsets, batch["command"])  # (B, T, 2)
         is_boundary = batch["lane_logits"][..., self.lane_class] >= self.lane_logit  # (B, L)
         lanes = batch["lane_points"].masked_fill(~is_boundary[:, :, None, None], FAR_AWAY_M)  # (B, L, P, 2)
         point, lane = nearest(positions.detach(), lanes)
-        room = torch.linalg.vector_norm(positions - point, dim=-1)  # (B, T)
+        distance = torch.linalg.vector_norm(positions - point, dim=-1)  # (B, T)
         crossed = crosses(positions.detach(), lane).cumsum(dim=1) > 0
-        charge = (self.limit_m - room).relu().masked_fill(crossed, 0.0)
-        return self.weight * charge * batch["ego_trajectory_mask"]
+        penalty = (self.limit_m - distance).relu().masked_fill(crossed, 0.0)
+        return self.weight * penalty * batch["ego_trajectory_mask"]
 
-    def __call__(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the scalar term."""
+    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """See ``Loss``."""
         return self.elements(predicted, batch).mean()
 
 
@@ -68,18 +70,18 @@ def nearest(positions: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
         The points (B, T, 2), and all points (B, T, P, 2) of the lanes they belong to.
     """
     points = lanes.flatten(1, 2)  # (B, L P, 2)
-    apart = torch.cdist(positions, points, compute_mode="donot_use_mm_for_euclid_dist")  # (B, T, L P)
-    index = apart.argmin(dim=-1)  # (B, T)
+    distance = torch.cdist(positions, points, compute_mode="donot_use_mm_for_euclid_dist")  # (B, T, L P)
+    index = distance.argmin(dim=-1)  # (B, T)
     batch = torch.arange(len(lanes), device=lanes.device)[:, None]
     return points[batch, index], lanes[batch, index // lanes.shape[2]]
 
 
 def crosses(positions: Tensor, lane: Tensor) -> Tensor:
-    """Tell which steps cross a lane; end points count, parallel segments never cross.
+    """Return which steps cross a lane; end points count, parallel segments never cross.
 
     Args:
         positions: (B, T, 2); the first step starts at the origin.
-        lane: (B, T, P, 2), each step's own lane.
+        lane: (B, T, P, 2), one lane for each step.
 
     Returns:
         (B, T) bool.
@@ -92,7 +94,7 @@ def crosses(positions: Tensor, lane: Tensor) -> Tensor:
     along_step = _cross(gap, piece) / determinant
     along_piece = _cross(gap, step) / determinant
     inside = (along_step >= 0) & (along_step <= 1) & (along_piece >= 0) & (along_piece <= 1)
-    # A determinant of 0 made both infinite or undefined, and so outside.
+    # With a determinant of 0 both are infinite or undefined, and so outside.
     return inside.any(dim=-1)
 
 

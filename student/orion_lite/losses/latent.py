@@ -1,38 +1,36 @@
-"""Let the planner's latent foresee the future (spec Orion-Lite 3.5).
+"""Divergence between the planner's latent distributions (spec Orion-Lite 3.5).
 
 Dimension letters: B batch, Z latent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from student.orion_lite.losses import Loss
 
+if TYPE_CHECKING:
     from torch import Tensor
 
+    from student.loading.batches import Batch
     from student.orion_lite.model import Prediction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latent:
-    """Divergence KL(future || present) of the planner's two Gaussians, in nats; 0 without truth."""
+class Latent(Loss):
+    """Divergence KL(future || present) of the planner's two Gaussians, in nats; 0 without ground truth."""
 
-    needs: ClassVar[tuple[str, ...]] = ("ego_trajectory", "ego_trajectory_mask")
+    required_features: ClassVar[tuple[str, ...]] = ("ego_trajectory", "ego_trajectory_mask")
 
     weight: float = 3.0
-    """Factor of the term."""
     free_nats: float = 0.0
-    """A dimension costs at least this, so that less is not worth pursuing. In the released run the divergence
-    falls to 1e-7 after an epoch: the latent says nothing of the future any more."""
+    """A dimension costs at least this, so that it gains nothing by less. In the released run the divergence
+    falls to 1e-7 after an epoch: the latent no longer carries information about the future."""
 
-    def elements(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what the term is the mean of: (B), weight included."""
+    def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """Return the elements whose mean the term is: (B), weight included."""
         present, future = predicted.present, predicted.future
         if future is None:
-            raise ValueError("the latent objective needs a prediction that was given the true trajectory")
+            raise ValueError("the latent loss needs a prediction that was given the ground-truth trajectory")
         spread = (2 * future.log_sigma).exp() + (future.mu - present.mu).square()
         divergence = (
             present.log_sigma - future.log_sigma - 0.5 + spread / (2 * (2 * present.log_sigma).exp())
@@ -41,6 +39,6 @@ class Latent:
             divergence = divergence.clamp(min=self.free_nats)
         return self.weight * divergence.sum(dim=(1, 2)) * batch["ego_trajectory_mask"].any(dim=1)
 
-    def __call__(self, predicted: Prediction, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the scalar term."""
+    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """See ``Loss``."""
         return self.elements(predicted, batch).mean()

@@ -18,7 +18,7 @@ from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, record_files
 from cache_schema.format.manifest import AssetSpec
 from cache_schema.plugins import resolve
 from cache_schema.storage.atomic_io import sha256_bytes
-from cache_schema.storage.backend import LocalPlace
+from cache_schema.storage.local_folder import LocalBackend
 from tests.cache_schema.conftest import CLIPS, HEADS, values_of
 from tests.paths import ROOT
 
@@ -122,7 +122,7 @@ class CountingStore(WrapperStore):
         return found
 
 
-class CountingPlace(LocalPlace):
+class CountingBackend(LocalBackend):
     """A folder that writes down what is read of it."""
 
     def __init__(self, path: Path):
@@ -141,21 +141,21 @@ class CountingPlace(LocalPlace):
 
 def test_only_what_is_asked_for_is_read(dataset: Path):
     opened = LatentDataset.open(dataset)
-    opened.place = CountingPlace(dataset)
+    opened.backend = CountingBackend(dataset)
     clip = CLIPS[1].name
     opened.read(clip, "queries", 3)
     folder = f"clips/{clip}/queries"
-    taken = [(name, size) for name, size in opened.place.taken if not name.endswith(".json")]
+    taken = [(name, size) for name, size in opened.backend.taken if not name.endswith(".json")]
     # The shard's index of 7 chunks, and one chunk of 17 x 256 halves; each with its checksum.
     assert taken == [(f"{folder}/c.0.0.0", 7 * 16 + 4), (f"{folder}/c.0.0.0", 17 * 256 * 2 + 4)]
-    assert {name for name, _ in opened.place.taken if name.endswith(".json")} == {
+    assert {name for name, _ in opened.backend.taken if name.endswith(".json")} == {
         f"ledger/{clip}.json",
         f"{folder}/zarr.json",
     }
     # Once known, an array is not opened again.
-    opened.place.taken.clear()
+    opened.backend.taken.clear()
     opened.read(clip, "queries", np.array([0, 6]))
-    assert sum(size for _, size in opened.place.taken) == 7 * 16 + 4 + 2 * (17 * 256 * 2 + 4)
+    assert sum(size for _, size in opened.backend.taken) == 7 * 16 + 4 + 2 * (17 * 256 * 2 + 4)
 
 
 def rewrite(dataset: Path, clip: str, name: str, change) -> None:
@@ -164,11 +164,11 @@ def rewrite(dataset: Path, clip: str, name: str, change) -> None:
     document = json.loads(path.read_bytes())
     change(document)
     path.write_text(json.dumps(document))
-    entry = Ledger(dataset / "ledger").read(clip)
+    entry = Ledger(dataset).read(clip)
     files = record_files(dataset / "clips" / clip)
     (dataset / "ledger" / f"{clip}.json").unlink()
     update = {"files": files, "digest": digest_of(entry.clip, files)}
-    Ledger(dataset / "ledger").commit(entry.model_copy(update=update))
+    Ledger(dataset).commit(entry.model_copy(update=update))
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,12 @@ def rewrite(dataset: Path, clip: str, name: str, change) -> None:
 )
 def test_an_array_that_is_not_as_promised_is_not_even_opened(dataset: Path, change, message: str):
     rewrite(dataset, CLIPS[0].name, "token/zarr.json", change)
-    with pytest.raises(DatasetError, match=f"no readable array 'token': says {message} "):
+    with pytest.raises(DatasetError, match=f"no readable array 'token': its zarr.json has {message} "):
         LatentDataset.open(dataset).read(CLIPS[0].name, "token")
 
 
 def test_a_ledger_that_lies_of_lengths_makes_no_reader_ask_for_memory(dataset: Path):
-    ledger = Ledger(dataset / "ledger")
+    ledger = Ledger(dataset)
     entry = ledger.read(CLIPS[0].name)
     info = entry.clip.model_copy(update={"frames": 90_000})
     (dataset / "ledger" / f"{info.name}.json").unlink()
@@ -328,7 +328,7 @@ def test_the_ground_floor_loads_no_torch():
     code = (
         "import sys, cache_schema.dataset.reader, cache_schema.dataset.writer\n"
         "import cache_schema.integrity.verify\n"
-        "import cache_schema.describe.inspect, cache_schema.vocabulary.orion_tokens, cache_schema.plugins\n"
+        "import cache_schema.describe.inspect, cache_schema.vocabulary.orion, cache_schema.plugins\n"
         "loaded = {'torch', 'dask', 'transformers', 'pipeline', 'student'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )

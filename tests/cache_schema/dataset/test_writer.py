@@ -178,7 +178,7 @@ def test_sigkill_at_any_moment_leaves_whole_clips_only(tmp_path: Path, manifest)
         info = opened.clip(opened.clips[-1])
         clip = writer.clip(info)
         clip.append(values_of(info.name, 6))
-        assert clip.commit(wall_s=0).digest == Ledger(path / "ledger").read(info.name).digest
+        assert clip.commit(wall_s=0).digest == Ledger(path).read(info.name).digest
 
 
 FILL = """

@@ -13,7 +13,7 @@ from cache_schema.describe.card import card, front_matter
 from cache_schema.describe.inspect import inspect
 from cache_schema.errors import RequestError
 from cache_schema.integrity.verify import verify
-from cache_schema.sharing.reencode import recode
+from cache_schema.sharing.reencode import reencode
 from tests.cache_schema.conftest import CLIPS, values_of
 
 
@@ -57,7 +57,7 @@ def test_what_people_read(dataset):
         "| weights | random:0 |",
         "| val | 1 | 7 |",
         "| Town03 | 1 | 5 |",
-        "| this dataset | mit | as whoever shares it states |",
+        "| this dataset | mit | as its publisher states |",
         "| synthetic | Apache-2.0 | the raw data that it is derived from |",
         "A. Author: tiny latents of synthetic",
     ):
@@ -137,7 +137,7 @@ def test_a_stranger_s_text_stays_text(tmp_path, manifest, assets):
 @pytest.mark.parametrize("encoding", ["full", "int8-per-channel"])
 def test_the_programs_on_the_card_run(dataset, tmp_path, monkeypatch, encoding):
     path = tmp_path / 'it\'s "x".zarr'
-    recode(dataset, path, {"queries": encoding})
+    reencode(dataset, path, {"queries": encoding})
     text = card(path, "mit").read_text()
     monkeypatch.chdir(tmp_path)
     plain, *decode, ours, dask, xarray = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)

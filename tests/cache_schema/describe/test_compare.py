@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache_schema.dataset import blocks
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.describe import compare as compare_module
 from cache_schema.describe.compare import FeatureComparison, compare
 from cache_schema.errors import RequestError
 from cache_schema.format.features import FeatureSpec
@@ -73,8 +73,8 @@ def test_blocks_of_frames_change_nothing(dataset, monkeypatch):
     x, y = (v.astype(np.float64).reshape(7, -1) for v in values)
     cosine = ((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))).mean()
     expected = (np.sqrt(((x - y) ** 2).sum() / (x**2).sum()), cosine, np.abs(x - y).max())
-    for block_bytes in (1, 2 * 15 * 8, compare_module.BLOCK_BYTES):  # one frame, two frames, all
-        monkeypatch.setattr(compare_module, "BLOCK_BYTES", block_bytes)
+    for block_bytes in (1, 2 * 15 * 8, blocks.BLOCK_BYTES):  # one frame, two frames, all
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
         (found,) = compare(a, b).features
         assert (found.relative_error, found.cosine, found.largest_difference) == pytest.approx(expected)
 

@@ -12,7 +12,7 @@ from cache_schema.describe.inspect import Summary, inspect
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec
-from cache_schema.sharing.reencode import recode
+from cache_schema.sharing.reencode import reencode
 from cache_schema.storage.atomic_io import sha256_bytes
 from tests.cache_schema.conftest import CLIPS
 
@@ -39,7 +39,7 @@ def test_no_array_is_opened(dataset):
 
 
 def test_an_encoding_halves_what_is_stored(dataset, tmp_path):
-    recode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
+    reencode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
     queries = inspect(tmp_path / "out.zarr").features[0]
     assert (queries.name, queries.encoding) == ("queries", "int8-per-channel")
     assert queries.logical_bytes == 12 * 17 * 256 * 2

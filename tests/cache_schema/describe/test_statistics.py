@@ -8,7 +8,7 @@ from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.describe.statistics import statistics
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
-from cache_schema.sharing.reencode import recode
+from cache_schema.sharing.reencode import reencode
 from tests.cache_schema.conftest import CLIPS, values_of
 
 
@@ -65,7 +65,7 @@ def test_a_constant(of):
 
 
 def test_encoded_values_are_decoded_first(dataset, tmp_path):
-    recode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
+    reencode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
     before, after = (
         statistics(LatentDataset.open(path), "queries") for path in (dataset, tmp_path / "out.zarr")
     )

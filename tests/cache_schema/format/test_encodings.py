@@ -25,11 +25,13 @@ def frames(dtype: str, dimensions: int, most: float | None = None):
 
 
 def test_what_is_stored_says_how_it_lies():
-    assert stored_arrays(spec("full", "float16")) == (("x", (2, 3), "float16", ("axis_0", "axis_1")),)
-    assert stored_arrays(spec("bfloat16")) == (("x", (2, 3), "uint16", ("axis_0", "axis_1")),)
+    assert stored_arrays(spec("full", "float16")) == (
+        ("x", (2, 3), "float16", ("axis_0", "axis_1"), "frame"),
+    )
+    assert stored_arrays(spec("bfloat16")) == (("x", (2, 3), "uint16", ("axis_0", "axis_1"), "frame"),)
     values, scale = stored_arrays(spec("int8-per-channel", "float16"))
-    assert values == ("x", (2, 3), "int8", ("axis_0", "axis_1"))
-    assert scale == ("x.scale", (3,), "float32", ("axis_1",))
+    assert values == ("x", (2, 3), "int8", ("axis_0", "axis_1"), "frame")
+    assert scale == ("x.scale", (3,), "float32", ("axis_1",), "frame")
     assert (values.nbytes, scale.nbytes) == (6, 12)
 
 
@@ -147,3 +149,60 @@ def test_one_massive_channel_leaves_the_others_their_precision(dtype: str):
 def test_an_encoding_that_makes_no_sense_is_refused(encoding: str, dtype: str, shape: tuple[int, ...]):
     with pytest.raises(ValidationError, match=r"encoding|bfloat16|int8-per-channel"):
         spec(encoding, dtype, shape)
+
+
+def test_a_lower_triangle_by_hand():
+    feature = spec("lower-triangle", "int8", (1, 3, 3))
+    (stored,) = stored_arrays(feature)
+    assert stored == ("x", (1, 6), "int8", ("axis_0", "lower_triangle"), "frame")
+    values = np.array([[[[1, 0, 0], [2, 3, 0], [4, 5, 6]]], [[[7, 0, 0], [0, 8, 0], [0, 0, 9]]]], np.int8)
+    packed = encode(feature, values)
+    assert packed["x"].tolist() == [[[1, 2, 3, 4, 5, 6]], [[7, 0, 8, 0, 0, 9]]]
+    np.testing.assert_array_equal(decode(feature, packed), values)
+    assert decode(feature, packed).dtype == np.int8
+
+
+def test_ragged_values_by_hand():
+    feature = spec("full", "int16", (None, 2))
+    flat, shapes = stored_arrays(feature)
+    assert flat == ("x", (), "int16", (), "value")
+    assert shapes == ("x.shape", (2,), "int32", ("axis",), "frame")
+    values = [np.array(rows, np.int16).reshape(-1, 2) for rows in ([[1, 2], [3, 4]], [], [[5, 6]])]
+    stored = encode(feature, values)
+    assert stored["x"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert stored["x.shape"].tolist() == [[2, 2], [0, 2], [1, 2]]
+    assert (stored["x"].dtype, stored["x.shape"].dtype) == (np.int16, np.int32)
+    assert [value.tolist() for value in decode(feature, stored)] == [[[1, 2], [3, 4]], [], [[5, 6]]]
+    assert encode(feature, [])["x"].dtype == np.int16
+    with pytest.raises(ValueError, match="add up to 6 values, not 5"):
+        decode(feature, stored | {"x": stored["x"][:5]})
+
+
+def test_a_ragged_triangle_by_hand():
+    feature = spec("lower-triangle", "float16", (None, None))
+    values = [
+        np.array([[1, 0], [2, 3]], np.float16),
+        np.zeros((0, 0), np.float16),
+        np.ones((1, 1), np.float16),
+    ]
+    stored = encode(feature, values)
+    assert stored["x"].tolist() == [1, 2, 3, 1]
+    assert stored["x.shape"].tolist() == [[2, 2], [0, 0], [1, 1]]
+    for read, value in zip(decode(feature, stored), values, strict=True):
+        np.testing.assert_array_equal(read, value)
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=5),
+    encoding=st.sampled_from(["full", "bfloat16", "lower-triangle"]),
+)
+def test_any_ragged_values_come_back(lengths: list[tuple[int, int]], encoding: str):
+    rng = np.random.default_rng(0)
+    square = encoding == "lower-triangle"
+    values = [rng.integers(-99, 99, (2, n, n if square else m)).astype(np.float32) for n, m in lengths]
+    values = [np.tril(value) if square else value for value in values]
+    feature = spec(encoding, "float32", (2, None, None))
+    read = decode(feature, encode(feature, values))
+    assert [value.shape for value in read] == [value.shape for value in values]
+    for one, other in zip(read, values, strict=True):
+        np.testing.assert_array_equal(one, other)

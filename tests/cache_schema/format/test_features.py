@@ -47,3 +47,32 @@ def test_truth_is_what_a_driving_dataset_needs():
         "truth_agent_offsets_mask": ((64, 6), "bool"),
         "truth_agent_count": ((), "int16"),
     }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": (None, 0)},
+        {"shape": (None, 3), "segments": (("a", 1), ("b", 2))},
+        {"shape": (None, 3), "encoding": "int8-per-channel"},
+        {"shape": (2, 3), "encoding": "lower-triangle"},
+        {"shape": (None, 3), "encoding": "lower-triangle"},
+        {"shape": (3, None), "encoding": "lower-triangle"},
+        {"shape": (None,), "axes": ("a",), "encoding": "lower-triangle"},
+        {"shape": (None, 3), "dtype": "int32", "encoding": "bfloat16"},
+    ],
+)
+def test_a_ragged_spec_that_makes_no_sense_is_refused(changes):
+    with pytest.raises(ValidationError):
+        spec(**changes)
+
+
+def test_a_ragged_feature_has_no_fixed_size():
+    ragged = spec(shape=(None, 3))
+    assert (ragged.ragged, spec().ragged) == (True, False)
+    assert spec().fixed_shape == (2, 3)
+    for read in (lambda: ragged.nbytes, lambda: ragged.fixed_shape):
+        with pytest.raises(ValueError, match="x differs in shape from frame to frame"):
+            read()
+    assert spec(shape=(None, None), encoding="lower-triangle").ragged
+    assert spec(shape=(3, 3), encoding="lower-triangle").nbytes == 18

@@ -96,3 +96,31 @@ def test_sizes_are_those_that_zarr_writes(spec: FeatureSpec, frames: int, frames
         written = {name: file.nbytes for name, file in entry.files.items() if not name.endswith("zarr.json")}
         promised = [file_sizes(array, frames) for array in stored_arrays(spec)]
         assert written == {name: size for sizes in promised for name, size in sizes.items()}
+
+
+def flat(dtype: str = "float16") -> StoredArray:
+    return StoredArray("x", (), dtype, (), "value")
+
+
+def test_flat_values_by_hand():
+    # One chunk of just these values; none at all; one full chunk.
+    assert layout_of(flat(), 5) == ((5,), None)
+    assert file_sizes(flat(), 5) == {"x/c.0": 14}
+    assert layout_of(flat(), 0) == ((1,), None)
+    assert file_sizes(flat(), 0) == {}
+    assert file_sizes(flat(), 65_536) == {"x/c.0": 2 * 65_536 + 4}
+    # One more: two chunks of 65,536, the second padded, and an index of two.
+    assert layout_of(flat(), 65_537) == ((65_536,), (2 * 65_536,))
+    assert file_sizes(flat(), 65_537) == {"x/c.0": 2 * (2 * 65_536 + 4) + 2 * 16 + 4}
+    # 2,048 chunks of float16 fill a shard of 256 MiB; the last shard has room for as many.
+    values = 2048 * 65_536 + 1
+    assert file_sizes(flat(), values) == {
+        "x/c.0": 2048 * (2 * 65_536 + 4) + 2048 * 16 + 4,
+        "x/c.1": (2 * 65_536 + 4) + 2048 * 16 + 4,
+    }
+    assert layout_of(flat("uint8"), values).shards == (2049 * 65_536,)
+    assert fill_value_of(flat("float64")) == 0
+
+
+def test_the_most_values_that_a_ledger_may_have_are_few_files():
+    assert len(file_sizes(flat("float64"), 2**40)) == 2**15

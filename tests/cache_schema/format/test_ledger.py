@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.errors import DatasetError
+from cache_schema.errors import DatasetError, StorageError
 from cache_schema.format.ledger import (
     ClipInfo,
     FileRecord,
@@ -120,7 +120,7 @@ def test_the_seal_covers_what_the_digest_spares(field: str, value: object):
 
 
 def test_entries_from_before_the_seals_are_read():
-    ledger = Ledger(STORE / "ledger")
+    ledger = Ledger(STORE)
     assert [ledger.read(clip).clip.frames for clip in ledger.clips()] == [3, 2]
     assert b"seal" not in (STORE / "ledger" / f"{ledger.clips()[0]}.json").read_bytes()
 
@@ -205,4 +205,86 @@ def test_an_entry_that_no_reader_would_take_is_not_written(tmp_path: Path):
 def test_a_clip_of_another_folder_is_not_in_the_ledger(tmp_path: Path, name: str):
     (tmp_path / "ledger").mkdir()
     with pytest.raises(DatasetError, match="is not in the ledger"):
-        Ledger(tmp_path / "ledger").read(name)
+        Ledger(tmp_path).read(name)
+
+
+RAGGED = LedgerEntry.of(
+    ENTRY.clip,
+    {
+        "zarr.json": FileRecord(nbytes=7, sha256="ab" * 32),
+        "x/zarr.json": FileRecord(nbytes=9, sha256="cd" * 32),
+    },
+    {"x": 3},
+    wall_s=1.25,
+    writer="laptop",
+)
+
+
+def test_an_entry_without_ragged_features_is_that_of_format_1():
+    assert "values" not in json.loads(entry_document(ENTRY))
+    assert LedgerEntry.of(ENTRY.clip, ENTRY.files, {}, wall_s=1.25, writer="laptop") == ENTRY
+
+
+def test_the_number_of_values_is_covered_by_the_digest_and_the_seal():
+    assert parse_entry(entry_document(RAGGED), RAGGED.clip.name, "here") == RAGGED
+    fields = RAGGED.model_dump(mode="json")
+    content = {key: fields[key] for key in ("clip", "files", "values")}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert RAGGED.digest == digest != digest_of(RAGGED.clip, RAGGED.files)
+    written = json.loads(entry_document(RAGGED))
+    assert written["values"] == {"x": 3}
+    written["values"]["x"] = 4
+    with pytest.raises(DatasetError, match="contradicts itself"):
+        parse_entry(json.dumps(written).encode(), RAGGED.clip.name, "here")
+
+
+def test_every_flipped_bit_of_an_entry_with_values_is_refused():
+    content = entry_document(RAGGED)
+    for position in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        with pytest.raises(DatasetError, match="the ledger entry here"):
+            parse_entry(bytes(flipped), RAGGED.clip.name, "here")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"x": -1},
+        {"x": 2**40 + 1},
+        {"x": 1.0},
+        {"x": "1"},
+        {"y": 1},
+        {"../x": 1},
+        {"x": True},
+        [1],
+        {"x": None},
+    ],
+    ids=str,
+)
+def test_hostile_numbers_of_values_are_refused(values: object):
+    fields = json.loads(entry_document(RAGGED)) | {"values": values}
+    del fields["seal"]
+    with pytest.raises(DatasetError, match="cannot be read"):
+        parse_entry(json.dumps(fields).encode(), RAGGED.clip.name, "here")
+
+
+def test_an_entry_of_fewer_files(tmp_path: Path):
+    part = RAGGED.holding({"zarr.json": RAGGED.files["zarr.json"]}, {})
+    assert (part.values, part.wall_s, part.writer) == ({}, 1.25, "laptop")
+    assert part.digest == digest_of(RAGGED.clip, part.files)
+
+
+def test_a_ledger_that_is_elsewhere_cannot_be_written(tmp_path: Path):
+    with pytest.raises(StorageError, match="is not on this machine"):
+        Ledger("http://localhost/x.zarr").commit(ENTRY)
+
+
+def test_membership_is_asked_clip_by_clip(tmp_path: Path):
+    (tmp_path / "ledger").mkdir()
+    ledger = Ledger(tmp_path)
+    assert ENTRY.clip.name not in ledger
+    ledger.commit(ENTRY)
+    assert ENTRY.clip.name in ledger
+    assert f"../ledger/{ENTRY.clip.name}" not in ledger
+    assert ledger.clips() == (ENTRY.clip.name,)

@@ -10,14 +10,17 @@ from safetensors.numpy import save
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import DatasetError
 from cache_schema.integrity.verify import verify
-from tests.cache_schema.tampering import SMALL, flip_a_bit, write_small
+from tests.cache_schema.format_2 import RAGGED, assert_equal, write_format_2
+from tests.cache_schema.tampering import flip_a_bit, write_small
 
 FLIPS = 500
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["format 1", "format 2"])
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("flips") / "small.zarr"
+    if request.param == "format 2":
+        return write_format_2(path)
     write_small(path, 3, {"heads.safetensors": save({"w": np.arange(6, dtype=np.float32)})})
     return path
 
@@ -29,15 +32,19 @@ def concerned(root: Path, file: Path) -> tuple[str | None, str | None]:
         return file.stem, None
     if parts[0] != "clips" or len(parts) == 2:
         return None, None
-    return parts[1], parts[2].removesuffix(".scale") if len(parts) == 4 else None
+    return parts[1], parts[2].partition(".")[0] if len(parts) == 4 else None
 
 
 def test_every_flipped_bit_is_found_and_never_read(small: Path):
     whole = LatentDataset.open(small)
-    values = {(clip, spec.name): whole.read(clip, spec.name) for clip in whole.clips for spec in SMALL}
+    features = [spec.name for spec in whole.manifest.features]
+    values = {(clip, name): whole.read(clip, name) for clip in whole.clips for name in features}
     files = [file for file in sorted(small.rglob("*")) if file.is_file() and file.name[0] != "."]
-    # The root, the group of clips, an asset; for each of three clips an entry, a group, six arrays.
-    assert len(files) == 3 + 3 * (2 + 6 * 2)
+    # The root, the group of clips, an asset; for each of three clips an entry, a group, two files per array.
+    # The first dataset has six; the second three and two for each ragged feature, some without any value.
+    arrays = 3 * 6 if whole.manifest.format_version == 1 else 3 * (3 + 2 * len(RAGGED))
+    empty = sum(count == 0 for clip in whole.clips for count in whole.entry(clip).values.values())
+    assert len(files) == 3 + 3 * 2 + 2 * arrays - empty
     choice = random.Random(0)
     refused = 0
     for number in range(FLIPS):
@@ -52,7 +59,7 @@ def test_every_flipped_bit_is_found_and_never_read(small: Path):
             reader = LatentDataset.open(small)
             for (of, name), there in values.items():
                 if (of, name) == (clip, feature or name):
-                    np.testing.assert_array_equal(reader.read(of, name), there, err_msg=f"{file} {position}")
+                    assert_equal(reader.read(of, name), there)
         except DatasetError:
             refused += 1
         flip_a_bit(file, position)

@@ -12,6 +12,7 @@ from cache_schema.errors import DatasetError
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.repair import repair
 from cache_schema.integrity.verify import verify
+from tests.cache_schema import format_2 as format_2_clips
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.tampering import flip_a_bit
 from tests.paths import ROOT
@@ -48,7 +49,7 @@ def add_a_file(path: Path) -> None:
     "damage", [flip_a_value, delete_a_shard, damage_the_entry, lose_the_folder, leave_a_link, add_a_file]
 )
 def test_exactly_the_bad_clip_is_set_aside_and_can_be_made_again(dataset, manifest, assets, damage):
-    digests = {clip.name: Ledger(dataset / "ledger").read(clip.name).digest for clip in CLIPS}
+    digests = {clip.name: Ledger(dataset).read(clip.name).digest for clip in CLIPS}
     damage(dataset)
     entry = (dataset / "ledger" / f"{FIRST}.json").read_bytes()
     report = repair(dataset)
@@ -62,7 +63,7 @@ def test_exactly_the_bad_clip_is_set_aside_and_can_be_made_again(dataset, manife
         clip = writer.clip(CLIPS[0])
         clip.append(values_of(FIRST, CLIPS[0].frames))
         clip.commit(wall_s=0)
-    assert {clip.name: Ledger(dataset / "ledger").read(clip.name).digest for clip in CLIPS} == digests
+    assert {clip.name: Ledger(dataset).read(clip.name).digest for clip in CLIPS} == digests
     assert verify(dataset).problems == ()
 
 
@@ -193,3 +194,17 @@ def test_a_killed_repair_is_run_again(dataset, manifest, assets):
     for info in CLIPS:
         stored = LatentDataset.open(dataset).read(info.name, "queries")
         np.testing.assert_array_equal(stored, values_of(info.name, info.frames)["queries"])
+
+
+def test_a_damaged_clip_of_format_2_can_be_made_again(format_2: Path):
+    name = format_2_clips.CLIPS[0].name
+    digest = Ledger(format_2).read(name).digest
+    flip_a_bit(format_2 / "clips" / name / "maps.shape" / "c.0.0", 40)
+    report = repair(format_2)
+    assert (report.quarantined, report.left) == ((name,), ())
+    assert {(problem.clip, problem.feature) for problem in report.verification.problems} == {(name, "maps")}
+    with DatasetWriter(format_2, format_2_clips.manifest_of()) as writer:
+        clip = writer.clip(format_2_clips.CLIPS[0])
+        clip.append(format_2_clips.values_of(name))
+        assert clip.commit(wall_s=0).digest == digest
+    assert verify(format_2).problems == ()

@@ -15,6 +15,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import DatasetError
 from cache_schema.integrity.verify import Problem, verify
 from tests.cache_schema.conftest import CLIPS, FEATURES
+from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
 from tests.cache_schema.tampering import edit_entry, edit_root, flip_a_bit, record_again, write_small
 from tests.heard import Heard
 
@@ -118,8 +119,13 @@ def test_a_manifest_that_promises_something_else_is_found(dataset: Path):
 
 
 def test_another_format_version_is_refused(dataset: Path):
+    for version in (3, 0, 1.0, True, "1", None):
+        edit_root(dataset, lambda manifest, version=version: manifest.update(format_version=version))
+        with pytest.raises(DatasetError, match=f"format version {version!r}\n.*format version 1 or 2"):
+            verify(dataset)
+    # Of format 2 there is nothing in this dataset.
     edit_root(dataset, lambda manifest: manifest.update(format_version=2))
-    with pytest.raises(DatasetError, match="format version 2"):
+    with pytest.raises(DatasetError, match="a dataset of format 1, not 2"):
         verify(dataset)
 
 
@@ -355,7 +361,9 @@ def test_a_clip_that_says_of_itself_what_the_ledger_does_not(dataset: Path):
 def test_arrays_of_a_feature_that_is_being_added_are_checked_as_bytes(dataset: Path):
     """Every clip gets the feature before the manifest promises it; a run may be stopped in between."""
     shutil.copytree(dataset / "clips" / FIRST / "command", dataset / "clips" / FIRST / "weather")
-    assert {p.what.split(" ", 1)[1] for p in verify(dataset).problems} == {"is a folder"}
+    (clip, feature, what) = only(dataset)
+    assert (clip, feature) == (None, "weather")  # the clip itself is as it was written
+    assert what.startswith(f"clips/{FIRST}/weather was never finished")
     record_again(dataset, FIRST)
     assert verify(dataset).problems == ()
     flip_a_bit(dataset / "clips" / FIRST / "weather" / "c.0", 3)
@@ -369,3 +377,86 @@ def test_a_ledger_that_is_consistent_and_wrong_is_refused(dataset: Path):
     for spec in FEATURES:
         with pytest.raises(DatasetError, match=FIRST):
             LatentDataset.open(dataset).read(FIRST, spec.name)
+
+
+RAGGED_CLIP = FORMAT_2_CLIPS[0].name
+
+
+def test_an_untouched_dataset_of_format_2_is_clean(format_2: Path):
+    for quick in (True, False):
+        found = verify(format_2, quick=quick)
+        assert (found.clips, found.frames, found.problems) == (3, 10, ())
+
+
+@pytest.mark.parametrize(
+    ("feature", "shapes", "what"),
+    [
+        ("tokens", [3, 1, 4, 1, 6], "has shapes of 15 values, where there are 14"),
+        ("tokens", [3, 1, 4, 1, -5], "holds values that no full int32 may be"),
+        ("tokens", [3, 1, 4, 1, 2**30], "cannot be right: a frame takes more than 268435456 bytes"),
+        (
+            "points",
+            [[3, 3], [1, 3], [5, 2], [1, 3], [5, 3]],
+            r"cannot be right: a frame has a shape other than",
+        ),
+        (
+            "maps",
+            [[2, 3, 3], [2, 1, 1], [2, 4, 4], [2, 1, 1], [2, 5, 6]],
+            "cannot be right: the last two axes",
+        ),
+    ],
+)
+def test_shapes_of_other_values_are_found_under_right_digests(format_2: Path, feature, shapes, what):
+    content = np.array(shapes, "<i4").tobytes()
+    file = format_2 / "clips" / RAGGED_CLIP / f"{feature}.shape" / "c.0.0"
+    file.write_bytes(content + struct.pack("<I", google_crc32c.value(content)))
+    record_again(format_2, RAGGED_CLIP)
+    assert verify(format_2, quick=True).problems == ()
+    clip, found, problem = only(format_2)
+    assert (clip, found) == (RAGGED_CLIP, feature)
+    assert problem.startswith(f"{feature}.shape/c.0.0 {what}")
+
+
+def test_values_beyond_the_end_are_found_under_right_digests(format_2: Path):
+    """The last chunk of an array is padded; something could be hidden there."""
+    file = format_2 / "clips" / RAGGED_CLIP / "image" / "c.0"
+    content = bytearray(file.read_bytes())
+    begin, end = 4 * 65_540, 4 * 65_540 + 65_536  # the fifth chunk, of which 17,856 bytes are values
+    assert any(content[begin : begin + 17_856])
+    assert not any(content[begin + 17_856 : end])
+    content[begin + 17_856] = 1
+    content[end : end + 4] = struct.pack("<I", google_crc32c.value(bytes(content[begin:end])))
+    file.write_bytes(content)
+    record_again(format_2, RAGGED_CLIP)
+    assert only(format_2) == (RAGGED_CLIP, "image", "image/c.0 holds values beyond its end")
+
+
+@pytest.mark.parametrize("value", [0x7F80, 0xFFC1])
+def test_ragged_values_that_no_writer_writes_are_found(format_2: Path, value: int):
+    rewrite_chunk(format_2 / "clips" / RAGGED_CLIP / "points/c.0", 8, struct.pack("<H", value))
+    record_again(format_2, RAGGED_CLIP)
+    what = "points/c.0 holds values that no bfloat16 uint16 may be"
+    assert only(format_2) == (RAGGED_CLIP, "points", what)
+
+
+def test_numbers_of_values_that_lie_are_found(format_2: Path):
+    edit_entry(format_2, RAGGED_CLIP, lambda entry: entry["values"].update(rows=5))
+    what = "the ledger counts the values of a feature that is not ragged"
+    assert only(format_2, quick=True) == (RAGGED_CLIP, "rows", what)
+    edit_entry(format_2, RAGGED_CLIP, lambda entry: entry["values"].pop("rows"))
+    assert verify(format_2).problems == ()
+    edit_entry(format_2, RAGGED_CLIP, lambda entry: entry["values"].update(tokens=15))
+    assert {problem.feature for problem in verify(format_2, quick=True).problems} == {"tokens"}
+    edit_entry(format_2, RAGGED_CLIP, lambda entry: entry["values"].pop("tokens"))
+    (problem,) = verify(format_2, quick=True).problems
+    assert (problem.clip, problem.feature) == (RAGGED_CLIP, None)
+    assert "how many values of 'tokens'" in problem.what
+
+
+@pytest.mark.parametrize("name", ["novelty", "novelty.shape", "novelty.scale"])
+def test_arrays_of_a_feature_that_nothing_lists_are_no_damage_of_the_clip(format_2: Path, name: str):
+    folder = format_2 / "clips" / RAGGED_CLIP / name
+    shutil.copytree(folder.with_name("tokens.shape"), folder)
+    clip, feature, what = only(format_2)
+    assert (clip, feature) == (None, "novelty")
+    assert what.startswith(f"clips/{RAGGED_CLIP}/{name} was never finished")

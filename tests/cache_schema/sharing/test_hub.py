@@ -21,7 +21,7 @@ PRELUDE = """
 import json, sys
 from pathlib import Path
 from cache_schema.errors import TeachonceError
-from cache_schema.storage.backend import place_of
+from cache_schema.storage.open import open_backend
 from cache_schema.sharing.pull import pull
 from cache_schema.sharing.push import push
 from cache_schema.dataset.reader import LatentDataset
@@ -90,8 +90,8 @@ def test_reading_costs_what_is_read(carded: Path, hub: FakeHub, run: Run):
     code = (
         "opened = LatentDataset.open(url)\n"
         f"print(opened.clips, opened.read({SECOND!r}, 'queries', 2).shape)\n"
-        "print(place_of(url + '@main').size('zarr.json'), place_of(url).size('none'))\n"
-        "print(sorted(place_of(url).files('assets')), place_of(url).names('nowhere'))"
+        "print(open_backend(url + '@main').size('zarr.json'), open_backend(url).size('none'))\n"
+        "print(sorted(open_backend(url).files('assets')), open_backend(url).names('nowhere'))"
     )
     lines = run(code, token=None)
     size = len(hub.hub.blobs[hub.hub.commits[-1]["zarr.json"]])
@@ -109,7 +109,7 @@ def test_a_reader_stays_with_its_commit(carded: Path, hub: FakeHub, run: Run):
     hub.hub.fill(carded)
     lines = run(
         "opened = LatentDataset.open(url)\n"
-        "place_of(url).send([{'ledger/Later.json': b'{}', 'zarr.json': b'{}'}])\n"
+        "open_backend(url).upload([{'ledger/Later.json': b'{}', 'zarr.json': b'{}'}])\n"
         f"print(len(opened.clips), opened.read({FIRST!r}, 'token').shape)\n"
         f"print(len(LatentDataset.open(url + '@{hub.hub.sha()}').clips))\n"
         "try: LatentDataset.open(url)\n"
@@ -120,14 +120,14 @@ def test_a_reader_stays_with_its_commit(carded: Path, hub: FakeHub, run: Run):
 
 def test_what_the_hub_refuses_is_told(hub: FakeHub, run: Run):
     code = (
-        "missing = [lambda: place_of(url + '@nowhere'), lambda: place_of(url + 'x')]\n"
+        "missing = [lambda: open_backend(url + '@nowhere'), lambda: open_backend(url + 'x')]\n"
         "for act in [*missing, lambda: push(dataset, url)]:\n"
         "    try: act()\n"
         "    except TeachonceError as error:\n"
         "        print(json.dumps([type(error).__name__, error.happened, error.repair]))"
     )
     revision, repository, forbidden = [json.loads(line) for line in run(code, token=None)]
-    assert revision[0] == repository[0] == forbidden[0] == "PlaceError"
+    assert revision[0] == repository[0] == forbidden[0] == "StorageError"
     assert "Revision Not Found" in revision[1]
     assert "Repository Not Found" in repository[1]
     assert "401" in forbidden[1]
@@ -137,11 +137,11 @@ def test_what_the_hub_refuses_is_told(hub: FakeHub, run: Run):
 
 def test_two_pushes_do_not_mix(hub: FakeHub, run: Run):
     code = (
-        "place, other = place_of(url), place_of(url)\n"
-        "place.send([{'a.json': b'1'}])\n"
-        "place.send([{'b.json': b'2'}])\n"
-        "try: other.send([{'c.json': b'3'}])\n"
+        "place, other = open_backend(url), open_backend(url)\n"
+        "place.upload([{'a.json': b'1'}])\n"
+        "place.upload([{'b.json': b'2'}])\n"
+        "try: other.upload([{'c.json': b'3'}])\n"
         "except TeachonceError as error: print(type(error).__name__, '412' in error.happened)"
     )
-    assert run(code) == ["PlaceError True"]
+    assert run(code) == ["StorageError True"]
     assert hub.hub.commits[-1].keys() == {"a.json", "b.json"}

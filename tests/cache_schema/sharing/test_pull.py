@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import DatasetWriter, writing
-from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
+from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
 from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, entry_document
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.pull import pull
 from cache_schema.sharing.push import push
 from cache_schema.sharing.subset import ClipFilter
-from cache_schema.storage.backend import place_of
+from cache_schema.storage.open import open_backend
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket, serving
 from tests.heard import Heard
@@ -89,7 +89,7 @@ def test_killed_in_the_middle_it_goes_on(carded: Path, shared: Bucket, tmp_path:
 
 
 def test_two_pulls_do_not_meet(shared: Bucket, tmp_path: Path):
-    with writing(tmp_path / "out.zarr"), pytest.raises(DatasetError, match="another run"):
+    with DatasetWriter(tmp_path / "out.zarr"), pytest.raises(DatasetError, match="another run"):
         pull(shared.url, tmp_path / "out.zarr")
 
 
@@ -135,11 +135,11 @@ def test_only_the_features_asked_for(carded: Path, shared: Bucket, tmp_path: Pat
 
 
 def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path: Path):
-    out, place = tmp_path / "out.zarr", place_of(shared.url)
+    out, place = tmp_path / "out.zarr", open_backend(shared.url)
     name = f"clips/{FIRST}/queries/c.0.0.0"
     content = bytearray(place.read(name, 10**6))
     content[1234] ^= 4
-    place.send([{name: bytes(content)}])
+    place.upload([{name: bytes(content)}])
     done = pull(shared.url, out)
     assert done.fetched == (SECOND,)
     (left,) = done.failed
@@ -149,12 +149,12 @@ def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path:
     # With the feature left out, the clip is good.
     assert pull(shared.url, tmp_path / "part.zarr", features=["token", "mask"]).failed == ()
     content[1234] ^= 4
-    place.send([{name: bytes(content)}])
+    place.upload([{name: bytes(content)}])
     assert pull(shared.url, out).fetched == (FIRST,)
 
 
 def test_a_wrong_asset_ends_it(shared: Bucket, tmp_path: Path):
-    place_of(shared.url).send([{"assets/heads.safetensors": bytes(88)}])
+    open_backend(shared.url).upload([{"assets/heads.safetensors": bytes(88)}])
     with pytest.raises(DatasetError, match=r"assets/heads\.safetensors"):
         pull(shared.url, tmp_path / "out.zarr")
     with pytest.raises(DatasetError, match="no latent dataset"):
@@ -177,13 +177,13 @@ def test_another_dataset_is_left_alone(carded: Path, shared: Bucket, manifest, t
 
 
 def test_a_ledger_that_lies_costs_nothing(carded: Path, shared: Bucket, tmp_path: Path):
-    place, entry = place_of(shared.url), LatentDataset.open(carded).entry(FIRST)
+    place, entry = open_backend(shared.url), LatentDataset.open(carded).entry(FIRST)
     name = "queries/c.0.0.0"
     vast = entry.files[name].model_copy(update={"nbytes": 10**15})
     extra = entry.files | {"more/c.0": vast}
     for files in (entry.files | {name: vast}, extra, entry.files | {"token/zarr.json": vast}):
         lie = entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
-        place.send([{f"ledger/{FIRST}.json": entry_document(lie)}])
+        place.upload([{f"ledger/{FIRST}.json": entry_document(lie)}])
         shared.seen.clear()
         done = pull(shared.url, tmp_path / "out.zarr", ClipFilter(clips="Acc*"))
         assert [left.clip for left in done.failed] == [FIRST]
@@ -257,9 +257,9 @@ def test_a_place_that_gives_up_ends_the_pull(carded: Path, bucket: Bucket, manif
     done = pull(bucket.url, tmp_path / "some.zarr")
     assert [left.clip[:5] for left in done.failed] == ["Clip0", "Clip1"]
     bucket.denied.add("clips/Clip2_")
-    with pytest.raises(PlaceError, match="403"):
+    with pytest.raises(StorageError, match="403"):
         pull(bucket.url, tmp_path / "none.zarr")
     bucket.denied.clear()
     pull(bucket.url, tmp_path / "none.zarr")
-    assert Ledger(tmp_path / "none.zarr" / "ledger").clips() == LatentDataset.open(path).clips
+    assert Ledger(tmp_path / "none.zarr").clips() == LatentDataset.open(path).clips
     assert verify(tmp_path / "none.zarr").problems == ()

@@ -9,12 +9,14 @@ from obstore.store import S3Store
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.errors import DatasetError, IdentityError, PlaceError, RequestError
+from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing import push as push_module
 from cache_schema.sharing.pull import pull
 from cache_schema.sharing.push import push
-from cache_schema.storage.backend import Limits, LocalPlace, place_of
+from cache_schema.storage.backend import Limits
+from cache_schema.storage.local_folder import LocalBackend
+from cache_schema.storage.open import open_backend
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket
 from tests.heard import Heard
@@ -36,10 +38,10 @@ def test_readers_see_whole_clips_only(carded: Path, bucket: Bucket):
         assert len(files) == 9
         assert max(files) < sent.index(f"ledger/{clip}.json")
     assert sent[-3:] == ["README.md", "index.json", "zarr.json"]
-    assert json.loads(place_of(bucket.url).read("index.json", 999))["clips"] == [FIRST, SECOND]
+    assert json.loads(open_backend(bucket.url).read("index.json", 999))["clips"] == [FIRST, SECOND]
     assert done.sent == (FIRST, SECOND)
     assert done.present == ()
-    there = {name: listed.nbytes for name, listed in place_of(bucket.url).files().items()}
+    there = {name: listed.nbytes for name, listed in open_backend(bucket.url).files().items()}
     assert done.nbytes == sum(size for name, size in there.items() if name.startswith(("clips", "assets")))
     assert heard.expected == [done.nbytes] == [sum(heard.amounts)]
     assert {*heard.statuses} == {"", FIRST, SECOND}
@@ -56,15 +58,15 @@ def test_what_is_there_is_not_sent_again(carded: Path, bucket: Bucket):
 
 def test_a_push_that_was_cut_short_goes_on(carded: Path, bucket: Bucket):
     bucket.denied.add(f"{SECOND}/token/c.")
-    with pytest.raises(PlaceError, match="403"):
+    with pytest.raises(StorageError, match="403"):
         push(carded, bucket.url)
     with pytest.raises(DatasetError, match="no latent dataset"):
         LatentDataset.open(bucket.url)
     # Of the clip that was cut short, a file of the right size has other bytes.
-    place = place_of(bucket.url)
+    place = open_backend(bucket.url)
     name = f"clips/{SECOND}/command/c.0"
     assert place.size(name) == 11
-    place.send([{name: bytes(11)}])
+    place.upload([{name: bytes(11)}])
     bucket.denied.clear()
     before = set(place.files()) - {name}
     bucket.seen.clear()
@@ -94,8 +96,8 @@ def test_a_large_file_goes_in_parts(carded: Path, bucket: Bucket, monkeypatch, t
     monkeypatch.setattr(push_module, "PART_BYTES", part)
     large = tmp_path / "large"
     large.write_bytes(os.urandom(2 * part + 7))
-    place = place_of(bucket.url)
-    place.send([{"large": large}])
+    place = open_backend(bucket.url)
+    place.upload([{"large": large}])
     assert len(bucket.asked("POST", "large")) == 2  # begins and ends it
     assert place.files()["large"].etag == push_module._etag(large)
     assert b"".join(place.stream("large")) == large.read_bytes()
@@ -124,10 +126,10 @@ def test_another_dataset_is_left_alone(carded: Path, bucket: Bucket, manifest, a
     with DatasetWriter(tmp_path / "other.zarr", other, assets):
         pass
     shutil.copy(carded / "README.md", tmp_path / "other.zarr")
-    before = place_of(bucket.url).files()
+    before = open_backend(bucket.url).files()
     with pytest.raises(IdentityError, match=r"teacher\.weights: 'random:0' there, 'random:1' here"):
         push(tmp_path / "other.zarr", bucket.url)
-    assert place_of(bucket.url).files() == before
+    assert open_backend(bucket.url).files() == before
 
 
 def test_another_clip_of_the_same_name_is_left_alone(carded: Path, manifest, assets, tmp_path: Path):
@@ -149,7 +151,7 @@ def test_another_clip_of_the_same_name_is_left_alone(carded: Path, manifest, ass
 
 
 def test_a_place_with_other_files_is_left_alone(carded: Path, bucket: Bucket):
-    place_of(bucket.url).send([{"thesis.pdf": b"precious"}])
+    open_backend(bucket.url).upload([{"thesis.pdf": b"precious"}])
     with pytest.raises(IdentityError, match=r"thesis\.pdf"):
         push(carded, bucket.url)
     assert puts(bucket) == ["thesis.pdf"]
@@ -178,16 +180,16 @@ def test_a_damaged_dataset_is_not_pushed(carded: Path, bucket: Bucket):
 def test_more_files_than_a_place_takes(carded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Two clips of 9 files, their entries, three more; the folder clips/ holds two folders and zarr.json.
     target = (tmp_path / "there").as_uri()
-    monkeypatch.setattr(LocalPlace, "limits", Limits(files=9, entries_a_folder=100))
-    with pytest.raises(PlaceError, match="20 files") as told:
+    monkeypatch.setattr(LocalBackend, "limits", Limits(files=9, entries_per_folder=100))
+    with pytest.raises(StorageError, match="20 files") as told:
         push(carded, target)
     assert "--part 1/3" in told.value.repair
-    monkeypatch.setattr(LocalPlace, "limits", Limits(files=100, entries_a_folder=4))
-    with pytest.raises(PlaceError, match="folder of 5 entries") as told:
+    monkeypatch.setattr(LocalBackend, "limits", Limits(files=100, entries_per_folder=4))
+    with pytest.raises(StorageError, match="folder of 5 entries") as told:
         push(carded, target)
     assert "--part 1/2" in told.value.repair
     assert not (tmp_path / "there").exists()
-    monkeypatch.setattr(LocalPlace, "limits", Limits(files=20, entries_a_folder=5))
+    monkeypatch.setattr(LocalBackend, "limits", Limits(files=20, entries_per_folder=5))
     push(carded, target)
 
 

@@ -14,7 +14,7 @@ from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.merge import merge
-from cache_schema.sharing.reencode import parse_encodings, recode
+from cache_schema.sharing.reencode import parse_encodings, reencode
 from cache_schema.storage.atomic_io import sha256_bytes
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.sharing.test_merge import digests
@@ -25,7 +25,7 @@ SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
 
 def test_only_what_is_asked_for_changes(dataset, tmp_path):
     out = tmp_path / "out.zarr"
-    report = recode(dataset, out, {"queries": "int8-per-channel"})
+    report = reencode(dataset, out, {"queries": "int8-per-channel"})
     before, after = LatentDataset.open(dataset), LatentDataset.open(out)
     assert (report.clips, report.frames) == (2, 12)
     for info in CLIPS:
@@ -50,7 +50,7 @@ def test_only_what_is_asked_for_changes(dataset, tmp_path):
 
 
 def test_bytes_before_and_after(dataset, tmp_path):
-    (queries,) = recode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"}).features
+    (queries,) = reencode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"}).features
     values = 12 * 17 * 256
     assert 2 * values < queries.nbytes_before < 2 * values + 2 * 3000
     assert values + 12 * 256 * 4 < queries.nbytes_after < values + 12 * 256 * 4 + 2 * 6000
@@ -58,9 +58,9 @@ def test_bytes_before_and_after(dataset, tmp_path):
 
 def test_there_and_back_again(dataset, tmp_path):
     """float32 to bfloat16 loses what it must, and then nothing more."""
-    (token,) = recode(dataset, tmp_path / "b.zarr", {"token": "bfloat16"}).features
+    (token,) = reencode(dataset, tmp_path / "b.zarr", {"token": "bfloat16"}).features
     assert 0 < token.relative_error < 2**-8
-    back = recode(tmp_path / "b.zarr", tmp_path / "c.zarr", {"token": "full"})
+    back = reencode(tmp_path / "b.zarr", tmp_path / "c.zarr", {"token": "full"})
     assert back.features[0].relative_error == 0
     for info in CLIPS:
         bits = values_of(info.name, info.frames)["token"].view(np.uint32)
@@ -69,13 +69,13 @@ def test_there_and_back_again(dataset, tmp_path):
         np.testing.assert_array_equal(
             LatentDataset.open(tmp_path / "c.zarr").read(info.name, "token"), rounded
         )
-    again = recode(tmp_path / "c.zarr", tmp_path / "d.zarr", {"token": "bfloat16"})
+    again = reencode(tmp_path / "c.zarr", tmp_path / "d.zarr", {"token": "bfloat16"})
     assert again.features[0].relative_error == 0
     assert digests(tmp_path / "d.zarr") == digests(tmp_path / "b.zarr")
 
 
 def test_float16_as_bfloat16_is_read_as_float32(dataset, tmp_path):
-    recode(dataset, tmp_path / "out.zarr", {"queries": "bfloat16"})
+    reencode(dataset, tmp_path / "out.zarr", {"queries": "bfloat16"})
     out = LatentDataset.open(tmp_path / "out.zarr")
     assert out.feature("queries").dtype == "float32"
     assert out.read(CLIPS[0].name, "queries").dtype == np.float32
@@ -92,16 +92,16 @@ def test_float16_as_bfloat16_is_read_as_float32(dataset, tmp_path):
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(dataset, tmp_path, encodings, message):
     with pytest.raises(RequestError, match=message):
-        recode(dataset, tmp_path / "out.zarr", encodings)
+        reencode(dataset, tmp_path / "out.zarr", encodings)
     assert not (tmp_path / "out.zarr").exists()
 
 
 def test_recoded_clips_do_not_mix_with_the_others(dataset, tmp_path):
-    recode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
+    reencode(dataset, tmp_path / "out.zarr", {"queries": "int8-per-channel"})
     with pytest.raises(IdentityError, match=r"features\.queries\.encoding: 'full' and 'int8-per-channel'"):
         merge(tmp_path / "both.zarr", [dataset, tmp_path / "out.zarr"])
     with pytest.raises(IdentityError, match=r"features\.queries\.encoding"):
-        recode(dataset, tmp_path / "out.zarr", {"token": "bfloat16"})
+        reencode(dataset, tmp_path / "out.zarr", {"token": "bfloat16"})
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_lossy_feature_that_is_not_asked_for_stays_as_it_is(tmp_path, manifest
         clip.append_stored("x", stored)
         clip.append({"y": np.ones(2)})
         clip.commit(wall_s=0)
-    recode(tmp_path / "source.zarr", tmp_path / "out.zarr", {"y": "bfloat16"})
+    reencode(tmp_path / "source.zarr", tmp_path / "out.zarr", {"y": "bfloat16"})
     for name, values in LatentDataset.open(tmp_path / "out.zarr").stored("a", "x").items():
         np.testing.assert_array_equal(values, stored[name])
 
@@ -157,7 +157,7 @@ def test_every_number_by_hand(write, tmp_path):
     # The second frame, of another clip: channel 0 is 254, -3 -> steps of 2: 254, -4 (-1.5 to even).
     frames = np.array([[[127, 5], [10.4, 5]], [[254, 5], [-3, 5]]], np.float32)
     source = write({"a": {"x": frames[:1]}, "b": {"x": frames[1:]}}, {}, x)
-    (loss,) = recode(source, tmp_path / "out.zarr", {"x": "int8-per-channel"}).features
+    (loss,) = reencode(source, tmp_path / "out.zarr", {"x": "int8-per-channel"}).features
     np.testing.assert_allclose(
         LatentDataset.open(tmp_path / "out.zarr").read("b", "x"), [[[254, 5], [-4, 5]]], rtol=1e-6
     )
@@ -181,7 +181,7 @@ def test_a_massive_channel_shows_in_the_channel_error(write, tmp_path):
     values = rng.normal(size=(8, 64, 16))
     values[..., 3] *= 1000
     x = FeatureSpec(name="x", shape=(64, 16), axes=("row", "channel"), dtype="float32", role="input")
-    (loss,) = recode(
+    (loss,) = reencode(
         write({"a": {"x": values}}, {}, x), tmp_path / "out.zarr", {"x": "int8-per-channel"}
     ).features
     # A step is about 2.5 deviations / 127; its rounding error a step / sqrt(12). One scale for all channels
@@ -209,7 +209,7 @@ def test_the_cosine_of_tokens_is_that_of_projected_tokens(write, tmp_path):
     ego = FeatureSpec(name="ego_token", shape=(32,), axes=("channel",), dtype="float16", role="input")
     values = {"scene_queries": rng.normal(size=(5, 11, 6)), "ego_token": rng.normal(size=(5, 32))}
     source = write({"a": values}, {"teacher_heads.safetensors": save(heads)}, queries, ego)
-    (loss,) = recode(source, tmp_path / "out.zarr", {"scene_queries": "int8-per-channel"}).features
+    (loss,) = reencode(source, tmp_path / "out.zarr", {"scene_queries": "int8-per-channel"}).features
     a, b = (
         np.delete(
             vision_tokens(dataset.read("a", "scene_queries"), values["ego_token"], heads, queries), 7, axis=1
@@ -223,11 +223,11 @@ def test_the_cosine_of_tokens_is_that_of_projected_tokens(write, tmp_path):
 
 def test_run_again_measures_everything(dataset, tmp_path):
     out = tmp_path / "out.zarr"
-    whole = recode(dataset, tmp_path / "whole.zarr", {"queries": "int8-per-channel"})
-    recode(dataset, out, {"queries": "int8-per-channel"})
+    whole = reencode(dataset, tmp_path / "whole.zarr", {"queries": "int8-per-channel"})
+    reencode(dataset, out, {"queries": "int8-per-channel"})
     name = CLIPS[1].name
     (out / "ledger" / f"{name}.json").unlink()
-    assert recode(dataset, out, {"queries": "int8-per-channel"}) == whole
+    assert reencode(dataset, out, {"queries": "int8-per-channel"}) == whole
     assert digests(out) == digests(tmp_path / "whole.zarr")
 
 
@@ -237,5 +237,5 @@ def test_encodings_of_a_command_line():
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a="], ["=full"], ["a=full", "a=bfloat16"]])
 def test_encodings_that_are_not_clear(texts):
-    with pytest.raises(RequestError, match="it is not clear what to recode"):
+    with pytest.raises(RequestError, match="it is not clear what to reencode"):
         parse_encodings(texts)

@@ -9,10 +9,11 @@ import pytest
 from obstore.store import S3Store
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.errors import DatasetError, PlaceError, RequestError
+from cache_schema.errors import DatasetError, RequestError, StorageError
 from cache_schema.sharing.push import push
-from cache_schema.storage.backend import LocalPlace, place_of
-from cache_schema.storage.object_store import BucketPlace, WebPlace
+from cache_schema.storage.local_folder import LocalBackend
+from cache_schema.storage.object_store import BucketBackend, WebBackend
+from cache_schema.storage.open import open_backend
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket, serving
 
@@ -35,10 +36,10 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_a_place_is_read_alike_wherever_it_is(bucket: Bucket, web: tuple[Path, str], tmp_path: Path):
     folder, url = web
     contents = {"a": b"one", "clips/x/c.0": b"", "clips/x/c.1": bytes(range(256)) * 9000, "clips/y": b"y"}
-    local, remote = place_of(folder), place_of(bucket.url)
+    local, remote = open_backend(folder), open_backend(bucket.url)
     for place in (local, remote):
-        place.send([contents])
-    for place in (local, place_of(folder.as_uri()), remote, place_of(url)):
+        place.upload([contents])
+    for place in (local, open_backend(folder.as_uri()), remote, open_backend(url)):
         for name, content in contents.items():
             assert place.read(name, len(content)) == content
             assert b"".join(place.stream(name)) == content
@@ -60,11 +61,11 @@ def test_a_place_is_read_alike_wherever_it_is(bucket: Bucket, web: tuple[Path, s
 
 def test_kinds_of_places(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert isinstance(place_of("some/folder"), LocalPlace)
-    assert place_of("file:///some/a%20folder").local == Path("/some/a folder")
-    assert isinstance(place_of("s3://bucket/prefix"), BucketPlace)
-    assert isinstance(place_of("https://host/path/"), WebPlace)
-    assert place_of("s3://bucket/prefix/").local is None
+    assert isinstance(open_backend("some/folder"), LocalBackend)
+    assert open_backend("file:///some/a%20folder").local == Path("/some/a folder")
+    assert isinstance(open_backend("s3://bucket/prefix"), BucketBackend)
+    assert isinstance(open_backend("https://host/path/"), WebBackend)
+    assert open_backend("s3://bucket/prefix/").local is None
 
 
 @pytest.mark.parametrize(
@@ -82,17 +83,17 @@ def test_kinds_of_places(monkeypatch: pytest.MonkeyPatch):
 )
 def test_urls_that_are_refused(url: str):
     with pytest.raises(RequestError):
-        place_of(url)
+        open_backend(url)
 
 
 def test_what_a_bucket_refuses_is_told(bucket: Bucket):
     with pytest.raises(DatasetError, match="there is no latent dataset at s3://no-such-bucket"):
         LatentDataset.open("s3://no-such-bucket/x.zarr")
-    with pytest.raises(PlaceError) as told:
-        place_of("s3://no-such-bucket/x.zarr").files()
+    with pytest.raises(StorageError) as told:
+        open_backend("s3://no-such-bucket/x.zarr").files()
     assert "NoSuchBucket" in told.value.happened
     bucket.denied.add("zarr.json")
-    with pytest.raises(PlaceError) as told:
+    with pytest.raises(StorageError) as told:
         LatentDataset.open(bucket.url)
     assert bucket.url in told.value.happened
     assert "403" in told.value.happened
@@ -108,14 +109,14 @@ def test_a_public_bucket_needs_no_keys(bucket: Bucket, monkeypatch: pytest.Monke
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    assert place_of(bucket.url).read("a", 99) == b"for all"
+    assert open_backend(bucket.url).read("a", 99) == b"for all"
 
 
 def test_a_link_is_not_followed(tmp_path: Path):
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "place").mkdir()
     (tmp_path / "place" / "link").symlink_to(tmp_path / "secret")
-    place = place_of(tmp_path / "place")
+    place = open_backend(tmp_path / "place")
     for read in (
         lambda: place.read("link", 99),
         lambda: list(place.stream("link")),
@@ -162,14 +163,14 @@ def test_a_web_server_names_clips_by_the_index(carded: Path, web: tuple[Path, st
     assert opened.clips == tuple(clip.name for clip in CLIPS)
     clip = CLIPS[0].name
     np.testing.assert_array_equal(opened.read(clip, "token"), values_of(clip, 5)["token"])
-    with pytest.raises(PlaceError, match="Range"):
+    with pytest.raises(StorageError, match="Range"):
         opened.read(clip, "queries", 1)  # this server knows no byte ranges
     (folder / "tiny.zarr" / "index.json").write_text('{"clips": ["../../etc/passwd"]}')
     with pytest.raises(DatasetError, match=r"index\.json"):
         LatentDataset.open(f"{url}/tiny.zarr").clips  # noqa: B018
     (folder / "tiny.zarr" / "index.json").unlink()
-    with pytest.raises(PlaceError, match="which clips") as told:
+    with pytest.raises(StorageError, match="which clips") as told:
         LatentDataset.open(f"{url}/tiny.zarr").clips  # noqa: B018
     assert "push" in told.value.repair
-    with pytest.raises(PlaceError, match="cannot"):
+    with pytest.raises(StorageError, match="cannot"):
         push(carded, f"{url}/tiny.zarr")

@@ -60,7 +60,7 @@ def old(clips_root, tmp_path) -> Path:
 
 
 def digests(path: Path) -> dict[str, str]:
-    ledger = Ledger(path / "ledger")
+    ledger = Ledger(path)
     return {clip: ledger.read(clip).digest for clip in ledger.clips()}
 
 
@@ -130,10 +130,11 @@ def test_a_raw_clip_that_is_missing_or_another(old, new, clips_root, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cache_schema.dataset import add_features
+from cache_schema.dataset import add_features, commit
 from pipeline.bench2drive.add_ground_truth import add_ground_truth
 
-target = add_features.Ledger if sys.argv[3] == "commit" else add_features
+targets = {"commit": commit.Ledger, "rename_durably": commit, "write_durably": add_features}
+target = targets[sys.argv[3]]
 done, calls = getattr(target, sys.argv[3]), 0
 
 def counting(*arguments):

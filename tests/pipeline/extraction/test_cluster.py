@@ -37,7 +37,7 @@ EXTRACT = [
 
 
 def digests(path: Path) -> dict[str, str]:
-    ledger = Ledger(path / "ledger")
+    ledger = Ledger(path)
     return {clip: ledger.read(clip).digest for clip in ledger.clips()}
 
 

@@ -11,7 +11,7 @@ from pipeline.teachers.orion.presets import ORION_TINY
 
 
 def digests(path):
-    ledger = Ledger(path / "ledger")
+    ledger = Ledger(path)
     return {clip: ledger.read(clip).digest for clip in ledger.clips()}
 
 

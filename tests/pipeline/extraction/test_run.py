@@ -28,7 +28,7 @@ def teacher():
 
 
 def digests(path: Path) -> dict[str, str]:
-    ledger = Ledger(path / "ledger")
+    ledger = Ledger(path)
     return {clip: ledger.read(clip).digest for clip in ledger.clips()}
 
 

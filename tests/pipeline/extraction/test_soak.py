@@ -28,7 +28,7 @@ def run(root: str, path: str) -> None:
 
 
 def digests(path: Path) -> dict[str, str]:
-    ledger = Ledger(path / "ledger")
+    ledger = Ledger(path)
     return {clip: ledger.read(clip).digest for clip in ledger.clips()}
 
 

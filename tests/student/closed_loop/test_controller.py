@@ -12,7 +12,7 @@ def straight(step_m):
 def test_straight_ahead(speed, throttle, brake):
     control = WaypointController().step(straight(2.5), speed)
     assert (control.steer, control.throttle, control.brake) == (0.0, throttle, brake)
-    assert control.desired_speed == pytest.approx(5.0)
+    assert control.desired_speed_m_s == pytest.approx(5.0)
     assert control.aim == pytest.approx((0.0, 3.75))
 
 
@@ -21,12 +21,12 @@ def test_a_bend_to_the_right():
     control = WaypointController().step(waypoints, 3.0)
     assert control.steer == pytest.approx(0.190070, abs=1e-6)
     assert control.throttle == 0.75
-    assert control.desired_speed == pytest.approx(4.079216, abs=1e-6)
+    assert control.desired_speed_m_s == pytest.approx(4.079216, abs=1e-6)
     assert control.angle == pytest.approx(0.125666, abs=1e-6)
     assert control.aim == pytest.approx((0.6, 3.0))
 
 
-def test_a_plan_to_stand_brakes_and_does_not_steer():
+def test_a_plan_to_stand_still_brakes_and_does_not_steer():
     control = WaypointController().step(np.zeros((6, 2)), 2.0)
     assert (control.steer, control.throttle, control.brake) == (0.0, 0.0, 1.0)
 

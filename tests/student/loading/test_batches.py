@@ -11,7 +11,7 @@ from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from student.loading import loader
-from student.loading.batches import LatentFrames
+from student.loading.batches import LatentSamples
 
 CPU = torch.device("cpu")
 FEATURES = ("scene_queries", "ego_trajectory", "ego_trajectory_mask", "command", "frame_index")
@@ -22,19 +22,19 @@ def dataset(dataset_path):
     return LatentDataset.open(dataset_path)
 
 
-def test_batches_cover_every_frame_once_in_order_and_the_last_is_smaller(dataset):
-    frames = LatentFrames(dataset, "train", FEATURES, mask="complete", device=CPU)
-    assert len(frames) == 31
+def test_batches_cover_every_sample_once_in_order_and_the_last_is_smaller(dataset):
+    samples = LatentSamples(dataset, "train", FEATURES, device=CPU)
+    assert len(samples) == 31
     order = np.random.default_rng(0).permutation(31)
-    seen = list(frames.batches(order, 8))
+    seen = list(samples.batches(order, 8))
     assert [len(rows) for rows, _ in seen] == [8, 8, 8, 7]
     assert np.concatenate([rows for rows, _ in seen]).tolist() == order.tolist()
-    assert frames.names(np.array([0, 15, 16, 30])) == ["clip-a 0", "clip-a 15", "clip-b 0", "clip-b 14"]
+    assert samples.names(np.array([0, 15, 16, 30])) == ["clip-a 0", "clip-a 15", "clip-b 0", "clip-b 14"]
 
 
 def test_a_batch_holds_what_was_stored(dataset):
-    frames = LatentFrames(dataset, "train", FEATURES, mask="complete", device=CPU)
-    batch = frames.read(np.array([17, 3]))
+    samples = LatentSamples(dataset, "train", FEATURES, device=CPU)
+    batch = samples.read(np.array([17, 3]))
     stored = np.stack(
         [dataset.read("clip-b", "scene_queries")[1], dataset.read("clip-a", "scene_queries")[3]]
     )
@@ -88,13 +88,13 @@ def encoded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("resident", ["none", "ram", "device"])
-def test_every_encoding_gives_what_the_store_gives_wherever_frames_stay(encoded, resident):
+def test_every_encoding_gives_what_the_store_gives_wherever_samples_stay(encoded, resident):
     dataset = LatentDataset.open(encoded)
     names = [spec.name for spec in dataset.manifest.features]
-    frames = LatentFrames(dataset, "train", names, mask="complete", device=CPU, resident=resident)
+    samples = LatentSamples(dataset, "train", names, device=CPU, resident=resident)
     rows = np.array([6, 1, 3, 7, 0, 8, 2])
-    batches = list(frames.stream([[rows[:4]], [rows[4:]]]))
-    windowed = list(frames.stream([[rows[:4], rows[4:]]], recycle=True))
+    batches = list(samples.stream([[rows[:4]], [rows[4:]]]))
+    windowed = list(samples.stream([[rows[:4], rows[4:]]], recycle=True))
     assert [part.tolist() for part, _ in batches] == [[6, 1, 3, 7], [0, 8, 2]]
     for name in names:
         everything = np.concatenate([dataset.read(clip, name) for clip in ("a", "b")])
@@ -106,28 +106,28 @@ def test_every_encoding_gives_what_the_store_gives_wherever_frames_stay(encoded,
         assert torch.equal(windowed[-1][1][name], batches[-1][1][name])
 
 
-def test_large_features_are_read_frame_by_frame_and_small_ones_are_held(encoded, tmp_path):
+def test_large_features_are_read_sample_by_sample_and_small_ones_are_held(encoded, tmp_path):
     path = shutil.copytree(encoded, tmp_path / "copy.zarr")
     dataset = LatentDataset.open(path)
     names = [spec.name for spec in dataset.manifest.features]
-    frames = LatentFrames(dataset, "train", names, mask="complete", device=CPU)
+    samples = LatentSamples(dataset, "train", names, device=CPU)
     rows = np.array([6])
-    before = frames.read(rows)
+    before = samples.read(rows)
     # A byte of another frame: one that is not read does not matter, one that is held is not read again.
     for feature in ("page", "small"):
         file = next((path / "clips/b" / feature).glob("c*"))
         content = bytearray(file.read_bytes())
         content[0] ^= 1
         file.write_bytes(content)
-    after = frames.read(rows)
+    after = samples.read(rows)
     assert all(torch.equal(before[name], after[name]) for name in names)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
-def test_a_frame_that_cannot_be_read_stops_the_loop_and_is_named(harm, tmp_path):
+def test_a_sample_that_cannot_be_read_stops_the_loop_and_is_named(harm, tmp_path):
     path = tmp_path / "paged.zarr"
     dataset = LatentDataset.open(_paged(path))
-    frames = LatentFrames(dataset, "train", ["page"], mask="complete", device=CPU)
+    samples = LatentSamples(dataset, "train", ["page"], device=CPU)
     file = next((path / "clips/two/page").glob("c*"))
     content = bytearray(file.read_bytes())
     file.unlink()
@@ -137,11 +137,11 @@ def test_a_frame_that_cannot_be_read_stops_the_loop_and_is_named(harm, tmp_path)
     elif harm == "cut":
         file.write_bytes(content[:4100])
     seen = []
-    with pytest.raises(DatasetError, match=r"clip 'two'.*'page'") as told:
-        seen.extend(rows for rows, _ in frames.batches(np.arange(12), 3))
+    with pytest.raises(DatasetError, match=r"clip 'two'.*'page'") as raised:
+        seen.extend(rows for rows, _ in samples.batches(np.arange(12), 3))
     assert len(seen) == 2
     if harm == "flip":
-        assert "frame 2" in str(told.value)
+        assert "sample 2" in str(raised.value)
 
 
 def _paged(path):
@@ -160,27 +160,16 @@ def _paged(path):
     return path
 
 
-def test_orions_mask_forgets_the_truth_of_the_first_ten_frames_of_each_clip(dataset):
-    rows = np.array([0, 9, 10, 16, 25, 26])
-    known = [False, False, True, False, False, True]
-    complete = LatentFrames(dataset, "train", FEATURES, mask="complete", device=CPU).read(rows)
-    orion = LatentFrames(dataset, "train", FEATURES, mask="orion", device=CPU).read(rows)
-    assert complete["ego_trajectory_mask"][:, 0].all()
-    assert orion["ego_trajectory_mask"].any(dim=1).tolist() == known
-    assert (orion["ego_trajectory"] != 0).flatten(1).any(dim=1).tolist() == known
-    assert torch.equal(orion["ego_trajectory"][2], complete["ego_trajectory"][2])
-
-
 def test_split_all_is_both_and_an_empty_one_is_refused(dataset, write, tmp_path):
-    everything = LatentFrames(dataset, "all", ["command"], mask="complete", device=CPU)
+    everything = LatentSamples(dataset, "all", ["command"], device=CPU)
     assert (len(everything), everything.clips) == (55, ("clip-a", "clip-b", "clip-c"))
     only = LatentDataset.open(write(tmp_path / "only.zarr", clips={"one": ("train", 3)}))
     with pytest.raises(RequestError, match="no committed clip of the split 'val'"):
-        LatentFrames(only, "val", ["command"], mask="complete", device=CPU)
+        LatentSamples(only, "val", ["command"], device=CPU)
 
 
 def test_what_is_held_is_read_piece_by_piece(encoded, monkeypatch):
-    monkeypatch.setattr(loader, "PIECE_FRAMES", 2)
+    monkeypatch.setattr(loader, "PIECE_BYTES", 20_000)  # two samples of 8,192 bytes
     dataset = LatentDataset.open(encoded)
     whole = loader.Loader(dataset, ["a", "b"], ["half"]).whole("half")
     stored = np.concatenate([dataset.stored(clip, "half")["half"] for clip in ("a", "b")])

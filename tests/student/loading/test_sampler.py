@@ -7,7 +7,7 @@ LENGTHS = (40, 33, 57, 21)
 
 
 def sampler(**changes):
-    return Sampler(LENGTHS, **({"batch_size": 8, "seed": 3, "run_frames": 5, "window_batches": 3} | changes))
+    return Sampler(LENGTHS, **({"batch_size": 8, "seed": 3, "run_samples": 5, "window_batches": 3} | changes))
 
 
 def rows_of(windows):
@@ -15,7 +15,7 @@ def rows_of(windows):
 
 
 @pytest.mark.parametrize("shuffle", ["frames", "runs"])
-def test_every_epoch_has_every_frame_once_in_an_order_of_its_own_which_the_seed_decides(shuffle):
+def test_every_epoch_has_every_sample_once_in_an_order_of_its_own_which_the_seed_decides(shuffle):
     epochs = [rows_of(sampler(shuffle=shuffle).windows(epoch)).tolist() for epoch in (1, 2, 1)]
     other = rows_of(sampler(shuffle=shuffle, seed=4).windows(1)).tolist()
     assert all(sorted(order) == list(range(151)) for order in (*epochs, other))
@@ -49,7 +49,7 @@ def test_processes_share_every_batch_without_overlap_or_loss(processes):
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_a_window_of_runs_is_read_in_stretches_of_neighbours():
+def test_a_window_of_runs_is_read_in_runs_of_neighbours():
     windows = sampler(shuffle="runs").windows(1)
     assert [sum(map(len, window)) for window in windows] == [24, 24, 24, 24, 24, 24, 7]
     stretches = [1 + np.count_nonzero(np.diff(np.sort(rows_of([window]))) != 1) for window in windows]
@@ -60,7 +60,7 @@ def test_a_window_of_runs_is_read_in_stretches_of_neighbours():
 
 
 def test_runs_mix_nearly_as_well_as_a_permutation_of_all_frames():
-    """Batches of a real size: how many clips one sees, and how far from home its frames come."""
+    """Batches of a real size: how many clips one has, and how far its frames are moved."""
     lengths = [250] * 95
     met, moved, pairs = {}, {}, {}
     for shuffle in ("frames", "runs"):

@@ -12,7 +12,7 @@ def test_frames_are_averaged_and_clips_are_drawn():
     assert (found.low, found.high) == ([1.5], [6.0])
 
 
-def test_one_clip_tells_nothing_of_others():
+def test_one_clip_has_no_interval():
     found = means(np.array([[1.0, 2.0]] * 3), np.ones(3, dtype=bool), np.zeros(3, dtype=int))
     assert found.value.tolist() == [1.0, 2.0]
     assert np.isnan(found.low).all()
@@ -22,7 +22,7 @@ def test_one_clip_tells_nothing_of_others():
 def test_the_interval_is_that_of_the_mean_of_clips():
     rng = np.random.default_rng(7)
     of_clip = rng.normal(5.0, 1.0, 400)
-    for frames in (1, 25):  # more frames of the same clips tell nothing new
+    for frames in (1, 25):  # more frames of the same clips add no information
         values = np.repeat(of_clip, frames)[:, None]
         found = means(values, np.ones(len(values), dtype=bool), np.repeat(np.arange(400), frames))
         error = of_clip.std() / 20

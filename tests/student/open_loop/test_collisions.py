@@ -9,14 +9,14 @@ from student.open_loop.occupancy import Agents
 
 
 def test_published_flags_match_the_recording(recorded_agents, recorded_metric):
-    predicted, truth = recorded_metric["in.pred"], recorded_metric["in.gt"]
-    found = collisions({"it": predicted}, truth, recorded_agents)["it"]
-    np.testing.assert_array_equal(found["box_parity"], recorded_metric["out.obj_box_col_steps"])
-    np.testing.assert_array_equal(found["point_parity"], recorded_metric["out.obj_col_steps"])
+    planned, expert = recorded_metric["in.pred"], recorded_metric["in.gt"]
+    found = collisions({"it": planned}, expert, recorded_agents)["it"]
+    np.testing.assert_array_equal(found["box_as_published"], recorded_metric["out.obj_box_col_steps"])
+    np.testing.assert_array_equal(found["point_as_published"], recorded_metric["out.obj_col_steps"])
     assert recorded_metric["out.obj_box_col_steps"].any()
     assert recorded_metric["out.obj_col_steps"].any()
 
-    rates = rate_columns(found["box_parity"])
+    rates = rate_columns(found["box_as_published"])
     counted = recorded_metric["in.fut_valid_flag"] == 1
     for column, seconds in enumerate((1, 2, 3)):
         recorded = recorded_metric[f"out.plan_obj_box_col_{seconds}s"]
@@ -25,12 +25,12 @@ def test_published_flags_match_the_recording(recorded_agents, recorded_metric):
         np.testing.assert_allclose(rates[counted, column].mean(), mean, atol=1e-6)
 
 
-def test_other_drivers_change_nothing(recorded_agents, recorded_metric):
-    """What is drawn depends on who looks; what is found does not."""
-    predicted, truth = recorded_metric["in.pred"], recorded_metric["in.gt"]
-    alone = collisions({"it": predicted}, truth, recorded_agents)["it"]
-    drives = {"other": predicted[::-1], "it": predicted, "still": np.zeros_like(predicted)}
-    together = collisions(drives, truth, recorded_agents)["it"]
+def test_other_policies_change_nothing(recorded_agents, recorded_metric):
+    """Which agents are rasterised depends on all plans; what is found does not."""
+    planned, expert = recorded_metric["in.pred"], recorded_metric["in.gt"]
+    alone = collisions({"it": planned}, expert, recorded_agents)["it"]
+    plans = {"other": planned[::-1], "it": planned, "still": np.zeros_like(planned)}
+    together = collisions(plans, expert, recorded_agents)["it"]
     for variant in VARIANTS:
         np.testing.assert_array_equal(alone[variant], together[variant])
 
@@ -45,9 +45,9 @@ def agents_of(x, y, heading, *, length=4.0, width=2.0, offsets=None, mask=(1,) *
     )
 
 
-def flags(path, agents, truth=None):
+def flags(path, agents, expert=None):
     """Variant -> list of six flags."""
-    beside = np.full((1, 6, 2), 30.0) if truth is None else np.array([truth], np.float64)
+    beside = np.full((1, 6, 2), 30.0) if expert is None else np.array([expert], np.float64)
     found = collisions({"it": np.array([path], np.float64)}, beside, agents)["it"]
     return {variant: hits[0].tolist() for variant, hits in found.items()}
 
@@ -58,7 +58,7 @@ def straight(ys):
 
 def test_published_footprint_before_and_behind_a_car():
     found = flags(straight([2.9, 3.0, 3.1, 8.0, 12.0, 12.1]), agents_of(0, 8, np.pi / 2, length=4.8))
-    assert found["box_parity"] == [False, False, True, True, True, False]
+    assert found["box_as_published"] == [False, False, True, True, True, False]
 
 
 def test_corrected_footprint_before_and_behind_a_car():
@@ -74,7 +74,7 @@ def test_a_turned_footprint_is_as_wide_as_the_car_is_long():
     wall = agents_of(9.0, 6.0, np.pi / 2, length=6.0, width=1.0)  # x from 8.5 to 9.5
     found = flags(path, wall)
     assert found["box_corrected"] == [False] * 5 + [True]  # 6 + 0.5 + 2.042 > 8.5
-    assert found["box_parity"] == [False] * 6  # it still looks ahead: x to 6.925
+    assert found["box_as_published"] == [False] * 6  # it still heads ahead: x to 6.925
 
 
 def test_the_heading_is_kept_where_the_ego_stands():
@@ -93,8 +93,8 @@ def test_steps_at_which_the_expert_collides_are_not_counted():
     inside = straight([8.0] * 6)
     car = agents_of(0, 8, np.pi / 2)
     expert = [*inside[:2], *straight([20.0] * 4)]
-    found = flags(inside, car, truth=expert)
-    assert found["box_parity"] == found["box_corrected"] == [False, False, True, True, True, True]
+    found = flags(inside, car, expert=expert)
+    assert found["box_as_published"] == found["box_corrected"] == [False, False, True, True, True, True]
     assert found["point_corrected"] == [False, False, True, True, True, True]
 
 
@@ -106,7 +106,7 @@ def test_an_agent_that_comes_back_is_where_it_is():
     found = flags(straight([8.0] * 6), agents_of(0, 8, np.pi / 2, offsets=offsets, mask=mask))
     assert found["box_corrected"] == [True, False, True, True, True, True]
     # The published reading adds the place to the place: 16 m ahead.
-    assert found["box_parity"] == [True, False, False, False, False, False]
+    assert found["box_as_published"] == [True, False, False, False, False, False]
 
 
 def test_an_agent_moves_and_turns():
@@ -123,4 +123,4 @@ def test_an_agent_moves_and_turns():
 )
 def test_vehicles_and_people_count(label, counts):
     found = flags(straight([8.0] * 6), agents_of(0, 8, np.pi / 2, label=label))
-    assert found["box_parity"] == found["box_corrected"] == [counts] * 6
+    assert found["box_as_published"] == found["box_corrected"] == [counts] * 6

@@ -16,11 +16,11 @@ def test_l2_matches_the_recording(recorded_metric):
 
 
 def test_the_two_definitions_by_hand():
-    truth = np.zeros((1, 6, 2))
-    predicted = np.stack([np.zeros(6), np.arange(1.0, 7.0)], axis=1)[None]  # 1 m ... 6 m ahead
-    assert l2_up_to(predicted, truth).tolist() == [[1.5, 2.5, 3.5]]
-    assert l2_at(predicted, truth).tolist() == [[2.0, 4.0, 6.0]]
-    assert dict(zip(COLUMNS, l2_columns(predicted, truth)[0].tolist(), strict=True)) == {
+    expert = np.zeros((1, 6, 2))
+    planned = np.stack([np.zeros(6), np.arange(1.0, 7.0)], axis=1)[None]  # 1 m ... 6 m ahead
+    assert l2_up_to(planned, expert).tolist() == [[1.5, 2.5, 3.5]]
+    assert l2_at(planned, expert).tolist() == [[2.0, 4.0, 6.0]]
+    assert dict(zip(COLUMNS, l2_columns(planned, expert)[0].tolist(), strict=True)) == {
         "up_to_1s": 1.5,
         "up_to_2s": 2.5,
         "up_to_3s": 3.5,

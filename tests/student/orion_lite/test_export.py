@@ -1,7 +1,8 @@
-"""What leaves a run: weights, a graph that onnxruntime runs, and nothing where something fails."""
+"""What is exported: weights, a graph that onnxruntime runs, and nothing where something fails."""
 
 import importlib.util
 import json
+import re
 import resource
 
 import numpy as np
@@ -12,19 +13,20 @@ from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, IdentityError, RequestError
-from cache_schema.storage.new_file import new_file
-from student.orion_lite.build import build_student
+from cache_schema.storage.atomic_io import new_file
+from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
-from student.orion_lite.model import OrionLite, OrionLiteConfig
-from student.orion_lite.onnx_graph import INPUTS, export_onnx, save_checked, trace
+from student.orion_lite.model import OrionLite
+from student.orion_lite.onnx_graph import INPUTS, save_checked, trace
 from student.orion_lite.planner import PlannerConfig
 from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint, read_checkpoint
-from student.runs.config import TrainConfig
 from student.runs.export import export
 from student.runs.provenance import TrainedOn
+from tests.student.recipes import small
 
 SIZES = {"hidden": 16, "layers": 1, "heads": 2, "feedforward": 32}
+CONFIG = small(**SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +36,14 @@ def dataset(dataset_path):
 
 def student_of(dataset):
     torch.manual_seed(1)
-    return build_student(dataset, TrainConfig(**SIZES))
+    return CONFIG.make_system().build(dataset)
 
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     student = student_of(dataset)
-    reached = Checkpoint(epoch=3, step=9, config=TrainConfig(**SIZES), trained_on=TrainedOn.of(dataset))
+    reached = Checkpoint(epoch=3, step=9, config=CONFIG, trained_on=TrainedOn.of(dataset))
     checkpoint.save(run, reached, student, torch.optim.AdamW(student.parameters()))
     return run
 
@@ -50,18 +52,16 @@ def run(dataset, tmp_path_factory):
 def graph(run, dataset_path, tmp_path_factory):
     pytest.importorskip("onnxscript")
     target = tmp_path_factory.mktemp("graph") / "student.onnx"
-    return target, export_onnx(run, dataset_path, target)
+    return target, export(run, target, dataset=dataset_path).remark
 
 
-def test_an_export_is_the_students_weights_and_where_they_come_from(run, tmp_path):
-    target = export(run, tmp_path / "student.safetensors")
+def test_an_export_holds_the_students_weights_and_their_provenance(run, tmp_path):
+    target = export(run, tmp_path / "student.safetensors").file
     reached, weights = read_checkpoint(run)
     exported = load_file(target)
     assert exported.keys() == weights.keys()
     assert all(torch.equal(exported[name], weights[name]) for name in weights)
-    OrionLite(OrionLiteConfig(**SIZES, planner=PlannerConfig(token_width=32, latent=4))).load_state_dict(
-        exported
-    )
+    OrionLite(OrionLiteConfig(**SIZES), PlannerConfig(token_width=32, latent=4)).load_state_dict(exported)
     with safe_open(target, "pt") as file:
         described = json.loads(file.metadata()["teachonce"])
     assert described == json.loads(reached.model_dump_json())
@@ -70,8 +70,9 @@ def test_an_export_is_the_students_weights_and_where_they_come_from(run, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
 
 
-def test_an_export_that_cannot_be_written_is_told(run, tmp_path):
-    for target in (tmp_path / ("x" * 250), tmp_path / ("x" * 300)):  # names end at 255 characters
+def test_an_export_that_cannot_be_written_is_an_error(run, tmp_path):
+    for length in (250, 300):  # names end at 255 characters
+        target = tmp_path / f"{'.safetensors':x>{length}}"
         with pytest.raises(RequestError, match="cannot be written"):
             export(run, target)
     with pytest.raises(RequestError, match="a folder that does not exist"):
@@ -86,7 +87,7 @@ def test_an_export_that_cannot_be_written_is_told(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folded_student_says_what_the_student_says(dataset):
+def test_a_folded_student_computes_what_the_student_computes(dataset):
     queries, ego = (
         torch.from_numpy(dataset.read("clip-a", name)).float() for name in ("scene_queries", "ego_token")
     )
@@ -106,10 +107,11 @@ def test_a_folded_student_keeps_nothing_that_only_training_reads(dataset):
     assert folded - whole == {"scene_proj.weight", "scene_proj.bias", "map_proj.weight", "map_proj.bias"}
 
 
-def test_a_graph_says_what_the_student_says_for_any_number_of_frames(graph, dataset):
+def test_a_graph_computes_what_the_student_computes_for_any_number_of_frames(graph, dataset):
     import onnxruntime
 
-    target, difference = graph
+    target, remark = graph
+    difference = float(re.search(r"differ by (\S+) ", remark)[1])
     assert 0 < difference <= 1e-5
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
     student = student_of(dataset).eval()
@@ -126,7 +128,7 @@ def test_a_graph_says_what_the_student_says_for_any_number_of_frames(graph, data
         np.testing.assert_allclose(offsets, expected.offsets, rtol=1e-4, atol=1e-5)
 
 
-def test_a_graph_tells_its_student_and_nothing_of_this_machine(graph, run):
+def test_a_graph_describes_its_student_and_nothing_of_this_machine(graph, run):
     import onnx
 
     target, _ = graph
@@ -155,17 +157,17 @@ def test_a_graph_that_differs_is_not_left(dataset, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_graph_needs_is_told_before_any_work(run, dataset_path, write, tmp_path, monkeypatch):
+def test_what_a_graph_needs_is_checked_before_any_work(run, dataset_path, write, tmp_path, monkeypatch):
     target = tmp_path / "student.onnx"
     other = write(tmp_path / "other.zarr", weights="sha256:beef")
     pytest.importorskip("onnxscript")
     with pytest.raises(IdentityError, match="sha256:beef"):
-        export_onnx(run, other, target)
+        export(run, target, dataset=other)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name))
     with pytest.raises(
         RequestError, match="cannot be written without onnx, onnxscript, onnxruntime"
     ) as caught:
-        export_onnx(run, dataset_path, target)
+        export(run, target, dataset=dataset_path)
     assert "teachonce[export]" in caught.value.repair
     assert not target.exists()

@@ -6,18 +6,38 @@ import torch
 
 from cache_schema.errors import CheckpointError
 from cache_schema.format.features import FeatureSpec
-from student.orion_lite.model import OrionLite, OrionLiteConfig, TeacherHeads
-from student.orion_lite.planner import PARTS, Planner, PlannerConfig
+from cache_schema.vocabulary import orion
+from cache_schema.vocabulary.orion import PLANNER_PARTS
+from student.orion_lite.config import OrionLiteConfig
+from student.orion_lite.model import OrionLite
+from student.orion_lite.planner import Planner, PlannerConfig
+from student.orion_lite.teacher_heads import TeacherHeads
 from tests.paths import GOLDEN
 from tests.tokens import vision_tokens
 
 MANIFEST = json.loads((GOLDEN / "orion_lite_student_manifest.json").read_text())
-TINY = OrionLiteConfig(
-    hidden=16, layers=2, heads=2, feedforward=32, planner=PlannerConfig(token_width=32, latent=4)
-)
+TINY = OrionLiteConfig(hidden=16, layers=2, heads=2, feedforward=32)
+PLANNER = PlannerConfig(token_width=32, latent=4)
+SEGMENTS = (("scene", 5), ("history", 2), ("map", 4))
 
 
-def tiny(seed=0, segments=(("scene", 5), ("history", 2), ("map", 4)), width=32, queries=6):
+def heads_of(asset, segments=SEGMENTS, *, width=32, queries=6):
+    """Return the heads of a dataset that stores queries of these segments."""
+    axes = ("query", "channel")
+    rows = sum(length for _, length in segments)
+    stored = FeatureSpec(
+        name="scene_queries",
+        shape=(rows, queries),
+        axes=axes,
+        dtype="float16",
+        role="input",
+        segments=segments,
+    )
+    ego = FeatureSpec(name="ego_token", shape=(width,), axes=("channel",), dtype="float16", role="input")
+    return TeacherHeads(orion.vision_tokens(stored, ego), asset)
+
+
+def tiny(seed=0, segments=SEGMENTS, width=32, queries=6):
     """Return a student in evaluation mode, its heads, and scene queries and ego tokens of three frames."""
     generator = torch.Generator().manual_seed(seed)
     asset = {
@@ -27,7 +47,7 @@ def tiny(seed=0, segments=(("scene", 5), ("history", 2), ("map", 4)), width=32, 
         "map.bias": torch.randn(width, generator=generator),
     }
     torch.manual_seed(seed)
-    model = OrionLite(TINY, TeacherHeads(asset, segments)).eval()
+    model = OrionLite(TINY, PLANNER, heads_of(asset, segments, width=width, queries=queries)).eval()
     scene_queries = torch.randn(3, sum(length for _, length in segments), queries, generator=generator)
     ego_token = torch.randn(3, width, generator=generator)
     return model, asset, scene_queries, ego_token
@@ -40,7 +60,7 @@ def test_released_sizes_have_the_released_names_shapes_and_count():
     assert shapes == MANIFEST
     assert len(shapes) == 161
     sizes = {name: value.numel() for name, value in model.state_dict().items()}
-    planner = [name for name in sizes if name.startswith(PARTS)]
+    planner = [name for name in sizes if name.startswith(PLANNER_PARTS)]
     assert len(planner) == 44
     assert sum(sizes.values()) == 528_803_378
     assert sum(sizes[name] for name in planner) == 419_618_354
@@ -57,7 +77,7 @@ def test_other_depths_have_the_known_size(layers, total):
 def test_the_teachers_heads_stay_out_of_the_weights():
     model, *_ = tiny()
     with_heads = model.state_dict().keys()
-    assert with_heads == OrionLite(TINY).state_dict().keys()
+    assert with_heads == OrionLite(TINY, PLANNER).state_dict().keys()
 
 
 @pytest.mark.parametrize("tokens", [529, 513, 7])
@@ -103,7 +123,7 @@ def test_folding_holds_at_released_token_counts_which_are_stored_fifteen_times_s
     segments = (("scene", 256), ("history", 16), ("map", 256))
     asset = {f"{head}.weight": 0.02 * torch.randn(4096, 256) for head in ("scene", "map")}
     asset |= {f"{head}.bias": 0.02 * torch.randn(4096) for head in ("scene", "map")}
-    model.heads = TeacherHeads(asset, segments)
+    model.heads = heads_of(asset, segments, width=4096, queries=256)
     spec = FeatureSpec(
         name="scene_queries",
         shape=(528, 256),
@@ -149,7 +169,7 @@ def test_decoder_self_attention_never_learns_its_query_and_key_rows():
 
 def test_decoder_weights_start_xavier_uniform():
     torch.manual_seed(0)
-    wide = OrionLite(OrionLiteConfig(hidden=256, heads=4, layers=1, planner=PlannerConfig(token_width=32)))
+    wide = OrionLite(OrionLiteConfig(hidden=256, heads=4, layers=1), PlannerConfig(token_width=32))
     bound = (6 / 512) ** 0.5
     assert 0.9 * bound < wide.planning_query.abs().max().item() <= bound
     fused = wide.transformer_decoder.layers[0].self_attn.in_proj_weight.abs().max().item()
@@ -158,23 +178,27 @@ def test_decoder_weights_start_xavier_uniform():
 
 def test_the_planner_is_taken_whole_or_not_at_all():
     torch.manual_seed(5)
-    teacher = Planner(TINY.planner).state_dict()
+    teacher = Planner(PLANNER).state_dict()
     model, *_ = tiny()
-    model.take_planner(teacher)
+    model.load_planner(teacher)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in teacher.items())
 
     model, *_ = tiny()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     del teacher["predict_model.linear1.bias"]
     with pytest.raises(CheckpointError, match=r"missing: predict_model\.linear1\.bias"):
-        model.take_planner(teacher)
+        model.load_planner(teacher)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
-def test_heads_of_another_make_are_refused():
-    _, asset, *_ = tiny()
-    with pytest.raises(CheckpointError, match="segments scene, history, map"):
-        TeacherHeads(asset, (("patches", 7),))
-    del asset["map.bias"]
-    with pytest.raises(CheckpointError, match=r"map\.bias"):
-        TeacherHeads(asset, (("scene", 5), ("history", 2), ("map", 4)))
+def test_tokens_are_projected_in_the_order_that_the_dataset_declares():
+    asset = {f"{name}.weight": torch.full((4, 2), value) for name, value in (("scene", 1.0), ("map", 2.0))}
+    asset |= {f"{name}.bias": torch.zeros(4) for name in ("scene", "map")}
+    heads = heads_of(asset, (("scene", 2), ("history", 1), ("map", 1)), width=4, queries=2)
+    features = {"scene_queries": torch.ones(1, 4, 2), "ego_token": torch.full((1, 4), 7.0)}
+    layer = torch.nn.Linear(4, 1)
+    torch.nn.init.ones_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    # Three scene tokens of four times 1 + 1, the ego token, and a map token of four times 2 + 2.
+    assert heads.project(features, layer)[0, :, 0].tolist() == [8.0, 8.0, 8.0, 28.0, 16.0]
+    assert [part.length for part in heads.parts] == [3, 1, 1]

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError
-from student.orion_lite.planner import PARTS, Planner, PlannerConfig, planner_stages, waypoints
+from cache_schema.vocabulary.orion import PLANNER_PARTS
+from student.orion_lite.planner import Planner, PlannerConfig, planner_stages, waypoints
 from tests.paths import GOLDEN
 
 RECORDING = GOLDEN / "orion"
@@ -20,7 +21,7 @@ def planner():
 
 def planner_tensors():
     weights = load_file(RECORDING / "state_dict.safetensors")
-    return {name: value for name, value in weights.items() if name.startswith(PARTS)}
+    return {name: value for name, value in weights.items() if name.startswith(PLANNER_PARTS)}
 
 
 def test_every_recorded_stage_comes_out():
@@ -53,14 +54,14 @@ def test_without_noise_it_is_deterministic_and_takes_the_mean(planner):
     assert not torch.equal(plan.offsets, planner.plan(token, noise=torch.ones(2, 1, 4)).offsets)
 
 
-def test_the_future_latent_sees_the_truth_and_the_present_one_does_not(planner):
+def test_the_future_latent_depends_on_the_ground_truth_and_the_present_one_does_not(planner):
     token, trajectory = torch.randn(2, 16), torch.randn(2, 5, 2)
     present = planner.plan(token, trajectory=trajectory)
     assert torch.equal(present.offsets, planner.plan(token).offsets)
     future = planner.plan(token, trajectory=trajectory, latent="future")
     other = planner.plan(token, trajectory=trajectory + 1, latent="future")
     assert not torch.equal(future.offsets, other.offsets)
-    with pytest.raises(ValueError, match="true trajectory"):
+    with pytest.raises(ValueError, match="ground-truth trajectory"):
         planner.plan(token, latent="future")
 
 
@@ -69,10 +70,10 @@ def test_log_sigma_is_clamped(planner):
     assert present.log_sigma.abs().max() == 5.0
 
 
-def test_batches_equal_single_frames_unless_the_reference_mixing_is_asked_for():
+def test_batches_equal_single_frames_unless_the_reference_mixing_is_emulated():
     torch.manual_seed(1)
     corrected = Planner(TINY).double()
-    mixing = Planner(PlannerConfig(**vars(TINY) | {"batch_mixing": True})).double()
+    mixing = Planner(TINY, batch_mixing=True).double()
     mixing.load_state_dict(corrected.state_dict())
     token, noise = torch.randn(3, 16).double(), torch.randn(3, 1, 4).double()
     for planner, same in ((corrected, True), (mixing, False)):
@@ -83,9 +84,9 @@ def test_batches_equal_single_frames_unless_the_reference_mixing_is_asked_for():
 
 
 def test_reference_mixing_gives_a_slot_the_slice_that_the_flat_reshape_gives_it():
-    planner = Planner(PlannerConfig(token_width=8, gru_layers=4, batch_mixing=True))
+    planner = Planner(PlannerConfig(token_width=8, gru_layers=4), batch_mixing=True)
     token = torch.arange(24.0).view(3, 8)
-    start = planner._gru_start(token)
+    start = planner._initial_state(token)
     for layer in range(4):
         for sample in range(3):
             source, piece = divmod(layer * 3 + sample, 4)
@@ -115,7 +116,7 @@ def test_weights_that_do_not_fit_are_all_named_in_one_message():
     assert "exactly 44 tensors" in message
 
 
-def test_weights_without_the_telling_ones_are_refused():
+def test_weights_without_those_that_sizes_are_read_from_are_refused():
     tensors = planner_tensors()
     del tensors["predict_model.gru.weight_ih_l0"]
     with pytest.raises(CheckpointError, match="weight_ih_l0"):

@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
 from cache_schema.vocabulary.driving import GROUND_TRUTH_AGENTS
-from student.open_loop.evaluate import evaluate
-from student.orion_lite.build import asset, build_student
-from student.orion_lite.model import OrionLite, OrionLiteConfig
-from student.orion_lite.planner import PARTS
-from student.orion_lite.published import import_student, read_published
+from cache_schema.vocabulary.orion import PLANNER_PARTS
+from student.orion_lite.config import OrionLiteConfig
+from student.orion_lite.model import OrionLite
+from student.orion_lite.policies import teacher_planner
+from student.orion_lite.presets import ORION_LITE
+from student.orion_lite.published import import_student, read_published, read_run
 from student.reporting.report import report
+from student.runs import checkpoint
 from student.runs.checkpoint import read_checkpoint
-from student.runs.config import TrainConfig
+from student.runs.evaluate import evaluate
 from student.runs.export import export
+from student.runs.presets import changed
 from student.runs.weights import load_strictly
 from student.training.train import train
 from tests.paths import GOLDEN
@@ -33,7 +36,7 @@ MANIFEST = GOLDEN / "orion_lite_student_manifest.json"
 @pytest.fixture(scope="module")
 def weights(dataset_path):
     torch.manual_seed(3)
-    student = build_student(LatentDataset.open(dataset_path), TrainConfig(**SIZES))
+    student = changed(ORION_LITE, SIZES).make_system().build(LatentDataset.open(dataset_path))
     return {name: torch.randn_like(value) for name, value in student.state_dict().items()}
 
 
@@ -56,7 +59,7 @@ def training_file(weights):
 
 
 def decoder_only(weights):
-    return {name: value for name, value in weights.items() if not name.startswith(PARTS)}
+    return {name: value for name, value in weights.items() if not name.startswith(PLANNER_PARTS)}
 
 
 def parallel(weights):
@@ -77,12 +80,13 @@ def test_an_imported_student_is_a_run(form, weights, dataset_path, tmp_path):
     file, run = tmp_path / "orion_lite.pth", tmp_path / "run"
     torch.save(form(weights), file)
     imported = import_student(file, dataset_path, run, heads=2)
-    assert {name: getattr(imported.config, name) for name in SIZES} == SIZES
+    assert {name: getattr(imported.sizes, name) for name in SIZES} == SIZES
+    assert str(imported) == f"{run}: a student of 2 layers, 16 wide"
     _, stored = read_checkpoint(run)
     assert all(torch.equal(stored[name], weights[name]) for name in weights)
     measured = evaluate(run, dataset_path)
     assert measured.l2_m["student"]["complete"]["at_3s"] > 0
-    exported = export(run, tmp_path / "student.safetensors")
+    exported = export(run, tmp_path / "student.safetensors").file
     assert all(torch.equal(value, weights[name]) for name, value in read_published(exported).items())
     with pytest.raises(RequestError, match="holds a run already"):
         import_student(file, dataset_path, run, heads=2)
@@ -94,10 +98,10 @@ def test_an_imported_student_has_a_report_and_trains_on(weights, dataset_path, t
     import_student(file, dataset_path, run, heads=2)
     evaluate(run, dataset_path)
     assert "Open-loop errors" in report([run]).read_text()
-    recipe = TrainConfig(**SIZES, epochs=1, learning_rate=1e-6)
+    recipe = changed(ORION_LITE, {**SIZES, "epochs": 1, "learning_rate": 1e-6})
     with pytest.raises(CheckpointError, match="learning_rate: 5e-05 there, 1e-06 now"):
         train(dataset_path, run, recipe, trackers=())
-    result = train(dataset_path, run, TrainConfig(**SIZES, epochs=1), trackers=())
+    result = train(dataset_path, run, changed(ORION_LITE, {**SIZES, "epochs": 1}), trackers=())
     assert result.epoch == 1
     reached, trained = read_checkpoint(run)
     assert reached.step == result.step == 1
@@ -106,7 +110,7 @@ def test_an_imported_student_has_a_report_and_trains_on(weights, dataset_path, t
     assert 0 < max(moved.values()) < 1e-4
 
 
-def test_a_report_says_what_could_not_be_measured(weights, write, tmp_path):
+def test_a_report_lists_what_could_not_be_measured(weights, write, tmp_path):
     # Of one clip, so that there are no intervals, and without other road users.
     lacking = [spec.name for spec in GROUND_TRUTH_AGENTS]
     sparse = write(tmp_path / "sparse.zarr", clips={"clip-c": ("val", 24)}, without=lacking)
@@ -126,7 +130,7 @@ def test_a_decoder_alone_gets_the_teachers_planner(weights, dataset_path, tmp_pa
     torch.save(decoder_only(weights), file)
     import_student(file, dataset_path, run, heads=2)
     _, stored = read_checkpoint(run)
-    planner = asset(LatentDataset.open(dataset_path), "teacher_planner")
+    planner = teacher_planner(LatentDataset.open(dataset_path))
     assert stored.keys() == decoder_only(weights).keys() | planner.keys()
     assert all(torch.equal(stored[name], value) for name, value in planner.items())
     assert all(torch.equal(stored[name], value) for name, value in decoder_only(weights).items())
@@ -151,7 +155,7 @@ def test_the_released_names_are_161_and_117_without_the_planner():
         (lambda w: w | {"surprise": torch.zeros(1)}, "unexpected: surprise"),
         (lambda w: w | {"output_proj.bias": torch.zeros(3)}, r"output_proj.bias is \(3,\) and should be"),
         (lambda w: {"img_backbone.x": torch.zeros(1)}, "holds no student"),
-        (lambda w: w | {"planning_query": torch.zeros(())}, "does not tell the sizes"),
+        (lambda w: w | {"planning_query": torch.zeros(())}, "the sizes of the student"),
     ],
 )
 def test_what_does_not_fit_is_named(change, words, weights, dataset_path, tmp_path):
@@ -170,7 +174,7 @@ def test_heads_that_do_not_divide_the_width(weights, dataset_path, tmp_path):
 
 
 class Trap:
-    """Would leave a file behind if it were ever unpickled."""
+    """Would leave a file behind if it were unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -216,3 +220,15 @@ def test_damaged_files(weights, tmp_path):
         torch.save(content, file)
         with pytest.raises(CheckpointError, match="no dict of tensors"):
             read_published(file)
+
+
+def test_a_fused_checkpoint_is_made_of_orion_lite_alone(weights, dataset_path, tmp_path):
+    file, run = tmp_path / "student.safetensors", tmp_path / "run"
+    save_file(weights, file)
+    imported = import_student(file, dataset_path, run, heads=2).checkpoint
+    assert read_run(run)[0] == imported
+    other = imported.model_copy(update={"config": imported.config.model_copy(update={"system": "x:Y"})})
+    student = imported.config.make_system().build(LatentDataset.open(dataset_path))
+    checkpoint.save(run, other, student, torch.optim.AdamW(student.parameters()))
+    with pytest.raises(RequestError, match="a run of the system 'x:Y'"):
+        read_run(run)

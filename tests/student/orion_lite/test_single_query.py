@@ -33,7 +33,7 @@ def test_it_equals_torchs_own_decoder_and_so_do_all_gradients(decoder):
         torch.testing.assert_close(mine[name], other[name], rtol=1e-9, atol=1e-9)
 
 
-def test_weights_without_a_say_have_no_gradient_at_all(decoder):
+def test_weights_without_effect_have_no_gradient_at_all(decoder):
     gradient = gradients(
         decoder, decode(decoder, torch.randn(3, 24).double(), torch.randn(3, 7, 24).double())
     )
@@ -43,7 +43,7 @@ def test_weights_without_a_say_have_no_gradient_at_all(decoder):
 
 
 def test_dropout_drops_as_much_as_torchs_own(decoder):
-    """Over many draws the outcome has the mean and the spread of the module's."""
+    """Over many draws the output has the mean and the spread of the module's."""
     query, memory = torch.randn(1, 24).double(), torch.randn(1, 7, 24).double()
     many = (query.expand(10_000, -1), memory.expand(10_000, -1, -1))
     with torch.no_grad():

@@ -11,12 +11,14 @@ from matplotlib.collections import LineCollection, PolyCollection
 from safetensors.numpy import load_file, save_file
 
 from cache_schema.errors import CheckpointError, RequestError
-from student.open_loop.evaluate import evaluate
+from student.orion_lite.presets import ORION_LITE
 from student.reporting import bev
 from student.reporting.report import report
 from student.reporting.svg import panels, svg
-from student.runs.config import TrainConfig
+from student.runs.evaluate import evaluate
+from student.runs.presets import changed
 from student.training.train import train
+from tests.student.recipes import SIZES
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -54,7 +56,7 @@ class Page(HTMLParser):
 def trained(dataset_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, layers in (("first", 1), ("second", 2)):
-        config = TrainConfig(hidden=16, layers=layers, heads=2, feedforward=16, epochs=2, batch_size=16)
+        config = changed(ORION_LITE, {**SIZES, "layers": layers, "epochs": 2, "batch_size": 16})
         train(dataset_path, folder / name, config, trackers=())
         evaluate(folder / name, dataset_path)
     return folder
@@ -95,16 +97,16 @@ def test_a_page_stands_alone_and_is_well_formed(one, trained):
     assert len(drawn) == 8
 
 
-def test_a_page_tells_what_the_evaluation_found(one):
+def test_a_page_shows_what_the_evaluation_found(one):
     page = Page(one)
     found = json.loads((one.parent / "evaluation.json").read_text())
-    for driver in ("student", "teacher", "constant_velocity", "stand_still"):
+    for policy in ("student", "teacher", "constant_velocity", "stand_still"):
         for mask in ("complete", "orion"):
-            for value in found["l2_m"][driver][mask].values():
+            for value in found["l2_m"][policy][mask].values():
                 assert f"{value:.3f}" in page.cells
-        for value in found["collision"][driver]["complete"].values():
+        for value in found["collision"][policy]["complete"].values():
             assert f"{100 * value:.2f}" in page.cells
-    low, high = found["token"]["cosine"]["interval"] or (None, None)
+    low, high = found["similarity"]["planning_token"]["cosine"]["interval"] or (None, None)
     assert low is None or f"{low:.3f} to {high:.3f}" in page.text
     for picture in (*found["pictures"], *found["worst"]):
         clip, frame = picture.split(" ")
@@ -115,22 +117,23 @@ def test_a_page_tells_what_the_evaluation_found(one):
 def test_the_numbers_are_json_beside_the_page(both, trained):
     runs = trained
     assert both == runs / "report.html"
-    told = json.loads((runs / "report.json").read_text())["runs"]
-    assert [run["name"] for run in told] == ["first", "second"]
+    shown = json.loads((runs / "report.json").read_text())["runs"]
+    assert [run["name"] for run in shown] == ["first", "second"]
     tensors = load_file(runs / "first" / "evaluation.safetensors")
-    first, second = told
+    first, second = shown
     assert first["evaluation"] == json.loads((runs / "first" / "evaluation.json").read_text())
     lines = [json.loads(line) for line in (runs / "first" / "log.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["kind"] == "epoch"]
     assert [epoch["train"] for epoch in first["epochs"]] == [line["train"] for line in lines]
     assert [epoch["val"] for epoch in first["epochs"]] == [line["val"] for line in lines]
-    assert sum(first["cosines"]["counts"]) == len(tensors["token.cosine"]) == 24
-    edges = np.array(first["cosines"]["edges"])
-    below = int((tensors["token.cosine"] < edges[25]).sum())
-    assert sum(first["cosines"]["counts"][:25]) == below
-    assert first["cosines"]["edges"] == second["cosines"]["edges"]
-    truth, plan, worst = tensors["truth"], tensors["student"], tensors["worst"][0]
-    distance = np.linalg.norm(plan[worst] - truth[worst], axis=1)
+    cosines, others = (run["cosines"]["planning_token"] for run in (first, second))
+    values = tensors["similarity.planning_token.cosine"]
+    assert sum(cosines["counts"]) == len(values) == 24
+    below = int((values < np.array(cosines["edges"])[25]).sum())
+    assert sum(cosines["counts"][:25]) == below
+    assert cosines["edges"] == others["edges"]
+    expert, plan, worst = tensors["ground_truth"], tensors["student"], tensors["worst"][0]
+    distance = np.linalg.norm(plan[worst] - expert[worst], axis=1)
     up_to = np.mean([distance[:2].mean(), distance[:4].mean(), distance.mean()])
     assert first["worst_l2_m"][0] == pytest.approx(up_to, rel=1e-5)
 
@@ -166,6 +169,20 @@ def test_a_run_that_is_not_evaluated_has_a_report_of_its_losses(runs, tmp_path):
         report([tmp_path / "nothing"])
 
 
+def test_an_evaluation_without_a_teacher_has_a_report(runs):
+    def without(found):
+        for part in ("l2_m", "collision", "interval"):
+            found[part].pop("teacher")
+        for group in found["groups"]:
+            group["means"].pop("teacher")
+
+    rewritten(runs / "first", without)
+    with_arrays(runs / "first", lambda arrays: arrays.pop("teacher"))
+    page = Page(report([runs / "first"]))
+    assert "teacher" not in page.cells
+    assert [tag for tag, _ in page.tags].count("svg") == 8
+
+
 def test_text_from_files_stays_text(runs):
     evil = '<script>alert("$x$")</script><b>&'
     shutil.copytree(runs / "first", runs / "evil")
@@ -196,17 +213,17 @@ def test_text_from_files_stays_text(runs):
         lambda run: (run / "evaluation.safetensors").unlink(),
         lambda run: (run / "evaluation.safetensors").write_bytes(b"torn"),
         lambda run: (run / "evaluation.json").write_text("{"),
-        lambda run: retold(run, lambda found: found["l2_m"].pop("teacher")),
-        lambda run: retold(run, lambda found: found["interval"]["student"]["orion"].pop("at_1s")),
-        lambda run: retold(run, lambda found: found["groups"][0]["means"]["student"].pop("up_to_mean")),
-        lambda run: changed(run, lambda tensors: tensors.pop("worst")),
-        lambda run: changed(run, lambda tensors: tensors.update(picture=np.full(6, 999))),
-        lambda run: changed(run, lambda tensors: tensors.update(student=tensors["student"][:3])),
+        lambda run: rewritten(run, lambda found: found["l2_m"].pop("teacher")),
+        lambda run: rewritten(run, lambda found: found["interval"]["student"]["orion"].pop("at_1s")),
+        lambda run: rewritten(run, lambda found: found["groups"][0]["means"]["student"].pop("up_to_mean")),
+        lambda run: with_arrays(run, lambda tensors: tensors.pop("worst")),
+        lambda run: with_arrays(run, lambda tensors: tensors.update(picture=np.full(6, 999))),
+        lambda run: with_arrays(run, lambda tensors: tensors.update(student=tensors["student"][:3])),
         lambda run: (run / "run.json").unlink(),
         lambda run: (run / "log.jsonl").write_text('{"kind": "epoch", "epoch": "x", "step": 1}\n'),
     ],
 )
-def test_what_cannot_be_read_is_told(damage, runs):
+def test_what_cannot_be_read_is_an_error(damage, runs):
     damage(runs / "first")
     with pytest.raises(CheckpointError) as caught:
         report([runs / "first"])
@@ -214,13 +231,13 @@ def test_what_cannot_be_read_is_told(damage, runs):
     assert not (runs / "first" / "report.html").exists()
 
 
-def retold(run, change):
+def rewritten(run, change):
     found = json.loads((run / "evaluation.json").read_text())
     change(found)
     (run / "evaluation.json").write_text(json.dumps(found))
 
 
-def changed(run, change):
+def with_arrays(run, change):
     tensors = load_file(run / "evaluation.safetensors")
     change(tensors)
     save_file(tensors, run / "evaluation.safetensors")

@@ -37,16 +37,16 @@ def test_a_frame_of_a_real_dataset(dataset_path, tmp_path):
     assert sizes[1][0] > sizes[0][0]
 
 
-def test_the_truth_is_drawn_as_far_as_it_is_known():
+def test_the_ground_truth_is_drawn_as_far_as_it_is_known():
     offsets = np.array([[0, 1], [0, 2], [1, 2], [0, 0], [0, 0], [0, 0]], np.float32)
     mask = np.array([True, True, True, False, False, False])
     ax = Figure().subplots()
     add_street(ax, {"ego_trajectory": offsets, "ego_trajectory_mask": mask})
-    (truth,) = [line for line in ax.lines if line.get_label() == "truth"]
-    np.testing.assert_array_equal(truth.get_xydata(), [[0, 0], [0, 1], [0, 3], [1, 5]])
+    (expert,) = [line for line in ax.lines if line.get_label() == "ground truth"]
+    np.testing.assert_array_equal(expert.get_xydata(), [[0, 0], [0, 1], [0, 3], [1, 5]])
 
 
-def test_only_lanes_and_agents_that_the_teacher_believes_in():
+def test_only_lanes_and_agents_of_enough_confidence_are_drawn():
     lanes = np.zeros((2, 11, 2), np.float16)
     lanes[..., 1] = np.arange(11)
     logits = np.full((2, 6), -3, np.float16)

@@ -14,16 +14,16 @@ from student.training.train import train
 def recipes(config, tmp_path, monkeypatch):
     """Make a module of recipes that can be named."""
     (tmp_path / "sweep_recipes.py").write_text(
-        "from student.runs.config import TrainConfig\n"
-        f"BOTH = TrainConfig.model_validate_json('{config.model_dump_json()}')\n"
-        "MIMIC = BOTH.model_copy(update={'objectives': {'mimic': {}}})\n"
-        "WILD = BOTH.model_copy(update={'objectives': {'mimic': {'weight': float('inf')}}})\n"
+        "from student.runs.config import RunConfig\n"
+        f"BOTH = RunConfig.model_validate_json('{config.model_dump_json()}')\n"
+        "MIMIC = BOTH.model_copy(update={'losses': {'mimic': {}}})\n"
+        "WILD = BOTH.model_copy(update={'losses': {'mimic': {'weight': float('inf')}}})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     return ["sweep_recipes:BOTH", "sweep_recipes:WILD", "sweep_recipes:MIMIC"]
 
 
-def test_recipes_go_one_after_another_into_one_table(dataset_path, recipes, tmp_path):
+def test_configurations_are_trained_one_after_another_into_one_table(dataset_path, recipes, tmp_path):
     table = sweep(dataset_path, tmp_path / "runs", recipes, changes={"epochs": 1}, trackers=())
     assert [done.preset for done in table.outcomes] == ["sweep_recipes:BOTH", "sweep_recipes:MIMIC"]
     assert list(table.diverged) == ["sweep_recipes:WILD"]
@@ -33,14 +33,16 @@ def test_recipes_go_one_after_another_into_one_table(dataset_path, recipes, tmp_
         assert done.epochs == 1
         assert done.val == read_log(run)[-1]["val"]
         written = json.loads((run / "evaluation.json").read_text())
-        assert done.l2_m == written["l2_m"]["student"]["complete"]
+        cosine = written["similarity"]["planning_token"]["cosine"]["value"]
+        expected = {**written["l2_m"]["student"]["complete"], "cosine planning_token": cosine}
+        assert done.numbers == expected
     assert set(table.others) == {"teacher", "constant_velocity", "stand_still"}
     assert Sweep.model_validate_json((tmp_path / "runs/sweep.json").read_text()) == table
     shown = io.StringIO()
     Console(file=shown, width=80).print(table)
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert f"{table.outcomes[0].l2_m['up_to_3s']:.3f}" in shown.getvalue()
+    assert f"{table.outcomes[0].numbers['up_to_3s']:.3f}" in shown.getvalue()
 
 
 def test_run_again_it_only_evaluates_what_is_trained(dataset_path, recipes, config, tmp_path):
@@ -52,18 +54,18 @@ def test_run_again_it_only_evaluates_what_is_trained(dataset_path, recipes, conf
 
 
 @pytest.mark.parametrize(
-    ("presets", "changes", "said"),
+    ("presets", "changes", "message"),
     [
         ([], {}, "nothing to compare"),
         (["demo", "dmeo"], {}, "did you mean 'demo'"),
         (["demo"], {"epochs": 0}, "greater than 0"),
-        (["demo"], {"epoch": 1}, "Extra inputs"),
+        (["demo"], {"epoch": 1}, "no field 'epoch'"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_trained(
-    presets, changes, said, dataset_path, tmp_path
+    presets, changes, message, dataset_path, tmp_path
 ):
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(RequestError, match=message):
         sweep(dataset_path, tmp_path / "runs", presets, changes=changes)
     assert not (tmp_path / "runs").exists()
 

@@ -1,126 +1,65 @@
 """Two processes that share every batch against one that has it to itself."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
-from student.orion_lite.build import asset
+from student.orion_lite.policies import teacher_planner
 from student.runs import checkpoint
-from student.runs.config import TrainConfig
 from student.runs.log import read_log
+from student.runs.presets import changed
 from student.training.train import train
+from tests.student.pairs import train_in_pairs
+from tests.student.recipes import small, with_losses
 
-SHARED = TrainConfig(
-    hidden=16,
-    layers=1,
-    heads=2,
-    feedforward=16,
-    dropout=0.0,
-    epochs=2,
-    batch_size=6,
-    learning_rate=1e-3,
-    mask="complete",
-    log_every=2,
-    ema_decay=0.9,
-    term_warmup_steps={"latent": 10},
-)
-"""31 frames in batches of 6: the last has one frame, of which one process of two gets none."""
+SHARED = small(dropout=0.0, batch_size=6, ema_decay=0.9, losses__latent__warmup_steps=10)
+"""31 samples in batches of 6: the last has one sample, of which one process of two gets none."""
 RECIPES = {
     "shared": SHARED,
-    "mimic": SHARED.model_copy(update={"objectives": {"mimic": {}}, "term_warmup_steps": {}}),
-    "wild": SHARED.model_copy(
-        update={"objectives": {"mimic": {"weight": float("inf")}}, "term_warmup_steps": {}}
-    ),
+    "micro": changed(SHARED, {"micro_batch_size": 2}),
+    "mimic": with_losses(SHARED, {"mimic": {}}),
+    "wild": with_losses(SHARED, {"mimic": {"weight": float("inf")}}),
 }
-
-IN_PAIRS = """
-import datetime, json, os, sys
-from pathlib import Path
-
-import torch
-import torch._dynamo, torch.distributed  # which every child would import
-
-from student.runs.config import TrainConfig
-from student.training.train import train
-
-torch.set_num_threads(1)
-data, folder, recipes = sys.argv[1:]
-for name, recipe in json.loads(recipes).items():
-    children = {}
-    for rank in "01":
-        if not (child := os.fork()):
-            os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-            try:
-                torch.distributed.init_process_group(
-                    "gloo",
-                    init_method=f"file://{folder}/{name}.meeting",  # a port could be taken
-                    rank=int(rank),
-                    world_size=2,
-                    timeout=datetime.timedelta(seconds=60),
-                )
-                train(Path(data), Path(folder) / name, TrainConfig.model_validate(recipe), trackers=())
-            except BaseException as error:
-                print(repr(str(error)))
-                sys.stdout.flush()
-                os._exit(1)
-            os._exit(0)
-        children[child] = rank
-    for _ in children:
-        child, status = os.wait()
-        print(name, children[child], os.waitstatus_to_exitcode(status), flush=True)
-"""
-"""Starts the processes of each run as torchrun would, but out of one that is warm."""
 
 
 @pytest.fixture(scope="module")
 def pairs(dataset_path, tmp_path_factory):
     """Return the folder of runs by two processes, and what these printed."""
     folder = tmp_path_factory.mktemp("pairs")
-    recipes = json.dumps({name: recipe.model_dump() for name, recipe in RECIPES.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", IN_PAIRS, dataset_path, folder, recipes],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    return folder, done.stdout.splitlines(), done.stderr
+    return folder, *train_in_pairs(dataset_path, folder, RECIPES)
 
 
-def test_two_processes_end_where_one_ends_to_rounding(dataset_path, pairs, tmp_path):
-    folder, printed, said = pairs
-    assert {"shared 0 0", "shared 1 0"} <= set(printed), said
+@pytest.mark.parametrize("name", ["shared", "micro"])
+def test_two_processes_end_where_one_ends_to_rounding(name, dataset_path, pairs, tmp_path):
+    folder, printed, errors = pairs
+    assert {f"{name} 0 0", f"{name} 1 0"} <= set(printed), errors
     train(dataset_path, tmp_path / "one", RECIPES["shared"], trackers=())
-    one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / "shared")
+    one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / name)
     assert one.checkpoint.step == two.checkpoint.step == 12
     assert_close(two, one)
-    for first, second in zip(read_log(tmp_path / "one"), read_log(folder / "shared"), strict=True):
+    for first, second in zip(read_log(tmp_path / "one"), read_log(folder / name), strict=True):
         assert first["step"] == second["step"]
         assert second["train"] == pytest.approx(first["train"], rel=1e-5, abs=1e-6)
         assert second.get("val", {}) == pytest.approx(first.get("val", {}), rel=1e-5, abs=1e-6)
         assert second.get("gradient", 0) == pytest.approx(first.get("gradient", 0), rel=1e-5)
 
 
-def test_weights_that_no_objective_reaches_stay_the_same_in_two_processes(dataset_path, pairs, tmp_path):
-    folder, printed, said = pairs
-    assert {"mimic 0 0", "mimic 1 0"} <= set(printed), said
+def test_weights_that_no_loss_reaches_stay_the_same_in_two_processes(dataset_path, pairs, tmp_path):
+    folder, printed, errors = pairs
+    assert {"mimic 0 0", "mimic 1 0"} <= set(printed), errors
     train(dataset_path, tmp_path / "one", RECIPES["mimic"], trackers=())
     one, two = checkpoint.restore(tmp_path / "one"), checkpoint.restore(folder / "mimic")
     assert_close(two, one)
-    teacher = asset(LatentDataset.open(dataset_path), "teacher_planner")
+    teacher = teacher_planner(LatentDataset.open(dataset_path))
     assert all(torch.equal(end.weights[name], teacher[name]) for end in (one, two) for name in teacher)
 
 
-def test_both_processes_stop_at_a_loss_that_is_not_finite_and_name_the_frames_of_both(pairs):
+def test_both_processes_stop_at_a_loss_that_is_not_finite_and_name_the_samples_of_both(pairs):
     folder, printed, _ = pairs
     assert {"wild 0 1", "wild 1 1"} <= set(printed)
-    told = [line for line in printed if "epoch 1, step 1: mimic is not finite for 6 of 6 frames" in line]
-    assert told  # by the one at least that ends first, and leaves the other alone
+    messages = [line for line in printed if "epoch 1, step 1: mimic is not finite for 6 of 6 samples" in line]
+    assert messages  # by the one at least that ends first, and leaves the other alone
     assert checkpoint.latest(folder / "wild") is None
 
 
@@ -135,11 +74,11 @@ def assert_close(two, one):
         torch.testing.assert_close(two.average[name], one.average[name], rtol=0, atol=3e-4, msg=name)
 
 
-def test_half_precision_asks_for_a_gpu_and_bf16_does_not(dataset_path, config, tmp_path):
+def test_fp16_needs_a_gpu_and_bf16_does_not(dataset_path, config, tmp_path):
     with pytest.raises(RequestError, match="fp16 was asked for on a CPU"):
-        train(dataset_path, tmp_path / "fp16", config.model_copy(update={"precision": "fp16"}), trackers=())
+        train(dataset_path, tmp_path / "fp16", changed(config, {"precision": "fp16"}), trackers=())
     train(dataset_path, tmp_path / "fp32", config, trackers=())
-    train(dataset_path, tmp_path / "bf16", config.model_copy(update={"precision": "bf16"}), trackers=())
+    train(dataset_path, tmp_path / "bf16", changed(config, {"precision": "bf16"}), trackers=())
     ends = [read_log(tmp_path / name)[-1]["train"] for name in ("fp32", "bf16")]
     assert ends[0] != ends[1]
     assert ends[1]["total"] == pytest.approx(ends[0]["total"], rel=0.05)

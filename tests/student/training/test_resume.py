@@ -1,9 +1,7 @@
-"""Runs that are killed end as if nobody had disturbed them, to the last bit."""
+"""Runs that are killed and resumed end as uninterrupted ones, to the last bit."""
 
 import random
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,120 +9,31 @@ from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError
 from student.runs import checkpoint
-from student.runs.config import TrainConfig
-from student.runs.log import read_log
+from student.runs.presets import changed
 from student.training.train import train
+from tests.student.ends import assert_same_end
+from tests.student.killed import train_with_kills
+from tests.student.recipes import small
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-
-import torch
-import torch._dynamo  # which AdamW would import in every child
-
-import cache_schema.progress, student.runs.checkpoint, student.training.trainer
-from student.runs.config import TrainConfig
-from student.training.train import train
-
-torch.set_num_threads(1)
-data, run, config, *moments = sys.argv[1:]
-
-
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def arm(moment):
-    if moment.isdigit():  # so many steps after it was started
-        left, advance = int(moment), cache_schema.progress.Progress.advance
-
-        def counted(progress, amount, status):
-            nonlocal left
-            left -= 1
-            advance(progress, amount, status) if left else kill()
-
-        cache_schema.progress.Progress.advance = counted
-    elif moment == "writing":  # a checkpoint, which has no name yet
-        student.runs.checkpoint.sync_tree = kill
-    elif moment == "renamed":  # it has its name, and those before it are still there
-        rename = student.runs.checkpoint.rename_durably
-        student.runs.checkpoint.rename_durably = lambda *paths: (rename(*paths), kill())
-    elif moment == "logged":  # an epoch, which has no checkpoint yet
-        write = student.training.trainer.RunLog.write
-        student.training.trainer.RunLog.write = lambda log, line: (
-            write(log, line), line["kind"] == "epoch" and kill()
-        )
-
-
-# Children of a process that is warm, and has not read with tensorstore, which survives no fork.
-for moment in [*moments, ""]:
-    child = os.fork()
-    if not child:
-        arm(moment)
-        train(Path(data), Path(run), TrainConfig.model_validate_json(config), trackers=())
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-SMALL = TrainConfig(
-    hidden=16,
-    layers=1,
-    heads=2,
-    feedforward=16,
-    epochs=2,
-    batch_size=8,
-    learning_rate=1e-3,
-    mask="complete",
-    log_every=2,
-)
-
-EVERYTHING = SMALL.model_copy(
-    update={
-        "epochs": 4,
-        "batch_size": 4,
-        "checkpoint_every": 3,
-        "ema_decay": 0.9,
-        "schedule": "cosine",
-        "warmup_steps": 5,
-        "term_warmup_steps": {"latent": 10},
-        "decay": "matrices",
-    }
+SMALL = small()
+EVERYTHING = small(
+    epochs=4,
+    batch_size=4,
+    checkpoint_every=3,
+    ema_decay=0.9,
+    schedule="cosine",
+    warmup_steps=5,
+    decay="matrices",
+    losses__latent__warmup_steps=10,
 )
 """All that has a state, dropout included; 32 steps."""
-
-
-def assert_same_end(whole, parts):
-    ends = [checkpoint.latest(run) for run in (whole, parts)]
-    assert ends[0].name == ends[1].name
-    files = sorted(file.name for file in ends[0].glob("*.safetensors"))
-    for name in files:
-        mine, other = (load_file(end / name) for end in ends)
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[key], other[key]) for key in mine), name
-    assert files == sorted(file.name for file in ends[1].glob("*.safetensors"))
-    assert read_log(whole) == read_log(parts)
 
 
 def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(dataset_path, tmp_path):
     moments = ["writing", "renamed", "logged", *(str(number) for number in range(1, 8))]
     random.Random(5).shuffle(moments)
     train(dataset_path, tmp_path / "whole", EVERYTHING, trackers=())
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLED,
-            dataset_path,
-            tmp_path / "parts",
-            EVERYTHING.model_dump_json(),
-            *moments,
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["-9"] * 10 + ["0"], done.stderr
+    train_with_kills(dataset_path, tmp_path / "parts", EVERYTHING, moments)
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -132,7 +41,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(dataset_path
 def test_a_run_that_was_stopped_goes_on_from_the_middle_of_an_epoch(
     shuffle, dataset_path, tmp_path, monkeypatch
 ):
-    recipe = EVERYTHING.model_copy(update={"shuffle": shuffle})
+    recipe = changed(EVERYTHING, {"shuffle": shuffle})
     train(dataset_path, tmp_path / "whole", recipe, trackers=())
     saved = checkpoint.save
 
@@ -146,7 +55,7 @@ def test_a_run_that_was_stopped_goes_on_from_the_middle_of_an_epoch(
         train(dataset_path, tmp_path / "parts", recipe, trackers=())
     monkeypatch.undo()
     stopped_at = checkpoint.restore(tmp_path / "parts").checkpoint
-    assert (stopped_at.epoch, stopped_at.step, stopped_at.frames) == (1, 12, 16)
+    assert (stopped_at.epoch, stopped_at.step, stopped_at.samples) == (1, 12, 16)
     train(dataset_path, tmp_path / "parts", recipe, trackers=())
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
@@ -186,7 +95,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(
 ):
     parts, whole = (shutil.copytree(shorter, tmp_path / name) for name in ("parts", "whole"))
     _damage(parts / "checkpoints/step-00000008/weights.safetensors", "flip")
-    longer = SMALL.model_copy(update={"epochs": 3})
+    longer = changed(SMALL, {"epochs": 3})
     with pytest.warns(UserWarning, match="going back to step-00000004"):
         train(dataset_path, parts, longer, trackers=())
     train(dataset_path, whole, longer, trackers=())

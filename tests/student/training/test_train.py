@@ -8,13 +8,15 @@ import torch
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, DatasetError, IdentityError, RequestError
 from cache_schema.storage.locks import hold
-from student.orion_lite.build import asset, build_student
-from student.orion_lite.planner import PARTS, Planner, PlannerConfig
+from cache_schema.vocabulary.orion import PLANNER_PARTS
+from student.orion_lite.planner import Planner, PlannerConfig
+from student.orion_lite.policies import teacher_planner
 from student.runs import checkpoint
-from student.runs.config import preset
 from student.runs.log import read_log
+from student.runs.presets import changed, preset
 from student.training.deferred_metrics import DivergenceError
 from student.training.train import train
+from tests.student.recipes import SIZES, with_losses
 
 
 def weights_of(run):
@@ -26,7 +28,7 @@ def epochs_of(run):
 
 
 def test_training_lowers_the_loss_and_logs_every_term(dataset_path, config, tmp_path):
-    result = train(dataset_path, tmp_path, config.model_copy(update={"epochs": 12}))
+    result = train(dataset_path, tmp_path, changed(config, {"epochs": 12}))
     assert result == (12, 48)  # 31 frames, batches of 8: four steps an epoch
     epochs = epochs_of(tmp_path)
     terms = {"mimic", "regression", "boundary", "collision", "latent", "total"}
@@ -41,14 +43,14 @@ def test_training_lowers_the_loss_and_logs_every_term(dataset_path, config, tmp_
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(dataset_path, config, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(dataset_path, tmp_path / name, config.model_copy(update={"seed": seed}))
+        train(dataset_path, tmp_path / name, changed(config, {"seed": seed}))
     a, b, c = (weights_of(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not torch.equal(a["planning_query"], c["planning_query"])
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(dataset_path, config, tmp_path):
-    longer = config.model_copy(update={"epochs": 3})
+    longer = changed(config, {"epochs": 3})
     train(dataset_path, tmp_path / "whole", longer)
     train(dataset_path, tmp_path / "parts", config)
     with (tmp_path / "parts/log.jsonl").open("a") as log:  # what a kill in the third epoch leaves
@@ -62,16 +64,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset_path, config, tmp_pat
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_validation_plans_without_dropout_noise_or_truth_by_the_weights_to_drive_with(
+def test_validation_plans_without_dropout_noise_or_ground_truth_by_the_weights_that_are_evaluated(
     ema_decay, write, config, tmp_path
 ):
     torch.manual_seed(0)
     planner = Planner(PlannerConfig(token_width=32, latent=4)).state_dict()
-    planner["future_distribution.last_conv.1.bias"] += 4.0  # so that the truth would make a difference
+    planner["future_distribution.last_conv.1.bias"] += 4.0  # so that the ground truth would make a difference
     path = write(tmp_path / "data.zarr", planner=planner)
-    train(path, tmp_path, config.model_copy(update={"ema_decay": ema_decay}))
+    train(path, tmp_path, changed(config, {"ema_decay": ema_decay}))
     dataset = LatentDataset.open(path)
-    student = build_student(dataset, config)
+    student = config.make_system().build(dataset)
     student.load_state_dict(weights_of(tmp_path))
 
     def stored(name):
@@ -89,7 +91,7 @@ def test_validation_plans_without_dropout_noise_or_truth_by_the_weights_to_drive
 
 
 def test_two_checkpoints_are_kept_and_a_finished_run_is_left_alone(dataset_path, config, tmp_path):
-    train(dataset_path, tmp_path, config.model_copy(update={"checkpoint_every": 3}))
+    train(dataset_path, tmp_path, changed(config, {"checkpoint_every": 3}))
     folders = [folder.name for folder in (tmp_path / "checkpoints").iterdir()]
     assert sorted(folders) == ["step-00000006", "step-00000008"]
     before = (tmp_path / "log.jsonl").read_bytes()
@@ -98,16 +100,16 @@ def test_two_checkpoints_are_kept_and_a_finished_run_is_left_alone(dataset_path,
 
 
 def test_the_planner_starts_as_the_teachers_and_is_trained(dataset_path, config, tmp_path):
-    teacher = asset(LatentDataset.open(dataset_path), "teacher_planner")
+    teacher = teacher_planner(LatentDataset.open(dataset_path))
     assert len(teacher) == 44
-    crawling = config.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1})
+    crawling = changed(config, {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1})
     train(dataset_path, tmp_path / "crawling", crawling)
     weights = weights_of(tmp_path / "crawling")
     for name, value in teacher.items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
     train(dataset_path, tmp_path / "walking", config)
     walked = weights_of(tmp_path / "walking")
-    for part in PARTS:
+    for part in PLANNER_PARTS:
         assert any(not torch.equal(walked[name], teacher[name]) for name in teacher if name.startswith(part))
 
 
@@ -124,7 +126,7 @@ def test_a_missing_feature_is_named_before_anything_is_written(write, config, tm
     with pytest.raises(RequestError, match="no feature agent_xy, lane_logits"):
         train(path, tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
-    train(path, tmp_path / "run", config.model_copy(update={"objectives": {"mimic": {}, "latent": {}}}))
+    train(path, tmp_path / "run", with_losses(config, {"mimic": {}, "latent": {}}))
 
 
 def test_a_dataset_without_training_clips_is_refused_and_one_without_validation_is_not(
@@ -142,24 +144,24 @@ def test_resuming_with_another_configuration_or_dataset_is_refused(write, datase
     run = tmp_path / "run"
     train(dataset_path, run, config)
     with pytest.raises(CheckpointError, match=r"learning_rate: 0\.001 there, 0\.1 now"):
-        train(dataset_path, run, config.model_copy(update={"learning_rate": 0.1}))
+        train(dataset_path, run, changed(config, {"learning_rate": 0.1}))
     other = write(tmp_path / "other.zarr", weights="random:7")
     with pytest.raises(IdentityError, match=r"random:0.* there, .*random:7.* now"):
         train(other, run, config)
 
 
-def test_a_run_may_go_on_longer_and_log_more_often(dataset_path, config, tmp_path):
+def test_a_run_may_resume_for_more_epochs_and_log_more_often(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
-    changed = config.model_copy(update={"epochs": 3, "log_every": 1})
-    assert train(dataset_path, tmp_path, changed) == (3, 12)
+    more = changed(config, {"epochs": 3, "log_every": 1})
+    assert train(dataset_path, tmp_path, more) == (3, 12)
     steps = [line["step"] for line in read_log(tmp_path) if line["kind"] == "step"]
     assert steps == [2, 4, 6, 8, 9, 10, 11, 12]
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_frames(write, dataset_path, config, tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_names_the_samples(write, dataset_path, config, tmp_path):
     run = tmp_path / "run"
     train(dataset_path, run, config)
-    wild = config.model_copy(update={"objectives": {"mimic": {"weight": float("inf")}}})
+    wild = with_losses(config, {"mimic": {"weight": float("inf")}})
     with pytest.raises(DivergenceError, match=r"epoch 1, step 1: mimic .* clip-[ab] \d+"):
         train(dataset_path, tmp_path / "wild", wild)
     assert checkpoint.latest(tmp_path / "wild") is None
@@ -167,16 +169,16 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_frames(write, dataset_pat
 
 def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
-    longer = config.model_copy(update={"epochs": 3})
+    longer = changed(config, {"epochs": 3})
     weights = tmp_path / "checkpoints/step-00000008/weights.safetensors"
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from student.runs.config import TrainConfig\n"
+        "from student.runs.config import RunConfig\n"
         "from student.training.train import train\n"
         "data, run, config, limit = sys.argv[1:]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))\n"
-        "train(Path(data), Path(run), TrainConfig.model_validate_json(config))"
+        "train(Path(data), Path(run), RunConfig.model_validate_json(config))"
     )
     given = (dataset_path, tmp_path, longer.model_dump_json(), str(weights.stat().st_size - 1))
     refused = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
@@ -190,7 +192,7 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, 
 
 def test_two_runs_never_share_a_folder(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
-    longer = config.model_copy(update={"epochs": 3})
+    longer = changed(config, {"epochs": 3})
     before = (tmp_path / "log.jsonl").read_bytes()
     with hold(tmp_path), pytest.raises(DatasetError, match="is being written by another run"):
         train(dataset_path, tmp_path, longer)
@@ -199,35 +201,24 @@ def test_two_runs_never_share_a_folder(dataset_path, config, tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["", "run"])
-def test_a_file_in_the_way_of_the_runs_folder_is_told(inside, dataset_path, config, tmp_path):
+def test_a_file_in_the_way_of_the_runs_folder_is_an_error(inside, dataset_path, config, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RequestError, match="cannot be the folder of a run"):
         train(dataset_path, tmp_path / "file" / inside, config)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_run_without_a_checkpoint_is_told(tmp_path):
+def test_a_run_without_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         checkpoint.read_checkpoint(tmp_path)
 
 
-def test_importing_it_loads_no_teacher():
-    code = (
-        "import sys, student.training.train, student.open_loop.evaluate\n"
-        "import student.reporting.report, student.runs.export\n"
-        "print([name for name in ('pipeline', 'transformers', 'bitsandbytes') if name in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize("name", ["orion-lite", "orion-lite-plus", "orion-lite-trajectory"])
-def test_the_released_recipes_train_at_tiny_size(name, dataset_path, config, tmp_path):
-    tiny = {field: getattr(config, field) for field in ("hidden", "layers", "heads", "feedforward")}
-    recipe = preset(name).model_copy(update={**tiny, "epochs": 2, "batch_size": 8, "learning_rate": 1e-3})
+def test_the_released_presets_train_at_tiny_size(name, dataset_path, tmp_path):
+    recipe = preset(name, {**SIZES, "epochs": 2, "batch_size": 8, "learning_rate": 1e-3})
     train(dataset_path, tmp_path, recipe, trackers=())
     first, last = epochs_of(tmp_path)
-    assert set(last["val"]) == {*recipe.objectives, "total"}
+    assert set(last["val"]) == {*recipe.losses, "total"}
     assert last["val"]["total"] < first["val"]["total"]
     averaged = (checkpoint.latest(tmp_path) / "average.safetensors").exists()
     assert averaged is (name == "orion-lite-plus")

@@ -1,4 +1,4 @@
-"""A step of the loop, looked at from within."""
+"""A step of the loop, observed from within."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache_schema.dataset.reader import LatentDataset
-from student.loading.batches import LatentFrames
-from student.orion_lite.losses import build_objectives
+from student.loading.batches import LatentSamples
+from student.runs import checkpoint
+from student.runs.log import read_log
 from student.training.distributed import join_processes
-from student.training.trainer import Training
+from student.training.train import train
+from student.training.trainer import Trainer
+from tests.student.recipes import small, with_losses
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"}
-"""Operators whose outcome the host needs, so that it would wait for a GPU."""
+"""Operators whose result the host needs, so that it would wait for a GPU."""
 
 
 class Called(TorchDispatchMode):
@@ -27,63 +30,79 @@ class Called(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def training(dataset_path, config, tmp_path):
+def trainer_of(config, dataset_path, folder, features=None):
     dataset = LatentDataset.open(dataset_path)
-    needs = [spec.name for spec in dataset.manifest.features]
-    recipe = config.model_copy(update={"ema_decay": 0.9, "term_warmup_steps": {"latent": 5}, "dropout": 0.1})
-    return Training(
-        join_processes(recipe, device="cpu", trackers=(), logs=tmp_path),
+    system = config.make_system()
+    return Trainer(
+        join_processes(config.training, device="cpu", trackers=(), logs=folder),
         dataset,
-        tmp_path,
-        recipe,
-        objectives=build_objectives(recipe.objectives),
-        frames=LatentFrames(dataset, "train", needs, mask="orion", device=torch.device("cpu")),
+        folder,
+        config,
+        system=system,
+        samples=LatentSamples(
+            dataset, "train", features or system.required_features(), device=torch.device("cpu")
+        ),
         held_out=None,
     )
 
 
-def test_a_step_never_waits_for_the_device(training):
+@pytest.fixture
+def trainer(dataset_path, tmp_path):
+    config = small(ema_decay=0.9, dropout=0.1, mask="orion", losses__latent__warmup_steps=5)
+    return trainer_of(config, dataset_path, tmp_path)
+
+
+def test_a_step_never_waits_for_the_device(trainer):
     rows = np.arange(8)
     with Called() as called:
-        batch = training.frames.read(rows)
-        told = training.take_step(rows, rows, batch, epoch=1)
+        batch = trainer.samples.read(rows)
+        read = trainer.take_step(rows, [(rows, batch)], epoch=1)
     assert not called.names & WAITING
     assert {"_fused_adamw_", "mm", "_foreach_lerp_"} <= called.names
-    assert told == []  # it is looked at when others are under way
+    assert read == []  # its numbers are read some steps later
     with Called() as called:
         torch.ones(1).item()
     assert called.names & WAITING
 
 
-def test_the_planner_decodes_all_steps_at_once(training):
+def test_the_planner_decodes_all_steps_at_once(trainer):
     seen = []
-    training.model.ego_fut_decoder.register_forward_hook(lambda _, given, out: seen.append(given[0].shape))
+    trainer.model.ego_fut_decoder.register_forward_hook(lambda _, given, out: seen.append(given[0].shape))
     rows = np.arange(5)
-    training.take_step(rows, rows, training.frames.read(rows), epoch=1)
+    trainer.take_step(rows, [(rows, trainer.samples.read(rows))], epoch=1)
     assert seen == [(6, 5, 64)]
 
 
-def test_weights_without_decay_are_norms_and_biases(dataset_path, config, tmp_path):
-    dataset = LatentDataset.open(dataset_path)
-    recipe = config.model_copy(update={"decay": "matrices", "objectives": {"mimic": {}}})
-    training = Training(
-        join_processes(recipe, device="cpu", trackers=(), logs=tmp_path),
-        dataset,
-        tmp_path,
-        recipe,
-        objectives=build_objectives(recipe.objectives),
-        frames=LatentFrames(
-            dataset,
-            "train",
-            ["scene_queries", "ego_token", "ego_trajectory", "planning_token"],
-            mask="complete",
-            device=torch.device("cpu"),
-        ),
-        held_out=None,
-    )
-    decaying, free = training.adamw.param_groups
+def test_weights_without_decay_are_norms_and_biases(dataset_path, tmp_path):
+    trainer = trainer_of(with_losses(small(decay="matrices"), {"mimic": {}}), dataset_path, tmp_path)
+    decaying, free = trainer.adamw.param_groups
     assert (decaying["weight_decay"], free["weight_decay"]) == (1e-4, 0.0)
     assert all(weight.dim() >= 2 for weight in decaying["params"])
     assert all(weight.dim() == 1 for weight in free["params"])
-    assert len(decaying["params"]) + len(free["params"]) == len(list(training.model.parameters()))
+    assert len(decaying["params"]) + len(free["params"]) == len(list(trainer.model.parameters()))
+
+
+def test_micro_batches_add_up_to_the_whole_batch(dataset_path, tmp_path):
+    """Gradients, losses and noise are those of one forward pass, to rounding."""
+    ends = []
+    for size in (None, 3):
+        config = small(dropout=0.0, ema_decay=0.9, epochs=1, micro_batch_size=size)
+        train(dataset_path, tmp_path / str(size), config, trackers=())
+        ends.append((checkpoint.restore(tmp_path / str(size)), read_log(tmp_path / str(size))))
+    (whole, log), (parts, parts_log) = ends
+    assert parts.checkpoint.step == whole.checkpoint.step == 4
+    for name, value in whole.moments.items():
+        torch.testing.assert_close(parts.moments[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    for line, other in zip(log, parts_log, strict=True):
+        assert other["train"] == pytest.approx(line["train"], rel=1e-5, abs=1e-6)
+
+
+def test_a_step_takes_no_more_micro_batches_than_it_has(dataset_path, tmp_path):
+    trainer = trainer_of(small(micro_batch_size=3), dataset_path, tmp_path)
+    rows = np.arange(8)
+    parts = [(part, trainer.samples.read(part)) for part in (rows[:3], rows[3:6], rows[6:], rows[:3])]
+    left = iter(parts)
+    trainer.take_step(rows, left, epoch=1)
+    assert [part.tolist() for part, _ in left] == [[0, 1, 2]]
+    (step,) = trainer.metrics.flush()
+    assert (step.samples, trainer.step) == (8, 1)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cache_schema.errors import CheckpointError, IdentityError, RequestError
 from cache_schema.progress import SILENT
-from cache_schema.storage.new_file import new_file
+from cache_schema.storage.atomic_io import new_file
 from pipeline.teachers.orion.checkpoints.reader import as_json, digest, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 from pipeline.teachers.orion.network.config import OrionConfig

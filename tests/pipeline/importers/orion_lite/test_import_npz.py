@@ -16,7 +16,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, ClipError, IdentityError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.integrity.verify import verify
-from cache_schema.vocabulary import orion_tokens
+from cache_schema.vocabulary import orion
 from pipeline.importers.orion_lite.import_npz import import_npz
 from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
 from pipeline.importers.orion_lite.query_recovery import QueryRecovery
@@ -459,7 +459,7 @@ def test_least_squares_at_the_released_size():
         ),
         axis=1,
     )
-    derivation = orion_tokens.vision_tokens(
+    derivation = orion.vision_tokens(
         FeatureSpec(
             name="scene_queries",
             shape=(4, queries.shape[-1]),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cache_schema.errors import RequestError
-from student.orion_lite.losses import OBJECTIVES, build_objectives
+from student.orion_lite.losses import LOSSES, Loss
 from student.orion_lite.losses.boundary import Boundary, crosses
 from student.orion_lite.losses.collision import Collision
 from student.orion_lite.losses.latent import Latent
@@ -12,6 +12,7 @@ from student.orion_lite.losses.mimic import Mimic
 from student.orion_lite.losses.regression import Regression
 from student.orion_lite.model import Prediction
 from student.orion_lite.planner import Gaussian
+from student.system import build_losses
 
 
 def standing(frames=1, *, offset=(0.0, 0.0)):
@@ -21,7 +22,7 @@ def standing(frames=1, *, offset=(0.0, 0.0)):
     return Prediction(torch.zeros(frames, 8), offsets, normal, normal)
 
 
-def truth(frames=1):
+def ground_truth(frames=1):
     """Return a batch of an ego that stands still on an empty plain, every step valid."""
     return {
         "planning_token": torch.zeros(frames, 8),
@@ -38,11 +39,11 @@ def truth(frames=1):
 
 def test_one_metre_off_in_both_coordinates_costs_a_half():
     predicted = standing()._replace(offsets=torch.ones(1, 6, 6, 2))
-    assert Regression()(predicted, truth()).item() == pytest.approx(0.5)
+    assert Regression()(predicted, ground_truth()).item() == pytest.approx(0.5)
 
 
 def test_an_agent_beside_and_ahead_costs_one_and_a_half():
-    batch = truth()
+    batch = ground_truth()
     batch["agent_xy"][0, 0] = torch.tensor([0.5, 1.0])
     batch["agent_class_scores"][0, 0, 2] = 0.9
     assert Collision()(standing(), batch).item() == pytest.approx(1.5)
@@ -50,25 +51,25 @@ def test_an_agent_beside_and_ahead_costs_one_and_a_half():
 
 @pytest.mark.parametrize(("kind", "counts"), [(0, True), (4, True), (5, False), (7, False)])
 def test_pedestrians_and_cones_do_not_count_as_agents(kind, counts):
-    batch = truth()
+    batch = ground_truth()
     batch["agent_class_scores"][0, :, kind] = 0.9
     assert (Collision()(standing(), batch).item() > 0) is counts
 
 
 def test_the_classes_that_count_are_an_option():
-    batch = truth()
+    batch = ground_truth()
     batch["agent_xy"][0, 0] = torch.tensor([0.5, 1.0])
     batch["agent_class_scores"][0, 0, 7] = 0.9
     assert Collision()(standing(), batch).item() == 0.0
     assert Collision(classes=[0, 7])(standing(), batch).item() == pytest.approx(1.5)
 
 
-def test_free_nats_are_paid_by_every_dimension_and_teach_nothing():
+def test_free_nats_are_the_least_that_a_dimension_costs_and_have_no_gradient():
     apart = torch.zeros(1, 1, 32)
     apart[..., :2] = 1.0  # half a nat each; the other 30 dimensions cost nothing
     apart.requires_grad_()
     predicted = standing()._replace(future=Gaussian(apart, torch.zeros(1, 1, 32)))
-    term = Latent(weight=1.0, free_nats=0.1)(predicted, truth())
+    term = Latent(weight=1.0, free_nats=0.1)(predicted, ground_truth())
     assert term.item() == pytest.approx(2 * 0.5 + 30 * 0.1)
     term.backward()
     assert apart.grad[0, 0].tolist() == pytest.approx([1.0, 1.0] + [0.0] * 30)
@@ -77,34 +78,34 @@ def test_free_nats_are_paid_by_every_dimension_and_teach_nothing():
 def test_latent_means_one_apart_cost_forty_eight():
     predicted = standing()
     apart = predicted._replace(future=Gaussian(torch.ones(1, 1, 32), torch.zeros(1, 1, 32)))
-    assert Latent()(apart, truth()).item() == pytest.approx(48.0)
+    assert Latent()(apart, ground_truth()).item() == pytest.approx(48.0)
 
 
-@pytest.mark.parametrize(("distance_m", "charge"), [(0.2, 0.8), (0.9, 0.1), (5.0, 0.0), (1e6, 0.0)])
-def test_boundary_charges_what_a_metre_lacks(distance_m, charge):
-    batch = truth()
+@pytest.mark.parametrize(("distance_m", "penalty"), [(0.2, 0.8), (0.9, 0.1), (5.0, 0.0), (1e6, 0.0)])
+def test_boundary_costs_what_is_missing_to_a_metre(distance_m, penalty):
+    batch = ground_truth()
     batch["lane_points"][0, 0] = torch.stack([torch.full((11,), distance_m), torch.arange(11.0)], dim=1)
     batch["lane_logits"][0, 0, 2] = 0.6
     elements = Boundary().elements(standing(), batch)
-    torch.testing.assert_close(elements, torch.full((1, 6), 3.0 * charge))
+    torch.testing.assert_close(elements, torch.full((1, 6), 3.0 * penalty))
 
 
 def test_other_lane_classes_and_low_logits_are_no_boundary():
-    batch = truth()
+    batch = ground_truth()
     batch["lane_logits"][0, 0, 1] = 9.0
     batch["lane_logits"][0, 1, 2] = 0.4
     assert Boundary()(standing(), batch).item() == 0.0
 
 
 @pytest.mark.parametrize("downwards", [False, True])
-def test_a_crossing_ends_the_charge_whichever_way_the_lane_runs(downwards):
-    batch = truth()
+def test_a_crossing_ends_the_penalty_whichever_way_the_lane_runs(downwards):
+    batch = ground_truth()
     along = torch.linspace(-5.0, 5.0, 11)
     if downwards:
         along = along.flip(0)
     batch["lane_points"][0, 0] = torch.stack([torch.full((11,), 0.5), along], dim=1)
     batch["lane_logits"][0, 0, 2] = 1.0
-    # x = 0.2, 0.4, 0.6 (crosses 0.5), 0.8, ...: charges 0.7 and 0.9, then none; times 3.
+    # x = 0.2, 0.4, 0.6 (crosses 0.5), 0.8, ...: penalties 0.7 and 0.9, then none; times 3.
     elements = Boundary().elements(standing(offset=(0.2, 0.0)), batch)
     torch.testing.assert_close(elements, torch.tensor([[2.1, 2.7, 0.0, 0.0, 0.0, 0.0]]))
 
@@ -114,8 +115,8 @@ def test_parallel_segments_do_not_cross():
     assert not crosses(torch.tensor([[[0.0, 3.0]]]), lane).any()
 
 
-def test_a_frame_without_truth_costs_only_the_mimic():
-    batch = truth()
+def test_a_frame_without_ground_truth_costs_only_the_mimic():
+    batch = ground_truth()
     batch["ego_trajectory_mask"][:] = False
     batch["lane_logits"][..., 2] = 1.0
     batch["agent_class_scores"][..., 0] = 0.9
@@ -125,7 +126,7 @@ def test_a_frame_without_truth_costs_only_the_mimic():
     )
     terms = {
         name: term(predicted, batch).item()
-        for name, term in build_objectives({kind: {} for kind in OBJECTIVES}).items()
+        for name, term in build_losses(LOSSES, {kind: {} for kind in LOSSES}, Loss).items()
     }
     assert terms == {"mimic": 1.0, "regression": 0.0, "boundary": 0.0, "collision": 0.0, "latent": 0.0}
 
@@ -145,18 +146,19 @@ def test_mimic_distances_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("chosen", "said"),
+    ("chosen", "message"),
     [
         ({"mimik": {}}, "did you mean 'mimic'"),
         ({"mimic": {"wieght": 1.0}}, "wieght"),
-        ({"mimic": {"distance": "cosine"}}, "cosine"),
+        ({"mimic": {"distance": "cosine"}}, r"losses\.mimic\.distance"),
+        ({"json:dumps": {}}, "'json:dumps' is no term of this loss"),
     ],
 )
-def test_wrong_names_and_options_are_refused(chosen, said):
-    with pytest.raises(RequestError, match=said):
-        build_objectives(chosen)
+def test_wrong_names_and_options_are_refused(chosen, message):
+    with pytest.raises(RequestError, match=message):
+        build_losses(LOSSES, chosen, Loss)
 
 
-def test_an_objective_of_the_users_own_is_taken_by_its_dotted_name():
-    built = build_objectives({"student.orion_lite.losses.mimic:Mimic": {"weight": 2.0}})
+def test_a_loss_of_ones_own_is_taken_by_its_dotted_name():
+    built = build_losses(LOSSES, {"student.orion_lite.losses.mimic:Mimic": {"weight": 2.0}}, Loss)
     assert built == {"student.orion_lite.losses.mimic:Mimic": Mimic(weight=2.0)}

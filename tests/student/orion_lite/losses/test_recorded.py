@@ -54,10 +54,10 @@ def close(actual, expected, tolerance):
 def test_planning_losses_match_the_recording(name, precision):
     dtype, tolerance = PRECISIONS[precision]
     predicted, batch, leaf = recorded(dtype)
-    objective = PLANNING[name]
-    close(objective.elements(predicted, batch), VECTORS[f"{precision}.{name}.elements"], tolerance)
+    term = PLANNING[name]
+    close(term.elements(predicted, batch), VECTORS[f"{precision}.{name}.elements"], tolerance)
 
-    loss = objective(predicted, batch)
+    loss = term(predicted, batch)
     loss.backward()
     close(loss, VECTORS[f"{precision}.{name}.loss"], tolerance)
     close(leaf["ego_fut_preds"].grad, VECTORS[f"{precision}.{name}.grad_ego_fut_preds"], tolerance)
@@ -92,7 +92,7 @@ def test_latent_divergence_matches_the_recording(precision):
 
 def test_sums_match_the_recording():
     predicted, batch, leaf = recorded(torch.float64)
-    planning = torch.stack([objective(predicted, batch) for objective in PLANNING.values()]).sum()
+    planning = torch.stack([term(predicted, batch) for term in PLANNING.values()]).sum()
     planning.backward()
     close(planning, VECTORS["out64.sum3.loss"], 1e-9)
     close(leaf["ego_fut_preds"].grad, VECTORS["out64.sum3.grad_ego_fut_preds"], 1e-9)

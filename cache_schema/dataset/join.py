@@ -1,0 +1,229 @@
+"""Several datasets side by side, joined by clip and frame: outputs of several teachers for the same data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from cache_schema.dataset.reader import LatentDataset
+from cache_schema.errors import IdentityError, RequestError
+from cache_schema.format.clip_files import feature_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import zarr
+    from dask.array import Array as DaskArray
+
+    from cache_schema.format.derivations import Derivation
+    from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.ledger import ClipInfo, FileRecord, LedgerEntry
+    from cache_schema.format.ragged import FrameIndex
+
+FRAME_INDEX = "frame_index"
+"""Feature that numbers the frames of the raw clip; where datasets hold it, it must agree."""
+
+
+def open_dataset(where: str | Path, *more: str | Path) -> LatentDataset | JoinedDataset:
+    """Open the dataset at a path or URL; of several, all of them joined.
+
+    Raises:
+        DatasetError: There is no dataset, or it is of an unknown format.
+        IdentityError: The datasets are not of the same clips and frames.
+        RequestError: Two of them hold different features of one name.
+        StorageError: The storage cannot be reached.
+    """
+    datasets = [LatentDataset.open(address) for address in (where, *more)]
+    return datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
+
+
+class JoinedDataset:
+    """Datasets of the same clips and frames, read like one that holds the features of all.
+
+    Ground truth that several of them hold is read from the first.
+
+    Args:
+        datasets: The datasets, in the order in which they take precedence.
+
+    Raises:
+        IdentityError: They are not of the same clips and frames.
+        RequestError: Two of them hold different features of one name.
+    """
+
+    def __init__(self, datasets: Sequence[LatentDataset]) -> None:
+        self.datasets = tuple(datasets)
+        for other in self.datasets[1:]:
+            _refuse_other_frames(self.datasets[0], other)
+        self._holders: dict[str, LatentDataset] = {}
+        for dataset in self.datasets:
+            for name in (*(spec.name for spec in dataset.manifest.features), *dataset.derivations):
+                _refuse_other_feature(name, self._holders.setdefault(name, dataset), dataset)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to other processes as addresses."""
+        return type(self), (self.datasets,)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.datasets))
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Names of the clips, sorted; all datasets have the same."""
+        return self.datasets[0].clips
+
+    def clip(self, name: str) -> ClipInfo:
+        """Return what the first dataset has on a clip; length and split are those of all."""
+        return self.datasets[0].clip(name)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the fingerprints of all datasets, in order."""
+        fingerprints = [dataset.fingerprint for dataset in self.datasets]
+        return hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()
+
+    def holder(self, feature: str) -> LatentDataset:
+        """Return the dataset that a feature is read from, stored or derived.
+
+        Raises:
+            RequestError: There is no such feature.
+        """
+        if feature not in self._holders:
+            self.require([feature])
+        return self._holders[feature]
+
+    def require(self, features: Iterable[str]) -> None:
+        """Check that the datasets together store all of ``features``.
+
+        Raises:
+            RequestError: Some are missing.
+        """
+        stored = [spec.name for dataset in self.datasets for spec in dataset.manifest.features]
+        missing = sorted(set(features) - set(stored))
+        if missing:
+            raise RequestError(
+                f"{self} have no feature {', '.join(missing)}",
+                expected=f"one of {', '.join(dict.fromkeys(stored))}",
+                repair="choose losses that need only these, or join a dataset that holds the others",
+            )
+
+    def feature(self, name: str) -> FeatureSpec:
+        """See ``LatentDataset.feature``."""
+        return self.holder(name).feature(name)
+
+    def array(self, clip: str, stored: str) -> zarr.Array:
+        """See ``LatentDataset.array``."""
+        return self.holder(feature_of(f"{stored}/")).array(clip, stored)
+
+    def frame_index(self, clip: str, feature: str) -> FrameIndex:
+        """See ``LatentDataset.frame_index``."""
+        return self.holder(feature).frame_index(clip, feature)
+
+    def stored(
+        self, clip: str, feature: str, frames: slice | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """See ``LatentDataset.stored``."""
+        return self.holder(feature).stored(clip, feature, frames)
+
+    def read(self, clip: str, feature: str, frames: slice | np.ndarray | int | None = None) -> Any:
+        """See ``LatentDataset.read``."""
+        return self.holder(feature).read(clip, feature, frames)
+
+    def dask(self, feature: str, clips: Iterable[str] | None = None) -> DaskArray:
+        """See ``LatentDataset.dask``."""
+        return self.holder(feature).dask(feature, clips)
+
+    @property
+    def derivations(self) -> dict[str, Derivation]:
+        """Features that are computed when they are read, by name."""
+        return {
+            name: holder.derivations[name]
+            for name, holder in self._holders.items()
+            if name in holder.derivations
+        }
+
+    def derivation_maps(self, name: str) -> dict[str, np.ndarray]:
+        """See ``LatentDataset.derivation_maps``."""
+        return self.holder(name).derivation_maps(name)
+
+    def asset(self, stem: str) -> dict[str, np.ndarray]:
+        """Return the tensors of an asset of the one dataset that has it.
+
+        Raises:
+            RequestError: None has it, or two have different ones.
+            DatasetError: The file is missing or is not the one that the manifest names.
+        """
+        name = f"{stem}.safetensors"
+        holders = {
+            asset.sha256: dataset
+            for dataset in reversed(self.datasets)
+            for asset in dataset.manifest.assets
+            if asset.name == name
+        }
+        if len(holders) > 1:
+            raise RequestError(
+                f"{' and '.join(map(str, holders.values()))} have different assets {stem!r}",
+                expected="one dataset with such an asset",
+                repair="read it from one of them: `datasets` has them in order",
+            )
+        return next(iter(holders.values()), self.datasets[0]).asset(stem)
+
+
+def _refuse_other_frames(one: LatentDataset, other: LatentDataset) -> None:
+    """Check that two datasets are of the same clips and frames.
+
+    Raises:
+        IdentityError: They are not.
+    """
+    difference = _frame_difference(one, other)
+    if difference is not None:
+        raise IdentityError(
+            f"datasets of different frames cannot be joined: {difference}\n"
+            f"    {_frames_text(one)}\n    {_frames_text(other)}",
+            expected="the same clips, frames and frame_step in both",
+            repair="extract the same clips with both teachers, or choose them with `teachonce subset`",
+        )
+
+
+def _frame_difference(one: LatentDataset, other: LatentDataset) -> str | None:
+    if one.manifest.frame_step != other.manifest.frame_step:
+        return "they hold every n-th frame for different n"
+    if different := sorted(set(one.clips) ^ set(other.clips)):
+        return f"{len(different)} clips are in one of them only, such as {different[0]!r}"
+    numbers = [dataset.manifest.feature(FRAME_INDEX) for dataset in (one, other)]
+    for clip in one.clips:
+        a, b = one.entry(clip), other.entry(clip)
+        if a.clip.frames != b.clip.frames:
+            return f"clip {clip!r} has {a.clip.frames} and {b.clip.frames} frames"
+        if a.clip.split != b.clip.split:
+            return f"clip {clip!r} is in the splits {a.clip.split} and {b.clip.split}"
+        # Of equal specs, values are equal where the digests of the files are.
+        if numbers[0] is not None and numbers[0] == numbers[1] and _number_files(a) != _number_files(b):
+            return f"clip {clip!r} has different values of {FRAME_INDEX}"
+    return None
+
+
+def _number_files(entry: LedgerEntry) -> dict[str, FileRecord]:
+    return {name: file for name, file in entry.files.items() if name.startswith(f"{FRAME_INDEX}/c")}
+
+
+def _frames_text(dataset: LatentDataset) -> str:
+    frames = sum(dataset.clip(clip).frames for clip in dataset.clips)
+    digest = hashlib.sha256("\n".join(dataset.clips).encode()).hexdigest()
+    return (
+        f"{dataset}: {len(dataset.clips)} clips, {frames:,} frames, "
+        f"frame_step {dataset.manifest.frame_step}, clip list {digest[:12]}"
+    )
+
+
+def _refuse_other_feature(name: str, first: LatentDataset, other: LatentDataset) -> None:
+    """Check that a feature which two datasets hold is the same ground truth in both."""
+    specs = [dataset.feature(name) for dataset in (first, other)]
+    if first is not other and (specs[0] != specs[1] or specs[0].role != "truth"):
+        raise RequestError(
+            f"{first} and {other} both hold a feature {name!r}",
+            expected="features of different names, but for equal ground truth",
+            repair=f"make a dataset without it of one of them: `teachonce pull {other} OUT --features ...`",
+        )

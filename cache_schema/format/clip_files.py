@@ -1,0 +1,91 @@
+"""Which files a clip has, known from the manifest and from the lengths in the clip's ledger entry alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from cache_schema.errors import DatasetError
+from cache_schema.format.encodings import stored_arrays
+from cache_schema.format.layout import chunk_path, file_sizes, layout_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cache_schema.format.encodings import StoredArray
+    from cache_schema.format.features import FeatureSpec
+
+
+class ChunkFile(NamedTuple):
+    """A file of values."""
+
+    spec: FeatureSpec
+    stored: StoredArray
+    length: int
+    """Elements along the leading axis of the whole array."""
+    held: int
+    """Those of them that lie in this file."""
+    nbytes: int
+    """Size of the file."""
+
+
+class MetadataFile(NamedTuple):
+    """The zarr.json of one array."""
+
+    stored: StoredArray
+    length: int
+    """Elements along the leading axis of the array."""
+
+
+def promised_files(
+    features: Iterable[FeatureSpec], frames: int, values: Mapping[str, int]
+) -> dict[str, ChunkFile | MetadataFile | None]:
+    """Return every file of a clip, by its path in the clip's folder.
+
+    Args:
+        features: What the manifest promises.
+        frames: Frames of the clip.
+        values: Stored values of every ragged feature, by its name.
+
+    Returns:
+        What each file holds; None for the zarr.json of the clip's group.
+
+    Raises:
+        DatasetError: The number of values of a ragged feature is not given.
+    """
+    files: dict[str, ChunkFile | MetadataFile | None] = {"zarr.json": None}
+    for spec in features:
+        for stored in stored_arrays(spec):
+            length = stored_length(stored, frames, values)
+            files[f"{stored.name}/zarr.json"] = MetadataFile(stored, length)
+            per_file = layout_of(stored, length).file_length
+            for number, nbytes in enumerate(file_sizes(stored, length).values()):
+                held = min(per_file, length - number * per_file)
+                files[chunk_path(stored, number)] = ChunkFile(spec, stored, length, held, nbytes)
+    return files
+
+
+def stored_length(stored: StoredArray, frames: int, values: Mapping[str, int]) -> int:
+    """Return the elements along the leading axis of an array of a clip.
+
+    Raises:
+        DatasetError: It counts values, and their number is not given.
+    """
+    if stored.leading == "frame":
+        return frames
+    if stored.name not in values:
+        raise DatasetError(
+            f"the ledger entry does not say how many values of {stored.name!r} the clip has",
+            expected="the number of values of every ragged feature, as the commit of the clip wrote it",
+            repair="run `teachonce repair`, then extract or pull the clip again",
+        )
+    return values[stored.name]
+
+
+def array_of(path: str) -> str:
+    """Return the array that a file of a clip belongs to; empty for the clip's group."""
+    return path.partition("/")[0] if "/" in path else ""
+
+
+def feature_of(path: str) -> str:
+    """Return the feature of a clip's file: ``x`` for ``x/...`` and ``x.scale/...``, empty for the group."""
+    return array_of(path).partition(".")[0]

@@ -1,0 +1,36 @@
+"""Listing folders of a dataset that may come from anybody: nothing is followed, nothing is opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILE, FOLDER, LINK, DEVICE = "a file", "a folder", "a symbolic link", "no plain file"
+_KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: FOLDER, stat.S_IFLNK: LINK}
+
+
+class Listed(NamedTuple):
+    """What lies under a name."""
+
+    kind: str
+    nbytes: int
+
+
+def listing(folder: Path) -> Iterator[tuple[str, Listed]]:
+    """Yield what lies in a folder, sorted by name; nothing if it is no folder or a link to one."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    for name, status in sorted(found.items()):
+        yield name, Listed(_KINDS.get(stat.S_IFMT(status.st_mode), DEVICE), status.st_size)
+
+
+def printable(name: str) -> str:
+    """Return a name from an unknown source as a terminal may show it."""
+    return name if name.isprintable() else ascii(name)

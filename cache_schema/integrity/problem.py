@@ -1,0 +1,39 @@
+"""One thing in a dataset that is not as promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import TeachonceError
+from cache_schema.terminal import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as promised."""
+
+    clip: str | None
+    """Clip that it concerns; None for the dataset as a whole."""
+    feature: str | None
+    """Feature that it concerns; None for the clip as a whole."""
+    what: str
+    """What is wrong."""
+
+
+def problem_table(problems: Iterable[Problem], title: str) -> Table:
+    """Return problems as a table."""
+    shown = table("clip", "feature", "what is wrong", title=title)
+    for problem in problems:
+        shown.add_row(problem.clip or "(dataset)", problem.feature or "", problem.what)
+    return shown
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says happened, without its advice."""
+    return error.happened if isinstance(error, TeachonceError) else str(error)

@@ -1,0 +1,62 @@
+"""Papers and terms behind known teachers and data, for the card of a dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from cache_schema.format.manifest import DataIdentity, TeacherIdentity
+
+
+class Term(NamedTuple):
+    """A licence that binds what is derived from something."""
+
+    what: str
+    licence: str
+    why: str
+
+
+class Credits(NamedTuple):
+    """What a dataset is built on."""
+
+    papers: tuple[str, ...]
+    """References, in Markdown."""
+    terms: tuple[Term, ...]
+
+
+ORION = Credits(
+    papers=(
+        "Fu et al., *ORION: A Holistic End-to-End Autonomous Driving Framework by Vision-Language Instructed "
+        "Action Generation*, arXiv 2503.19755",
+    ),
+    terms=(
+        Term("ORION", "Apache-2.0", "the teacher's code and weights"),
+        Term(
+            "Vicuna 1.5",
+            "Llama 2 Community License Agreement",
+            "the language model that the teacher was trained from",
+        ),
+    ),
+)
+BENCH2DRIVE = Credits(
+    papers=(
+        "Jia et al., *Bench2Drive: Towards Multi-Ability Benchmarking of Closed-Loop End-To-End Autonomous "
+        "Driving*, NeurIPS 2024 Datasets and Benchmarks",
+    ),
+    terms=(),
+)
+TEACHERS = {"orion": ORION}
+"""Credits by the beginning of a teacher's name."""
+DATA = {"Bench2Drive": BENCH2DRIVE}
+"""Credits by the name of the raw data. Their licence is in the manifest."""
+
+
+def credits_of(teacher: TeacherIdentity, data: DataIdentity) -> Credits:
+    """Return the papers and terms behind a dataset; the terms of weights do not bind random ones."""
+    known = [DATA[data.name]] if data.name in DATA else []
+    known += [found for prefix, found in TEACHERS.items() if teacher.name.startswith(prefix)]
+    random = teacher.weights.startswith("random:")
+    return Credits(
+        papers=tuple(paper for found in known for paper in found.papers),
+        terms=() if random else tuple(term for found in known for term in found.terms),
+    )

@@ -1,0 +1,68 @@
+"""The systems that there are, and their presets: readable tables of dotted strings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import RequestError
+from cache_schema.plugins import resolve
+
+if TYPE_CHECKING:
+    from student.system import System
+
+SYSTEMS = {
+    "orion-lite": "student.orion_lite.system:OrionLiteSystem",
+}
+"""Name of a system -> where it is defined."""
+
+PRESETS = {
+    "orion-lite": "student.orion_lite.presets:ORION_LITE",
+    "orion-lite-plus": "student.orion_lite.presets:ORION_LITE_PLUS",
+    "orion-lite-mse": "student.orion_lite.presets:MSE",
+    "orion-lite-huber": "student.orion_lite.presets:HUBER",
+    "orion-lite-kl": "student.orion_lite.presets:KL",
+    "orion-lite-trajectory": "student.orion_lite.presets:TRAJECTORY",
+    "orion-lite-mimic": "student.orion_lite.presets:MIMIC",
+    "orion-lite-2-layers": "student.orion_lite.presets:LAYERS_2",
+    "orion-lite-4-layers": "student.orion_lite.presets:LAYERS_4",
+    "orion-lite-8-layers": "student.orion_lite.presets:LAYERS_8",
+    "orion-lite-16-layers": "student.orion_lite.presets:LAYERS_16",
+    "demo": "student.orion_lite.presets:DEMO",
+    "demo-trajectory": "student.orion_lite.presets:DEMO_TRAJECTORY",
+    "demo-mimic": "student.orion_lite.presets:DEMO_MIMIC",
+}
+"""Name of a preset -> where it is defined."""
+
+
+def named_system(name: str) -> type[System]:
+    """Return a system by its name, or the user's own by ``package.module:Class``.
+
+    Raises:
+        RequestError: There is none of that name.
+    """
+    return resolve(SYSTEMS, name, kind="system", needs="training_step")
+
+
+def system_of_run(recorded: str, named: str | None) -> type[System]:
+    """Return the system of a run, importing nothing that only the run's files name.
+
+    Args:
+        recorded: Its name in the run's files.
+        named: Its name as the user gives it; None for the systems of this package.
+
+    Raises:
+        RequestError: The run's system is not of this package, or the user named another.
+    """
+    if named is None and recorded not in SYSTEMS:
+        raise RequestError(
+            f"the run was made with the system {recorded!r}, which is not part of this package",
+            expected=f"one of {', '.join(SYSTEMS)}: what a run's files name is never imported by itself",
+            repair=f"if you trust that code, add --system {recorded}",
+        )
+    if named is not None and named != recorded:
+        raise RequestError(
+            f"the run was made with the system {recorded!r}, not with {named!r}",
+            expected="the system that the run was trained with",
+            repair=f"give --system {recorded}, or another run",
+        )
+    return named_system(recorded)

@@ -1,0 +1,53 @@
+"""A file appears whole or not at all."""
+
+import pytest
+
+from cache_schema.errors import RequestError
+from cache_schema.storage.atomic_io import new_file
+
+
+def test_a_file_and_what_lies_beside_it_appear_together(tmp_path):
+    target = tmp_path / "graph.onnx"
+    with new_file(target) as file:
+        file.write_text("names its data")
+        file.with_name("graph.onnx.data").write_text("weights")
+        assert file.name == target.name
+        assert not target.exists()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "graph.onnx": "names its data",
+        "graph.onnx.data": "weights",
+    }
+
+
+def write(target, error):
+    with new_file(target, KeyError) as file:
+        file.write_text("half")
+        raise error
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "weights", ZeroDivisionError())
+    for refused in (OSError("no room"), KeyError("no room")):
+        with pytest.raises(RequestError, match=r"weights cannot be written: '?no room"):
+            write(tmp_path / "weights", refused)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    target = tmp_path / "weights"
+    (tmp_path / ".weights.partial").mkdir()
+    (tmp_path / ".weights.partial" / "weights.data").write_text("of another time")
+    with new_file(target) as file:
+        file.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_nothing_is_overwritten(tmp_path):
+    target = tmp_path / "weights"
+    target.write_text("mine")
+    with pytest.raises(RequestError, match="exists already"), new_file(target):
+        pass
+    with pytest.raises(RequestError, match="a folder that does not exist"), new_file(target / "x" / "y"):
+        pass
+    assert target.read_text() == "mine"

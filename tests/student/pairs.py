@@ -1,0 +1,70 @@
+"""Training by two processes each, started as torchrun would start them, but out of one that is warm."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from student.runs.config import RunConfig
+
+IN_PAIRS = """
+import datetime, json, os, sys
+from pathlib import Path
+
+import torch
+import torch._dynamo, torch.distributed  # which every child would import
+
+from student.runs.config import RunConfig
+from student.training.train import train
+
+torch.set_num_threads(1)
+data, folder, configs = sys.argv[1:]
+for name, config in json.loads(configs).items():
+    children = {}
+    for rank in "01":
+        if not (child := os.fork()):
+            os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+            try:
+                torch.distributed.init_process_group(
+                    "gloo",
+                    init_method=f"file://{folder}/{name}.meeting",  # a port could be taken
+                    rank=int(rank),
+                    world_size=2,
+                    timeout=datetime.timedelta(seconds=60),
+                )
+                train(Path(data), Path(folder) / name, RunConfig.model_validate(config), trackers=())
+            except BaseException as error:
+                print(repr(str(error)))
+                sys.stdout.flush()
+                os._exit(1)
+            os._exit(0)
+        children[child] = rank
+    for _ in children:
+        child, status = os.wait()
+        print(name, children[child], os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def train_in_pairs(data: Path, folder: Path, configs: Mapping[str, RunConfig]) -> tuple[list[str], str]:
+    """Train each configuration in ``folder / name`` by two processes.
+
+    Returns:
+        The lines that were printed: ``NAME RANK EXIT_CODE`` of each process, and the errors; and the standard
+        error of all.
+    """
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            IN_PAIRS,
+            data,
+            folder,
+            json.dumps({name: config.model_dump() for name, config in configs.items()}),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    return done.stdout.splitlines(), done.stderr

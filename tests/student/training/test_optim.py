@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from student.runs.config import TrainingConfig
+from student.step import StepContext, seed_dropout
+from student.system import LossConfig
+from student.training.optim import MovingAverage, ema_decay, learning_rate
+
+
+def test_a_constant_rate_is_constant():
+    assert {learning_rate(TrainingConfig(), step, 100) for step in range(100)} == {5e-5}
+
+
+def test_a_rate_warms_up_and_follows_a_cosine_to_nothing():
+    config = TrainingConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4)
+    rates = [learning_rate(config, step, 12) for step in range(13)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    # cos(pi / 4) = 0.70711, two of eight steps on
+    assert rates[6] == pytest.approx(0.5 * (1 + 0.70711), abs=1e-5)
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[12] == pytest.approx(0.0)
+
+
+def test_a_term_warms_up_and_the_others_do_not():
+    term = torch.tensor(1.0)
+    rising = [LossConfig(warmup_steps=4).warmed_up(term, step).item() for step in (0, 1, 3, 9)]
+    assert rising == [0.25, 0.5, 1.0, 1.0]
+    assert LossConfig().warmed_up(term, 0) is term
+
+
+def test_an_average_follows_slowly_and_faster_at_first():
+    assert [ema_decay(0.9, step) for step in (0, 8, 1000)] == [0.1, 0.5, 0.9]
+    layer = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        average = MovingAverage(layer, 0.9)
+        layer.weight.fill_(2.0)
+        average.update(8)  # 0.5 * 1 + 0.5 * 2
+        assert average.weights["weight"].item() == pytest.approx(1.5)
+        average.update(1000)  # 0.9 * 1.5 + 0.1 * 2
+        assert average.weights["weight"].item() == pytest.approx(1.55)
+
+
+def test_averaged_weights_are_used_in_place_and_put_back():
+    layer = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        average = MovingAverage(layer, 0.9)
+        layer.weight.fill_(2.0)
+    with average.in_place():
+        assert layer(torch.ones(1)).item() == 1.0
+    assert layer(torch.ones(1)).item() == 2.0
+    assert average.weights["weight"].item() == 1.0
+
+
+def context(seed, step, *, process=0, processes=1):
+    positions = np.arange(4)[process::processes]
+    return StepContext(seed, step, samples=4, positions=positions, device=torch.device("cpu"))
+
+
+def test_noise_follows_from_seed_and_step_alone():
+    noise = context(3, 7).randn(1, 5)
+    assert noise.shape == (4, 1, 5)
+    torch.manual_seed(99)
+    assert torch.equal(noise, context(3, 7).randn(1, 5))
+    assert not torch.equal(noise, context(3, 8).randn(1, 5))
+    assert not torch.equal(noise, context(4, 7).randn(1, 5))
+    twice = context(3, 7)
+    assert not torch.equal(twice.randn(1, 5), twice.randn(1, 5))
+
+
+def test_processes_draw_what_one_process_draws():
+    alone, second = context(3, 7), context(3, 7, process=1, processes=2)
+    for _ in range(2):
+        assert torch.equal(alone.randn(1, 5)[1::2], second.randn(1, 5))
+    assert alone.rng().permutation(9).tolist() == second.rng().permutation(9).tolist()
+    assert alone.rng().permutation(9).tolist() != context(3, 8).rng().permutation(9).tolist()
+
+
+def test_dropout_follows_from_seed_step_and_process_alone():
+    drawn = []
+    for given in ((3, 7, 0), (3, 7, 0), (3, 7, 1), (3, 8, 0)):
+        seed_dropout(*given)
+        drawn.append(torch.rand(8).tolist())
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2] != drawn[3] != drawn[0]
