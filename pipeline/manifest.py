@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING
 
+from cache_schema.format.ledger import FORMAT_1_TAGS
 from cache_schema.format.manifest import AssetSpec, CodeIdentity, Manifest
 from cache_schema.storage.atomic_io import sha256_bytes
 
@@ -22,6 +23,7 @@ def new_manifest(
     assets: Mapping[str, bytes],
     *,
     libraries: Iterable[str],
+    tags: Iterable[str] = FORMAT_1_TAGS,
 ) -> Manifest:
     """Return a manifest with the versions of the code that runs now.
 
@@ -31,9 +33,11 @@ def new_manifest(
         data: Raw data that it saw.
         assets: Content of the files under ``assets/``, by name.
         libraries: Distributions whose versions decide the values.
+        tags: Names of the tags that clips may have.
     """
     return Manifest(
         features=tuple(features),
+        tags=tuple(tags),
         teacher=teacher,
         data=data,
         code=CodeIdentity(

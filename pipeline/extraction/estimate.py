@@ -63,7 +63,7 @@ class Plan:
         """Show it as a table and lines."""
         features = table("feature", "one frame", "bytes a frame", "all frames", title=str(self.path))
         for spec in self.features:
-            ragged = _is_ragged(spec)
+            ragged = spec.ragged
             features.add_row(
                 spec.name,
                 f"{spec.dtype}{spec.shape}",
@@ -71,7 +71,7 @@ class Plan:
                 VARIES if ragged else size(spec.nbytes * self.frames),
             )
         features.add_section()
-        and_more = f" + {VARIES}" if any(map(_is_ragged, self.features)) else ""
+        and_more = f" + {VARIES}" if any(spec.ragged for spec in self.features) else ""
         features.add_row(
             "together",
             "",
@@ -128,7 +128,7 @@ def plan(
         clips=len(selection.clips),
         frames=selection.samples,
         features=features,
-        nbytes=selection.samples * sum(spec.nbytes for spec in features if not _is_ragged(spec)),
+        nbytes=selection.samples * sum(spec.nbytes for spec in features if not spec.ragged),
         files=sum(_files_of(clip.samples, features) for clip in selection.clips),
         committed_clips=committed_clips,
         committed_frames=committed_frames,
@@ -165,11 +165,7 @@ def frames_per_second(selection: Selection, teacher: Teacher, *, slots: int) -> 
         return computed / (time.perf_counter() - begun)
 
 
-def _is_ragged(spec: FeatureSpec) -> bool:
-    return None in spec.shape
-
-
 def _files_of(frames: int, features: tuple[FeatureSpec, ...]) -> int:
     """Files of one clip: metadata and shards of every array, the group's metadata, the ledger's entry."""
-    arrays = [stored for spec in features if not _is_ragged(spec) for stored in stored_arrays(spec)]
+    arrays = [stored for spec in features if not spec.ragged for stored in stored_arrays(spec)]
     return 2 + sum(1 + len(file_sizes(stored, frames)) for stored in arrays)

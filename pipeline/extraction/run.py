@@ -160,7 +160,9 @@ def establish_for(teacher: Teacher, source: Source, path: Path) -> Manifest:
     """
     assets = {f"{stem}.safetensors": save(dict(tensors)) for stem, tensors in teacher.assets().items()}
     features = (*teacher.features, *source.ground_truth)
-    manifest = new_manifest(features, teacher.identity, source.identity, assets, libraries=LIBRARIES)
+    manifest = new_manifest(
+        features, teacher.identity, source.identity, assets, libraries=LIBRARIES, tags=source.tags
+    )
     establish(path, manifest, assets)
     return manifest
 

@@ -1,11 +1,7 @@
-"""A teacher of texts, without memory and without weights."""
+"""A teacher of texts: it counts letters, without weights and without memory from line to line."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +10,6 @@ from torch import Tensor
 from cache_schema.errors import ClipError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.manifest import TeacherIdentity
-from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,21 +24,13 @@ FEATURES = (
 
 
 class ToyTeacher:
-    """Counts letters. ``TROUBLE`` in the environment is JSON: ``poison`` is a line that kills the process,
-    ``delay_s`` seconds that every step takes longer."""
-
     kind = "texts"
     features = FEATURES
     identity = TeacherIdentity(name="toy", weights="none", precision="fp32")
 
-    def __init__(self) -> None:
-        self.trouble = json.loads(os.environ.get("TROUBLE", "{}"))
-
     def prepare(self, sample: str) -> dict[str, Tensor]:
         if "\N{REPLACEMENT CHARACTER}" in sample:
             raise ClipError(f"{sample!r} is not text", expected="text", repair="write it again")
-        if sample == self.trouble.get("poison"):
-            os.kill(os.getpid(), signal.SIGKILL)
         codes = [ord(letter) / 128 for letter in sample[:8]]
         return {
             "letters": torch.tensor(codes + [0.0] * (8 - len(codes))),
@@ -56,10 +43,9 @@ class ToyTeacher:
         return {spec.name: torch.stack([row[spec.name] for row in rows]) for spec in self.features}
 
     def begin(self, slots: int) -> None:
-        pass
+        return None
 
     def step(self, batch: dict[str, Tensor], state: None) -> tuple[dict[str, Tensor], None]:
-        time.sleep(self.trouble.get("delay_s", 0))
         return batch, state
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
@@ -70,9 +56,7 @@ class ToyPreset:
     kind = "texts"
     features = FEATURES
 
-    def load(self, checkpoint: Path | None, *, progress=SILENT, **options: object) -> ToyTeacher:
-        progress.expect(1)
-        progress.advance()
+    def load(self, checkpoint: Path | None, **options: object) -> ToyTeacher:
         return ToyTeacher()
 
 

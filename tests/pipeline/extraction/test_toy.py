@@ -55,7 +55,8 @@ def run(*arguments: object):
 
 
 def start(path: Path, root: Path, *options: object, **trouble: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "cli", "extract", path, "--data", root, *NAMES, *options]
+    names = ("--source", "tests.toy.source:Texts", "--teacher", "tests.toy.troubled:TROUBLED", "--slots", "2")
+    command = [sys.executable, "-m", "cli", "extract", path, "--data", root, *names, *options]
     return subprocess.Popen(
         list(map(str, command)),
         cwd=ROOT,
