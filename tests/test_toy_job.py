@@ -26,6 +26,7 @@ def test_from_texts_to_a_student_of_two_joined_datasets(tmp_path: Path):
     assert "4 clips and 16 frames" in teachonce(
         "extract", whole, "--data", texts, "--source", SOURCE, "--teacher", TEACHER
     )
+    teachonce("verify", whole)
     # As two teachers would: one dataset with what the student reads, another with what it imitates.
     teachonce("pull", whole, inputs, "--features", "letters,line_number")
     teachonce("pull", whole, targets, "--features", "length,vowels,line_number")
@@ -42,3 +43,5 @@ def test_from_texts_to_a_student_of_two_joined_datasets(tmp_path: Path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
     measured = teachonce("evaluate", tmp_path / "joined", inputs, "--with", targets, "--system", SYSTEM)
     assert "val, after 2 epochs" in measured
+    exported = ("export", tmp_path / "alone", tmp_path / "toy.json", "--dataset", whole, "--system", SYSTEM)
+    assert "4 tensors" in teachonce(*exported)
