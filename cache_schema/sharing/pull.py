@@ -42,7 +42,7 @@ STREAMS = 8
 PATIENCE = 3
 """Clips that a place may fail to hand out before the pull ends."""
 SMALL_ASSET_BYTES = 64 * 2**20
-"""Assets up to this size come with any part of a dataset: ORION's projections, not its planner."""
+"""Assets up to this size come with any part of a dataset: projections do, a planner does not."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache_schema.errors import CheckpointError
+from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.runs.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 LOG_SIGMA_LIMIT = 5.0
 """Log standard deviations stay within plus and minus this."""
 
-PARTS = ("present_distribution", "future_distribution", "predict_model", "ego_fut_decoder")
+PARTS = PLANNER_PARTS
 """The planner's four networks, as checkpoints name them."""
 
 

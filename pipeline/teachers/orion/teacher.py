@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache_schema.format.manifest import TeacherIdentity
+from cache_schema.vocabulary.orion import planner_shapes
 from pipeline.teachers.orion.checkpoints.reader import Fingerprint, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
     build,
     model_shapes,
-    planner_shapes,
     random_weights,
 )
 from pipeline.teachers.orion.network.memory import OrionMemory
@@ -61,7 +61,7 @@ class OrionTeacher:
             for name, weight in random_weights(model_shapes(preset.config), source):
                 arithmetic.place(self.model, name, weight, device)
             # Drawn only when asked for, because at full token width it outweighs a tiny model by far.
-            self._planner = lambda: dict(random_weights(planner_shapes(preset.config), source))
+            self._planner = lambda: dict(random_weights(planner_shapes(preset.config.language.width), source))
             origin = f"random:{source}"
         else:
             fingerprint, planner = Fingerprint(), {}
