@@ -110,8 +110,8 @@ def test_declared_derivations_are_read_like_features(format_2: Path):
 
 def test_one_frame_costs_its_own_chunks(format_2: Path):
     """The first clip has 280,000 bytes of images: five chunks of 65,536, of which a frame touches a few."""
-    opened = LatentDataset.open(format_2)
-    opened.backend = CountingBackend(format_2)
+    opened = LatentDataset.open(CountingBackend(format_2))
+    opened.backend.taken.clear()
     image = opened.read(CLIP, "image", 1)  # 20,000 bytes from 60,000 on: in the first chunk and the second
     np.testing.assert_array_equal(image, values_of(CLIP)["image"][1])
     folder = f"clips/{CLIP}/image"

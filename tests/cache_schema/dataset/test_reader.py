@@ -140,8 +140,8 @@ class CountingBackend(LocalBackend):
 
 
 def test_only_what_is_asked_for_is_read(dataset: Path):
-    opened = LatentDataset.open(dataset)
-    opened.backend = CountingBackend(dataset)
+    opened = LatentDataset.open(CountingBackend(dataset))
+    opened.backend.taken.clear()
     clip = CLIPS[1].name
     opened.read(clip, "queries", 3)
     folder = f"clips/{clip}/queries"
