@@ -53,7 +53,7 @@ def test_ragged_ground_truth_makes_a_dataset_of_format_1_format_2(dataset: Path,
             assert clip.commit(wall_s=0).digest == opened.entry(info.name).digest
 
 
-def test_a_dataset_that_lacks_ground_truth_says_how_to_add_it(dataset: Path):
+def test_the_error_of_missing_ground_truth_has_the_command_that_adds_it(dataset: Path):
     manifest = LatentDataset.open(dataset).manifest
     more = manifest.replace(features=(*manifest.features, OBJECTS, SPEED))
     with pytest.raises(IdentityError, match="teachonce add-truth"):

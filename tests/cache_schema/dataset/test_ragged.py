@@ -229,7 +229,7 @@ def test_extremes_of_integers(tmp_path: Path, dtype: str):
 
 
 def put_shapes(path: Path, feature: str, shapes: list) -> None:
-    """Write other shapes of the first clip's frames, as somebody who makes all digests fit."""
+    """Write other shapes of the first clip's frames, and make all digests fit."""
     content = np.array(shapes, "<i4").tobytes()
     file = path / "clips" / CLIP / f"{feature}.shape" / "c.0.0"
     file.write_bytes(content + google_crc32c.value(content).to_bytes(4, "little"))
@@ -273,5 +273,5 @@ def test_counts_that_lie_make_no_reader_ask_for_memory(format_2: Path, values: i
 
 def test_a_count_that_is_missing(format_2: Path):
     edit_entry(format_2, CLIP, lambda entry: entry["values"].pop("tokens"))
-    with pytest.raises(DatasetError, match="does not say how many values of 'tokens' the clip has"):
+    with pytest.raises(DatasetError, match="the ledger entry lacks the number of values of 'tokens'"):
         LatentDataset.open(format_2).read(CLIP, "tokens", 0)

@@ -75,7 +75,7 @@ def test_the_terms_that_bind_orion_on_bench2drive(tmp_path, manifest, assets):
         "data": manifest.data.model_copy(update={"name": "Bench2Drive", "licence": "CC BY-NC-ND 4.0"}),
     }
     path = tmp_path / "x.zarr"
-    with DatasetWriter(path, manifest.model_copy(update=identity), assets) as writer:
+    with DatasetWriter(path, manifest.replace(**identity), assets) as writer:
         clip = writer.clip(CLIPS[0])
         clip.append(values_of(CLIPS[0].name, CLIPS[0].frames))
         clip.commit(wall_s=0)
@@ -99,7 +99,7 @@ def test_an_empty_dataset_has_no_card(tmp_path, manifest, assets):
         card(tmp_path / "x.zarr", "mit")
 
 
-def test_a_stranger_s_text_stays_text(tmp_path, manifest, assets):
+def test_untrusted_text_stays_text(tmp_path, manifest, assets):
     """YAML, tables, HTML, links and code fences that want to be more than names."""
     hostile = (
         "x: [y]\n---\nlicense: mit\n| a | b |\n<script>alert(1)</script> ![i](u) [l](u) `c` ``` "
@@ -114,7 +114,7 @@ def test_a_stranger_s_text_stays_text(tmp_path, manifest, assets):
     }
     path = tmp_path / 'a "b" `c` ```.zarr'
     info = CLIPS[0].model_copy(update={"town": hostile, "scenario": hostile, "weather": hostile})
-    with DatasetWriter(path, manifest.model_copy(update=identity), assets) as writer:
+    with DatasetWriter(path, manifest.replace(**identity), assets) as writer:
         clip = writer.clip(info)
         clip.append(values_of(info.name, info.frames))
         clip.commit(wall_s=0)

@@ -24,7 +24,7 @@ def dataset(tmp_path: Path, manifest, assets):
 
     def write(name: str, clips: dict[str, dict], features=(SPEED,)) -> Path:
         path = tmp_path / f"{name}.zarr"
-        with DatasetWriter(path, manifest.model_copy(update={"features": features}), assets) as writer:
+        with DatasetWriter(path, manifest.replace(features=features), assets) as writer:
             for clip, values in clips.items():
                 arrays = {spec.name: np.asarray(values[spec.name], spec.dtype) for spec in features}
                 frames = len(next(iter(arrays.values())))

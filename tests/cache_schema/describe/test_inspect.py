@@ -58,9 +58,9 @@ def test_every_clip_on_demand(dataset):
 
 
 def test_for_programs(dataset):
-    told = json.loads(inspect(dataset, clips=True).model_dump_json())
-    assert told["features"][0]["ratio"] == pytest.approx(1, abs=0.1)
-    assert len(told["clip_table"]) == 2
+    parsed = json.loads(inspect(dataset, clips=True).model_dump_json())
+    assert parsed["features"][0]["ratio"] == pytest.approx(1, abs=0.1)
+    assert len(parsed["clip_table"]) == 2
 
 
 def test_vision_tokens_against_full_width(tmp_path, manifest):
@@ -77,7 +77,7 @@ def test_vision_tokens_against_full_width(tmp_path, manifest):
     ego = FeatureSpec(name="ego_token", shape=(4096,), axes=("channel",), dtype="float16", role="input")
     heads = save({})
     asset = AssetSpec(name="teacher_heads.safetensors", sha256=sha256_bytes(heads), nbytes=len(heads))
-    changed = manifest.model_copy(update={"features": (queries, ego), "assets": (asset,)})
+    changed = manifest.replace(features=(queries, ego), assets=(asset,))
     path = tmp_path / "x.zarr"
     with DatasetWriter(path, changed, {asset.name: heads}) as writer:
         clip = writer.clip(ClipInfo(name="clip", frames=20, split="val"))

@@ -37,7 +37,7 @@ def test_as_numpy_computes_them(dataset, feature, monkeypatch):
 def of(tmp_path, manifest):
     def of(values, dtype):
         spec = FeatureSpec(name="x", shape=(), axes=(), dtype=dtype, role="truth")
-        changed = manifest.model_copy(update={"features": (spec,), "assets": ()})
+        changed = manifest.replace(features=(spec,), assets=())
         path = tmp_path / f"{dtype}.zarr"
         with DatasetWriter(path, changed) as writer:
             clip = writer.clip(ClipInfo(name="clip", frames=len(values), split="train"))

@@ -35,7 +35,7 @@ def write(tmp_path, manifest, assets):
 
     def write(name: str, infos, shift: int = 0, **changes) -> Path:
         path = tmp_path / f"{name}.zarr"
-        with DatasetWriter(path, manifest.model_copy(update=changes), assets) as writer:
+        with DatasetWriter(path, manifest.replace(**changes), assets) as writer:
             for info in infos:
                 clip = writer.clip(info)
                 clip.append(values_of(info.name, info.frames) | {"command": np.full(info.frames, shift)})

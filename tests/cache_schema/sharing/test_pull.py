@@ -141,11 +141,11 @@ def test_only_the_features_asked_for(carded: Path, shared: Bucket, tmp_path: Pat
 
 
 def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path: Path):
-    out, place = tmp_path / "out.zarr", open_backend(shared.url)
+    out, backend = tmp_path / "out.zarr", open_backend(shared.url)
     name = f"clips/{FIRST}/queries/c.0.0.0"
-    content = bytearray(place.read(name, 10**6))
+    content = bytearray(backend.read(name, 10**6))
     content[1234] ^= 4
-    place.upload([{name: bytes(content)}])
+    backend.upload([{name: bytes(content)}])
     done = pull(shared.url, out)
     assert done.fetched == (SECOND,)
     (left,) = done.failed
@@ -155,7 +155,7 @@ def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path:
     # With the feature left out, the clip is good.
     assert pull(shared.url, tmp_path / "part.zarr", features=["token", "mask"]).failed == ()
     content[1234] ^= 4
-    place.upload([{name: bytes(content)}])
+    backend.upload([{name: bytes(content)}])
     assert pull(shared.url, out).fetched == (FIRST,)
 
 
@@ -168,9 +168,7 @@ def test_a_wrong_asset_ends_it(shared: Bucket, tmp_path: Path):
 
 
 def test_another_dataset_is_left_alone(carded: Path, shared: Bucket, manifest, tmp_path: Path):
-    other = manifest.model_copy(
-        update={"assets": (), "data": manifest.data.model_copy(update={"name": "B2D"})}
-    )
+    other = manifest.replace(assets=(), data=manifest.data.model_copy(update={"name": "B2D"}))
     with DatasetWriter(tmp_path / "other.zarr", other):
         pass
     with pytest.raises(IdentityError, match=r"data\.name"):
@@ -183,13 +181,13 @@ def test_another_dataset_is_left_alone(carded: Path, shared: Bucket, manifest, t
 
 
 def test_a_ledger_that_lies_costs_nothing(carded: Path, shared: Bucket, tmp_path: Path):
-    place, entry = open_backend(shared.url), LatentDataset.open(carded).entry(FIRST)
+    backend, entry = open_backend(shared.url), LatentDataset.open(carded).entry(FIRST)
     name = "queries/c.0.0.0"
     vast = entry.files[name].model_copy(update={"nbytes": 10**15})
     extra = entry.files | {"more/c.0": vast}
     for files in (entry.files | {name: vast}, extra, entry.files | {"token/zarr.json": vast}):
         lie = entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
-        place.upload([{f"ledger/{FIRST}.json": entry_document(lie)}])
+        backend.upload([{f"ledger/{FIRST}.json": entry_document(lie)}])
         shared.seen.clear()
         done = pull(shared.url, tmp_path / "out.zarr", ClipFilter(clips="Acc*"))
         assert [left.clip for left in done.failed] == [FIRST]
@@ -249,7 +247,7 @@ def test_a_server_that_lies(carded: Path, tmp_path: Path, lie: str):
     assert sum(handler.sent) < 2**26  # what the sockets between the two hold
 
 
-def test_a_place_that_gives_up_ends_the_pull(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
+def test_repeated_failures_end_the_pull(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
     path = tmp_path / "many.zarr"
     with DatasetWriter(path, manifest, assets) as writer:
         for number in range(4):

@@ -91,7 +91,7 @@ def test_float16_as_bfloat16_is_read_as_float32(dataset, tmp_path):
         ({"colour": "full"}, "no feature colour"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_written(dataset, tmp_path, encodings, message):
+def test_what_cannot_be_done_is_refused_before_anything_is_written(dataset, tmp_path, encodings, message):
     with pytest.raises(RequestError, match=message):
         reencode(dataset, tmp_path / "out.zarr", encodings)
     assert not (tmp_path / "out.zarr").exists()
@@ -116,7 +116,7 @@ def write(tmp_path: Path, manifest):
             for name, content in assets.items()
         )
         changes = {"features": specs, "assets": named}
-        with DatasetWriter(path, manifest.model_copy(update=changes), assets) as writer:
+        with DatasetWriter(path, manifest.replace(**changes), assets) as writer:
             for name, values in clips.items():
                 clip = writer.clip(ClipInfo(name=name, frames=len(values[specs[0].name]), split="train"))
                 clip.append(values)
@@ -141,7 +141,7 @@ def test_a_lossy_feature_that_is_not_asked_for_stays_as_it_is(tmp_path, manifest
         "x": np.random.default_rng(0).integers(-90, 90, size=(2, 3, 4)).astype(np.int8),
         "x.scale": np.ones((2, 4), np.float32),
     }
-    changed = manifest.model_copy(update={"features": (x, y), "assets": ()})
+    changed = manifest.replace(features=(x, y), assets=())
     with DatasetWriter(tmp_path / "source.zarr", changed) as writer:
         clip = writer.clip(ClipInfo(name="a", frames=2, split="train"))
         clip.append_stored("x", stored)

@@ -50,7 +50,7 @@ def test_clips_are_chosen_and_copied(tmp_path, manifest, assets, which, chosen):
     assert verify(tmp_path / "out.zarr").problems == ()
 
 
-def test_nothing_chosen_says_what_there_is(dataset, tmp_path):
+def test_the_error_of_an_empty_choice_lists_what_there_is(dataset, tmp_path):
     with pytest.raises(RequestError, match="no clip") as caught:
         subset(dataset, tmp_path / "out.zarr", ClipFilter(tags={"town": "Town12"}))
     assert "split train, val; town Town03, Town05" in caught.value.expected
@@ -119,7 +119,7 @@ def test_an_encoding_is_not_applied_twice(tmp_path, manifest):
         "x": np.random.default_rng(0).integers(-90, 90, size=(6, 3, 4)).astype(np.int8),
         "x.scale": np.ones((6, 4), np.float32),
     }
-    with DatasetWriter(source, manifest.model_copy(update={"features": (spec,), "assets": ()})) as writer:
+    with DatasetWriter(source, manifest.replace(features=(spec,), assets=())) as writer:
         clip = writer.clip(ClipInfo(name="clip", frames=6, split="train"))
         clip.append_stored("x", stored)
         clip.commit(wall_s=0)
