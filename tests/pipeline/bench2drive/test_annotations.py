@@ -111,8 +111,8 @@ def test_a_missing_key_is_named(read, frame_record):
     ("name", "content", "complaint"),
     [
         ("00000.json.gz", b"not gzip", "cannot be read"),
-        ("00000.json.gz", gzip.compress(b'{"x": 1}' * 99)[:-30], "cannot be read"),
-        ("00000.json.gz", gzip.compress(b'{"x": 1'), "is not JSON"),
+        ("00000.json.gz", gzip.compress(b'{"x": 1}' * 99, mtime=0)[:-30], "cannot be read"),
+        ("00000.json.gz", gzip.compress(b'{"x": 1', mtime=0), "is not JSON"),
         ("00000.json", b"\xff\xfe\xff", "is not JSON"),
         ("00000.json", b"[1, 2]", "holds a JSON list"),
         ("00000.json", b"[" * 100_000, "is not JSON"),
