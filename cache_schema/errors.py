@@ -1,4 +1,4 @@
-"""One small tree of errors. Each says what happened, what was expected and what to do."""
+"""Errors that a user can correct: each has what happened, what was expected, and what to do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 
 class TeachonceError(Exception):
-    """Something the user can mend.
+    """An error that the user can correct. Bugs raise other exceptions.
 
     Args:
-        happened: What went wrong, naming the file, clip, frame or feature.
+        happened: What went wrong, with the file, clip, frame or feature.
         expected: What would have been right.
         repair: What to do now.
     """
@@ -21,7 +21,7 @@ class TeachonceError(Exception):
         self.repair = repair
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive the trip from a worker process."""
+        """Survive pickling, as an error of a worker process."""
         return _rebuild, (type(self), self.happened, self.expected, self.repair)
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ def _rebuild(kind: type[TeachonceError], happened: str, expected: str, repair: s
 
 
 class RequestError(TeachonceError):
-    """A name, option or feature was asked for that does not exist."""
+    """A name, option or feature that was asked for does not exist."""
 
 
 class ClipError(TeachonceError):
@@ -45,7 +45,7 @@ class CheckpointError(TeachonceError):
 
 
 class DatasetError(TeachonceError):
-    """A latent dataset breaks its own promises: not there, damaged, or of an unknown format."""
+    """A latent dataset is missing, damaged, or of an unknown format."""
 
 
 class StorageError(TeachonceError):
@@ -53,11 +53,11 @@ class StorageError(TeachonceError):
 
 
 class IdentityError(DatasetError):
-    """A latent dataset was made by another teacher, checkpoint or preprocessing."""
+    """Two latent datasets differ in teacher, checkpoint, preprocessing or data."""
 
 
 class FeatureError(DatasetError):
-    """Values or shapes that a feature must not hold: not finite, overflowing, not as promised."""
+    """Values or shapes do not fit a feature: not finite, overflowing, or not as promised."""
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,5 @@ class LeftOut:
 
     @classmethod
     def because(cls, clip: str, error: TeachonceError) -> LeftOut:
-        """What an error means for a clip."""
+        """Return a clip that was left out because of an error."""
         return cls(clip, error.happened, error.repair)

@@ -1,4 +1,4 @@
-"""Plug-ins are rows of a table of dotted strings, resolved when used."""
+"""Plug-ins: rows of a table of dotted strings, imported when they are used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def resolve(table: Mapping[str, str], name: str, *, kind: str, needs: str | None = None) -> Any:
-    """Return the object that ``name`` stands for.
+    """Return the object that a name stands for.
 
     Args:
         table: Names and the ``module:attribute`` each stands for.

@@ -1,22 +1,22 @@
-"""How far something is: what long work tells, whoever wants to know."""
+"""Progress of long work: the one interface that long functions report to."""
 
 from __future__ import annotations
 
 
 class Progress:
-    """Hears how far some work is, and shows it to nobody. ``terminal.ProgressBar`` shows it."""
+    """Receives reports on some work and shows nothing; ``terminal.ProgressBar`` shows them."""
 
     def expect(self, total: float) -> None:
-        """There will be so much, all in all."""
+        """Set how much there is to do in all."""
 
     def advance(self, amount: float = 1, status: str = "") -> None:
-        """So much more is done; ``status`` says in a few words what is going on."""
+        """Report that so much more is done; ``status`` describes the current work in a few words."""
 
     def reach(self, done: float, status: str = "") -> None:
-        """So much is done by now."""
+        """Report how much is done in all."""
 
     def say(self, text: str) -> None:
-        """Something happened that is worth a line of its own."""
+        """Report an event that deserves a line of its own."""
 
 
 SILENT = Progress()

@@ -1,4 +1,4 @@
-"""What all commands share on a terminal: consoles, options, tables, and the progress bar."""
+"""The terminal of all commands: consoles, shared options, tables, and the progress bar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOUND, USER_ERROR, INTERRUPTED = 1, 2, 130
 PLAIN_EVERY_S = 15.0
 """Seconds between plain lines: often enough to be watched, seldom enough for a day's log."""
 
-# Nothing that is shown comes from us alone: brackets in a path or a reason are not markup.
+# Output has text of other sources in it: brackets in a path or a reason are not markup.
 out = Console(markup=False, highlight=False)
 err = Console(markup=False, highlight=False, stderr=True)
 
@@ -47,10 +47,10 @@ Device = Annotated[str | None, typer.Option(help="Torch device; a GPU if there i
 
 
 def torch_device(name: str | None) -> str:
-    """The device that was asked for, if it is there; else the best there is.
+    """Return the device that was asked for; without a name, the best that is available.
 
     Raises:
-        RequestError: It is not there.
+        RequestError: The device is not available.
     """
     import torch
 
@@ -68,7 +68,7 @@ def torch_device(name: str | None) -> str:
 
 
 def given(value: Any, option: str, target: Path) -> Any:
-    """The value of an option that a file of this kind needs.
+    """Return the value of an option that a file of this kind needs.
 
     Raises:
         RequestError: It is None.
@@ -83,7 +83,7 @@ def given(value: Any, option: str, target: Path) -> Any:
 
 
 def table(first: str, *others: str, title: str | None = None) -> Table:
-    """A table whose first column is never cut."""
+    """Return an empty table whose first column is never cut."""
     drawn = Table(title=title, title_justify="left")
     # Names of features fit a narrow terminal, names of clips are folded.
     drawn.add_column(first, overflow="fold", no_wrap=first == "feature")
@@ -93,7 +93,7 @@ def table(first: str, *others: str, title: str | None = None) -> Table:
 
 
 def size(nbytes: float) -> str:
-    """Bytes for people, such as 4.33 MB."""
+    """Return bytes for people, such as 4.33 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if nbytes < 1000:
             return f"{nbytes:.3g} {unit}"
@@ -102,7 +102,7 @@ def size(nbytes: float) -> str:
 
 
 def exit_if_left_out(clips: Iterable[LeftOut]) -> None:
-    """Show the clips that were left out, if any, and end with the exit code that says so."""
+    """Show the clips that were left out, if any, and exit with the code for them."""
     shown = table("clip", "why it was left out", "to do")
     for left_out in clips:
         shown.add_row(left_out.clip, left_out.reason, left_out.repair)
@@ -117,7 +117,7 @@ class ProgressBar(Progress):
     Args:
         what: Verb in front of the bar.
         unit: What is counted, such as "frames"; "bytes" are shown as sizes.
-        total: How many there will be, if that is known by now.
+        total: How many there are in all, if that is known.
         console: Where to write; standard error by default.
         plain_every_s: Seconds between plain lines.
     """
@@ -149,13 +149,13 @@ class ProgressBar(Progress):
 
     def __enter__(self) -> Self:
         self._began = self._shown = time.monotonic()
-        self._told: tuple[float, float | None] = (0.0, self.total)
+        self._reported: tuple[float, float | None] = (0.0, self.total)
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if not self.console.is_terminal and self._told != (self.done, self.total):
+        if not self.console.is_terminal and self._reported != (self.done, self.total):
             self._line()
 
     def expect(self, total: float) -> None:
@@ -180,7 +180,7 @@ class ProgressBar(Progress):
             self._line()
 
     def say(self, text: str) -> None:
-        """See ``Progress``: a line that stays, above the bar."""
+        """See ``Progress``; the line stays above the bar."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self) -> None:
@@ -194,7 +194,7 @@ class ProgressBar(Progress):
         return f"{self.done:g}" + ("" if self.total is None else f"/{self.total:g}") + f" {self.unit}"
 
     def _line(self) -> None:
-        self._shown, self._told = time.monotonic(), (self.done, self.total)
+        self._shown, self._reported = time.monotonic(), (self.done, self.total)
         rate = self.done / max(self._shown - self._began, 1e-9)
         speed = f"{size(rate)}/s" if self.unit == "bytes" else f"{rate:.1f}/s"
         parts = [self._amount(), speed]

@@ -52,9 +52,9 @@ class ClipWriter:
         info: ClipInfo,
         features: Sequence[FeatureSpec] | None = None,
     ) -> None:
-        if strangers := sorted(set(info.tags) - set(manifest.tags)):
+        if unknown := sorted(set(info.tags) - set(manifest.tags)):
             raise FeatureError(
-                f"clip {info.name!r} has tags that were never promised: {', '.join(strangers)}",
+                f"clip {info.name!r} has tags that were never promised: {', '.join(unknown)}",
                 expected=f"some of {', '.join(manifest.tags)}",
                 repair="name them in the manifest's tags",
             )
@@ -228,7 +228,7 @@ class _FeatureWriter:
             f"{self._where(frame)}: {int(bad.sum())} of {bad.size} values {fault}, "
             f"the first is {values[bad].flat[0]}",
             expected=expected,
-            repair="look at the teacher's precision and at this frame's input; the clip was left out",
+            repair="check the teacher's precision and the input of this frame; the clip was left out",
         )
 
     def _where(self, frame: int) -> str:

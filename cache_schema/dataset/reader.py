@@ -12,15 +12,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from cache_schema.dataset.array_reader import open_array, repair_of, select
+from cache_schema.dataset.array_reader import ArrayReader
 from cache_schema.dataset.assets import broken_asset, read_asset
 from cache_schema.errors import DatasetError, RequestError
-from cache_schema.format.clip_files import stored_length
-from cache_schema.format.encodings import decode, decode_values, stored_arrays
+from cache_schema.format.clip_files import feature_of, stored_length
+from cache_schema.format.encodings import decode, stored_arrays
 from cache_schema.format.layout import SHARD_BYTES
 from cache_schema.format.ledger import ClipInfo, Ledger, LedgerEntry
 from cache_schema.format.manifest import Manifest, parse_root
-from cache_schema.format.ragged import SHAPE, FrameIndex, frame_index
 from cache_schema.storage.open import open_backend
 from cache_schema.storage.safe_io import JSON_BYTES
 from cache_schema.vocabulary.orion import implied_derivations
@@ -34,12 +33,13 @@ if TYPE_CHECKING:
 
     from cache_schema.format.derivations import Derivation
     from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.ragged import FrameIndex
     from cache_schema.storage.backend import StorageBackend
 
     Frames = slice | np.ndarray | None
 
-OPEN_ENTRIES, OPEN_ARRAYS = 2048, 8192
-"""Ledger entries and arrays that are remembered, some 30 kB each: more clips than one batch comes from."""
+OPEN_ENTRIES = 2048
+"""Ledger entries that are remembered, some 30 kB each: more clips than one batch comes from."""
 
 
 def read_manifest(where: str | Path | StorageBackend) -> Manifest:
@@ -67,25 +67,24 @@ class LatentDataset:
     clip, the frames of an array; and never more than the ledger and the manifest together allow.
 
     Args:
-        where: The dataset's folder, or a URL as ``open_backend`` takes it.
+        where: The dataset's folder, URL or storage backend, as ``open_backend`` takes it.
 
     Raises:
         DatasetError: There is no dataset of a known format.
         StorageError: The storage cannot be reached.
     """
 
-    def __init__(self, where: str | Path) -> None:
+    def __init__(self, where: str | Path | StorageBackend) -> None:
         self.backend = open_backend(where)
         self.manifest = read_manifest(self.backend)
         self._where = where
         self._entry = functools.lru_cache(OPEN_ENTRIES)(lambda clip: Ledger(self.backend).read(clip))
-        self._array = functools.lru_cache(OPEN_ARRAYS)(self._open_array)
-        self._index = functools.lru_cache(OPEN_ENTRIES)(self._read_index)
+        self._arrays = ArrayReader(self.backend, self.entry)
         self._maps = functools.cache(self.derivation_maps)
 
     @classmethod
-    def open(cls, where: str | Path) -> Self:
-        """Open the dataset at a path or URL."""
+    def open(cls, where: str | Path | StorageBackend) -> Self:
+        """Open the dataset at a path, URL or storage backend."""
         return cls(where)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -186,7 +185,16 @@ class LatentDataset:
             DatasetError: It is not as promised, or a file that the ledger lists is missing or has another
                 size, so that reading it would yield fill values.
         """
-        return self._array(clip, stored)
+        feature = feature_of(f"{stored}/")
+        self.require([feature])
+        arrays = {array.name: array for array in stored_arrays(self.feature(feature))}
+        if stored not in arrays:
+            raise RequestError(
+                f"the feature {feature!r} of {self.backend} has no array {stored!r}",
+                expected=f"one of {', '.join(arrays)}",
+                repair="name an array that the feature's encoding has",
+            )
+        return self._arrays.array(clip, arrays[stored])
 
     def frame_index(self, clip: str, feature: str) -> FrameIndex:
         """Return the shapes of a ragged feature's frames, and where the values of each begin.
@@ -194,7 +202,7 @@ class LatentDataset:
         Raises:
             DatasetError: They do not fit the number of values that the ledger has.
         """
-        return self._index(clip, feature)
+        return self._arrays.index(clip, self.feature(feature))
 
     def stored(self, clip: str, feature: str, frames: Frames = None) -> dict[str, np.ndarray]:
         """Read values of one clip as they are stored, for callers that decode elsewhere.
@@ -212,11 +220,8 @@ class LatentDataset:
             DatasetError: The stored bytes are not those that were written.
         """
         self.require([feature])
-        spec = self.feature(feature)
         selected = self._numbers(clip, frames) if isinstance(frames, np.ndarray) else frames or slice(None)
-        if spec.ragged:
-            return self._stored_ragged(clip, spec, selected)
-        return {array.name: self._select(clip, array.name, selected) for array in stored_arrays(spec)}
+        return self._arrays.stored(clip, self.feature(feature), selected)
 
     def read(self, clip: str, feature: str, frames: Frames | int = None) -> Any:
         """Read values of one clip.
@@ -296,56 +301,10 @@ class LatentDataset:
         derivation.check_asset(maps, {spec.name: spec for spec in self.manifest.features})
         return maps
 
-    def _open_array(self, clip: str, name: str) -> zarr.Array:
-        feature = name.partition(".")[0]
-        self.require([feature])
-        arrays = {array.name: array for array in stored_arrays(self.feature(feature))}
-        if name not in arrays:
-            raise RequestError(
-                f"the feature {feature!r} of {self.backend} has no array {name!r}",
-                expected=f"one of {', '.join(arrays)}",
-                repair="name an array that the feature's encoding has",
-            )
-        return open_array(self.backend, self.entry(clip), arrays[name])
-
-    def _read_index(self, clip: str, feature: str) -> FrameIndex:
-        spec, entry = self.feature(feature), self.entry(clip)
-        values = stored_length(stored_arrays(spec)[0], entry.clip.frames, entry.values)
-        shapes = self._select(clip, feature + SHAPE, slice(None))
-        try:
-            index = frame_index(spec, shapes)
-            if index.offsets[-1] != values:
-                raise ValueError(f"they add up to {index.offsets[-1]}")
-        except ValueError as error:
-            raise DatasetError(
-                f"clip {clip!r}, feature {feature!r}: the shapes of its frames are not those of its values: "
-                f"{error}",
-                expected=f"shapes that add up to the {values} values that the ledger lists",
-                repair=repair_of(clip),
-            ) from error
-        return index
-
-    def _stored_ragged(
-        self, clip: str, spec: FeatureSpec, frames: slice | np.ndarray
-    ) -> dict[str, np.ndarray]:
-        shapes, offsets = self.frame_index(clip, spec.name)
-        numbers = np.arange(len(shapes))[frames]
-        # Neighbours are read together.
-        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
-        spans = [slice(int(offsets[run[0]]), int(offsets[run[-1] + 1])) for run in runs]
-        parts = [self._select(clip, spec.name, span) for span in spans if span.start < span.stop]
-        empty = np.empty(0, stored_arrays(spec)[0].dtype)
-        flat = parts[0] if len(parts) == 1 else np.concatenate([empty, *parts])
-        return {spec.name: flat, spec.name + SHAPE: shapes[numbers].astype(np.int32)}
-
     def _flat_values(self, clip: str, feature: str, values: slice | int) -> np.ndarray:
-        """Read values of a ragged feature wherever its frames begin."""
-        spec = self.feature(feature)
         part = slice(values, values + 1) if isinstance(values, int) else values
-        stored = self._select(clip, feature, part)
-        if spec.encoding != "lower-triangle":
-            stored = decode_values(spec, stored, stored.shape)
-        return stored[0] if isinstance(values, int) else stored
+        found = self._arrays.flat_values(clip, self.feature(feature), part)
+        return found[0] if isinstance(values, int) else found
 
     def _numbers(self, clip: str, frames: np.ndarray) -> np.ndarray:
         """Return frames as numbers from 0, whether they were counted from the end or given as a mask."""
@@ -359,6 +318,3 @@ class LatentDataset:
                 repair="choose one of these",
             )
         return frames % length
-
-    def _select(self, clip: str, name: str, elements: slice | np.ndarray) -> np.ndarray:
-        return select(self.backend, clip, self.array(clip, name), name, elements)

@@ -1,1 +1,1 @@
-"""What a dataset holds, in numbers and in words."""
+"""Summaries, statistics, comparisons and the card of a dataset."""

@@ -1,1 +1,1 @@
-"""What a latent dataset is on disk: FORMAT.md as types."""
+"""The format of a latent dataset on disk: FORMAT.md as types."""

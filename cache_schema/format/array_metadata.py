@@ -74,7 +74,7 @@ def check_group(content: bytes, clip: ClipInfo) -> str | None:
     except ValueError as error:
         return f"is not plain JSON: {error}"
     if document != clip_group(clip):
-        return "does not say of the clip what the ledger says"
+        return "has other attributes of the clip than the ledger"
     return None
 
 

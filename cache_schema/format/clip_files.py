@@ -23,7 +23,7 @@ class ChunkFile(NamedTuple):
     length: int
     """Elements along the leading axis of the whole array."""
     held: int
-    """Those of them that lie in this file."""
+    """Those of them that this file holds."""
     nbytes: int
     """Size of the file."""
 
@@ -74,7 +74,7 @@ def stored_length(stored: StoredArray, frames: int, values: Mapping[str, int]) -
         return frames
     if stored.name not in values:
         raise DatasetError(
-            f"the ledger entry does not say how many values of {stored.name!r} the clip has",
+            f"the ledger entry lacks the number of values of {stored.name!r}",
             expected="the number of values of every ragged feature, as the commit of the clip wrote it",
             repair="run `teachonce repair`, then extract or pull the clip again",
         )

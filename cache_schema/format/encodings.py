@@ -149,7 +149,7 @@ def decode_values(spec: FeatureSpec, stored: np.ndarray, shape: tuple[int, ...])
 
 
 def above_diagonal(values: np.ndarray) -> np.ndarray:
-    """Tell for all values (..., N, N) whether they are other than 0 above the diagonal."""
+    """Return a mask of the values (..., N, N) above the diagonal that are not 0."""
     return (values != 0) & ~np.tri(values.shape[-1], dtype=bool)
 
 

@@ -105,8 +105,8 @@ class LedgerEntry(_Record):
 
     @model_validator(mode="after")
     def _values_have_files(self) -> Self:
-        if strangers := sorted(name for name in self.values if f"{name}/zarr.json" not in self.files):
-            raise ValueError(f"values of features that the clip has no files of: {', '.join(strangers)}")
+        if unknown := sorted(name for name in self.values if f"{name}/zarr.json" not in self.files):
+            raise ValueError(f"values of features that the clip has no files of: {', '.join(unknown)}")
         return self
 
     @model_serializer(mode="wrap")

@@ -1,4 +1,4 @@
-"""Bounds of what a reader takes from a dataset that may come from anybody.
+"""Bounds of what a reader accepts from a dataset of an untrusted source.
 
 Whatever is read is bounded before it is read, so that a hostile dataset cannot make a reader ask for memory.
 """

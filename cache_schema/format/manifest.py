@@ -43,15 +43,15 @@ class TeacherIdentity(_Record):
     """Everything that decides a teacher's outputs. Two datasets mix only if all of it agrees."""
 
     name: str
-    """Preset or class, such as ``orion-7b``."""
+    """Preset or class of the teacher."""
     weights: str
     """``sha256:...`` of the weights in use, or ``random:SEED`` for random weights."""
     precision: str
-    """Arithmetic of the forward pass, such as ``fp32`` or ``fp16 backbone, fp32 heads``."""
+    """Precision of the forward pass, such as ``fp32`` or ``fp16 backbone, fp32 heads``."""
     quantization: str | None = None
     """Quantisation of the language model; None for none."""
     prompt: tuple[int, ...] = ()
-    """Constant prompt as token ids; -200 is the place of the vision tokens."""
+    """Constant prompt as token ids; -200 stands for the vision tokens."""
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     """How images were resized, cropped and normalised."""
     architecture: dict[str, Any] = Field(default_factory=dict)
@@ -62,11 +62,11 @@ class DataIdentity(_Record):
     """The raw data that the teacher saw."""
 
     name: str
-    """Such as ``Bench2Drive`` or ``synthetic``."""
+    """Name of the data set, such as ``synthetic``."""
     licence: str
     """Licence of the raw data, which binds what is derived from it."""
     frame_rate_hz: float
-    """Frames a second."""
+    """Frames per second."""
 
 
 class CodeIdentity(_Record):

@@ -1,1 +1,1 @@
-"""Every byte against the ledger; what is damaged is set aside."""
+"""Checking every byte of a dataset, and setting damaged clips aside."""

@@ -1,4 +1,4 @@
-"""Listing folders of a dataset that may come from anybody: nothing is followed, nothing is opened."""
+"""Listing folders of an untrusted dataset: no link is followed, no file is opened."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: FOLDER, stat.S_IFLNK: LINK}
 
 
 class Listed(NamedTuple):
-    """What lies under a name."""
+    """One entry of a folder."""
 
     kind: str
     nbytes: int
 
 
 def listing(folder: Path) -> Iterator[tuple[str, Listed]]:
-    """Yield what lies in a folder, sorted by name; nothing if it is no folder or a link to one."""
+    """Yield the entries of a folder, sorted by name; none if it is no folder or a link to one."""
     if folder.is_symlink() or not folder.is_dir():
         return
     with os.scandir(folder) as entries:

@@ -35,5 +35,5 @@ def problem_table(problems: Iterable[Problem], title: str) -> Table:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an error says happened, without its advice."""
+    """Return what happened, without the advice of the error."""
     return error.happened if isinstance(error, TeachonceError) else str(error)

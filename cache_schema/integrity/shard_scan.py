@@ -1,7 +1,7 @@
 """One file of stored values, read once: its digest, the checksums of its chunks, the range of its values.
 
 Zarr would decode every chunk into an array of its own; there is no compressor, so a file can be checked as it
-is, about as fast as it can be hashed. FORMAT.md says what lies where: chunks of equal length, a crc32c after
+is, about as fast as it can be hashed. FORMAT.md has the layout: chunks of equal length, a crc32c after
 each, and in a shard an index of their places at the end.
 """
 
@@ -34,7 +34,7 @@ class ScannedFile(NamedTuple):
 
     sha256: str
     wrong: str | None
-    """What no honest writer would have written; None for nothing."""
+    """What no writer of this format would have written; None for nothing."""
 
 
 def scan(path: Path, promised: ChunkFile) -> ScannedFile:

@@ -44,7 +44,7 @@ ROOT = {
     "ledger": FOLDER,
     "assets": FOLDER,
 }
-"""What lies in a dataset's folder. Hidden names belong to writers at work and to file-transfer tools."""
+"""Entries of a dataset's folder. Hidden names belong to writers at work and to file-transfer tools."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Datasets are sent, fetched, merged, divided and encoded again."""
+"""Pushing, pulling, merging, dividing and reencoding datasets."""

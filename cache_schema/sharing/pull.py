@@ -1,4 +1,4 @@
-"""A dataset, or a part of one, is fetched from where it was shared.
+"""Fetching a dataset, or a part of one, from where it was shared.
 
 Every byte is compared with the ledger while it arrives, and a clip is committed as an extraction commits it:
 flushed, renamed into place, entered in the ledger. So a pull that is cut short leaves a smaller dataset, and
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
     from cache_schema.storage.backend import StorageBackend
 
 STREAMS = 8
-"""Clips that are fetched at the same time."""
+"""Clips that are fetched in parallel."""
 PATIENCE = 3
-"""Clips that a place may fail to hand out before the pull ends."""
+"""Clips that the storage may fail to return before the pull ends."""
 SMALL_ASSET_BYTES = 64 * 2**20
-"""Assets up to this size come with any part of a dataset: ORION's projections, not its planner."""
+"""Assets up to this size come with any part of a dataset: projections do, a planner does not."""
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull has done."""
+    """Result of a pull."""
 
     fetched: tuple[str, ...]
     """Clips that it added."""
     present: tuple[str, ...]
-    """Clips whose names fit and that were there before; nothing of them was fetched."""
+    """Clips whose names match and that were there before; nothing of them was fetched."""
     nbytes: int
     """Bytes of the clips that it added."""
     failed: tuple[LeftOut, ...]
@@ -82,21 +82,21 @@ def pull(
     everything is kept that a student reads (role ``input``), so that it can start from them.
 
     Args:
-        url: Where the dataset is, as `open_backend` takes it.
+        url: Where the dataset is, as ``open_backend`` takes it.
         path: Folder of the dataset to fetch to; made if it does not exist.
         which: Clips to fetch; all by default.
         features: Names of the features to keep; all by default.
         progress: Counts bytes.
 
     Raises:
-        RequestError: There is no such feature, or no clip that fits.
+        RequestError: There is no such feature, or no clip that matches.
         IdentityError: Another dataset is at ``path``.
         DatasetError: At ``url`` is no dataset, an asset is not as promised, or the disk has no room.
         StorageError: The storage cannot be reached.
     """
     source = LatentDataset.open(url)
     manifest = source.manifest if features is None else _part_of(source, features)
-    # Names alone say much, and cost nothing more.
+    # By name first: that costs nothing more.
     named = [clip for clip in source.clips if fnmatchcase(clip, which.clips or "*")]
     if which.clips is not None and not named:
         raise RequestError(
@@ -153,7 +153,7 @@ class _NotAsListedError(DatasetError):
 
 
 class _Fetch:
-    """Brings clips from a place to a dataset, in as many threads as call it."""
+    """Fetches clips from storage into a dataset, in as many threads as call it."""
 
     def __init__(self, source: StorageBackend, path: Path, progress: Progress) -> None:
         self.stopped = threading.Event()
@@ -198,7 +198,7 @@ class _Fetch:
 
 
 def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
-    """The manifest of a dataset that holds only these features."""
+    """Return the manifest of a dataset that holds only these features."""
     source.require(features)
     whole = source.manifest
     kept = tuple(spec for spec in whole.features if spec.name in features)
@@ -216,7 +216,7 @@ def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
 def _entries(
     source: LatentDataset, manifest: Manifest, clips: Sequence[str]
 ) -> tuple[list[LedgerEntry], list[LeftOut]]:
-    """Entries of clips as ``manifest`` promises them, and the clips whose entries cannot be believed."""
+    """Return entries of clips as ``manifest`` promises them, and the clips whose entries are wrong."""
     entries, failed = [], []
 
     def read(clip: str) -> LedgerEntry | LeftOut:
@@ -287,5 +287,5 @@ def _not_as_listed(happened: str) -> _NotAsListedError:
     return _NotAsListedError(
         happened,
         expected="the bytes that manifest and ledger list",
-        repair="tell whoever shares the dataset to push it again; then run the same command again",
+        repair="ask the publisher of the dataset to push it again; then run the same command again",
     )

@@ -1,4 +1,4 @@
-"""A dataset is sent to where others can read it: whole clips only, at any instant.
+"""Sending a dataset to where others can read it: whole clips only, at any instant.
 
 The files of a clip go first, its ledger entry after them, and the root of a new dataset last of all. So a
 push that is cut short leaves a smaller dataset or none, and running it again sends what is missing.
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from cache_schema.storage.backend import Content, ListedFile, StorageBackend
 
 OURS = ("assets", "clips", "ledger", CARD, INDEX, ".gitattributes")
-"""What a place may hold before its dataset has a root: of a push cut short, or of a new repository."""
+"""What storage may hold before its dataset has a root: of a push cut short, or of a new repository."""
 READERS = 8
-"""Ledger entries that are read at the same time."""
+"""Ledger entries that are read in parallel."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push has done."""
+    """Result of a push."""
 
     sent: tuple[str, ...]
     """Clips of which files were sent."""
@@ -70,11 +70,11 @@ def push(
     *,
     progress: Progress = SILENT,
 ) -> Pushed:
-    """Send a dataset to a place. What is there already is not sent again, and clips of others stay.
+    """Send a dataset to a folder or URL. What is there already is not sent again, and other clips stay.
 
     Args:
         path: The dataset's folder, with a card that states its licence.
-        url: Where to send it, as `open_backend` reads it.
+        url: Where to send it, as ``open_backend`` takes it.
         progress: Counts bytes.
 
     Raises:
@@ -95,7 +95,7 @@ def push(
     if target.local and target.local.resolve() == path.resolve():
         raise RequestError(
             f"{path} is where it would be sent to",
-            expected="another place",
+            expected="another folder or URL",
             repair="name a bucket, a repository of the hub or another folder",
         )
     entries = {clip: dataset.entry(clip) for clip in dataset.clips}
@@ -173,7 +173,7 @@ def _check_target(
             raise IdentityError(
                 f"{target} holds another dataset:\n{difference_rows(different, '{} there, {} here')}",
                 expected="the same teacher, checkpoint, preprocessing, features and data in every field",
-                repair="push to a place of its own",
+                repair="push to a folder or URL of its own",
             )
     else:
         # Without a root there is no identity to compare: whatever is there must be of this very dataset.
@@ -182,8 +182,8 @@ def _check_target(
         if foreign:
             raise IdentityError(
                 f"{target} is not empty, and holds no dataset: {', '.join(foreign[:5])}",
-                expected="an empty place, or one with this dataset or a part of it",
-                repair="push to a place of its own",
+                expected="nothing, this dataset or a part of it",
+                repair="push to a folder or URL of its own",
             )
 
     def check(clip: str) -> None:
@@ -193,7 +193,7 @@ def _check_target(
             raise IdentityError(
                 f"{target} holds another clip {clip!r}",
                 expected=f"the digest {entries[clip].digest}, not {entry.digest}",
-                repair="push to a place of its own, or leave the clip out with `teachonce subset`",
+                repair="push to a folder or URL of its own, or leave the clip out with `teachonce subset`",
             )
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -223,7 +223,7 @@ def _check_room(target: StorageBackend, there: Iterable[str], entries: Mapping[s
 def _missing(
     path: Path, entry: LedgerEntry, there: Mapping[str, ListedFile], committed: bool
 ) -> dict[str, Content]:
-    """Files of a clip that are not there as they should be."""
+    """Return the files of a clip that the target lacks, or has otherwise."""
     missing: dict[str, Content] = {}
     for name, record in entry.files.items():
         remote = f"clips/{entry.clip.name}/{name}"
@@ -236,7 +236,7 @@ def _missing(
 
 
 def _etag(path: Path) -> str:
-    """The digest that S3 gives to a file which came as `PART_BYTES` parts."""
+    """Return the digest that S3 has of a file which was uploaded in parts of ``PART_BYTES``."""
     with path.open("rb") as file:
         parts = [
             hashlib.md5(part, usedforsecurity=False) for part in iter(lambda: file.read(PART_BYTES), b"")

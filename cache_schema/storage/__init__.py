@@ -1,1 +1,1 @@
-"""Files: where they lie, written whole or not at all, locked, and read with care."""
+"""Storage backends, atomic writes, locks, and safe reading of untrusted files."""

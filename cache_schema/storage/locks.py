@@ -1,7 +1,7 @@
-"""Who may write: one run holds a dataset, one clip is committed at a time.
+"""Locks: one run holds a dataset, one clip is committed at a time.
 
-Both are ``flock`` locks, which the kernel gives back however their process ends: what a dead process wrote
-into the lock file binds nobody.
+Both are ``flock`` locks, which the kernel releases however their process ends; what a dead process wrote into
+the lock file has no effect.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ HELD, COMMITTING = ".lock", ".commit"
 
 @contextlib.contextmanager
 def hold(path: Path) -> Generator[None]:
-    """Keep every other run out of the dataset at ``path``.
+    """Hold the dataset at ``path``, and keep every other run out of it.
 
     Raises:
-        DatasetError: Another run holds it, or its file system knows no locks.
+        DatasetError: Another run holds it, or its file system has no locks.
     """
     with _open(path / HELD) as file:
         try:
@@ -54,7 +54,7 @@ def hold(path: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def committing(path: Path) -> Generator[None]:
-    """Wait for the right to move a clip into place, or to clear rubbish away."""
+    """Wait until no other process moves a clip into place or clears remains, then do so."""
     with _open(path / COMMITTING) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

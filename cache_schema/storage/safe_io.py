@@ -1,7 +1,7 @@
 """Reading untrusted files and JSON.
 
-A dataset may come from anybody. Whatever is read of it is bounded before it is read; symbolic links are
-refused, since they would lead out of the dataset, and so is everything that is not a plain file.
+A dataset may come from an untrusted source. Whatever is read of it is bounded before it is read; symbolic
+links are refused, since they would lead out of the dataset, and so is everything that is not a plain file.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _status(root: Path, name: str) -> os.stat_result | None:
             raise DatasetError(
                 f"{path} is a symbolic link",
                 expected="plain files and folders: a link could lead anywhere",
-                repair="put the file itself there, or leave the dataset alone if it came from a stranger",
+                repair="put the file itself there, or do not use the dataset if its source is not trusted",
             )
     return status
 

@@ -1,1 +1,1 @@
-"""What features mean: names and units, system by system. Nothing else here names one."""
+"""What features mean: names and units, system by system. Nothing else in this package names a system."""

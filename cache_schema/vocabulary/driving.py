@@ -1,6 +1,6 @@
-"""What a driving dataset knows of a frame besides what its teacher computed, and in which numbers.
+"""Ground truth of driving data: its features, their units and their coordinate frames.
 
-Ground truth has the role ``truth`` on disk.
+On disk it has the role ``truth``.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ WORLD = "right-handed world: CARLA's with y negated"
 TRAJECTORY_STEPS = 6
 """Future positions of a trajectory, 0.5 s apart."""
 
+EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
+"""Size of the ego vehicle."""
+
 COMMANDS = ("left", "right", "straight", "follow", "change_left", "change_right")
 """Driving commands by index: CARLA's road option less one."""
 
 VEHICLES = (0, 1, 2)
-"""Class numbers of car, van and truck, in agents of the truth and of ORION."""
+"""Class numbers of car, van and truck, in agents of the ground truth and of ORION."""
 HUMANS = (3, 7)
 """Class numbers of bicycle and pedestrian."""
 NO_AGENT = -1
-"""Class number of a place that holds no agent."""
+"""Class number of a row that holds no agent."""
 
 AGENTS = 64
-"""Places for agents in a frame's truth: within 51.2 m, a street parked full on both sides holds 34 cars, and
+"""Agents of a frame's ground truth: within 51.2 m, a street parked full on both sides holds 34 cars, and
 bumper-to-bumper traffic on two lanes 26; Bench2Drive's scenarios have one or the other. Where there are more,
-the nearest are kept, and ``truth_agent_count`` tells."""
+the nearest are kept, and ``truth_agent_count`` has their number."""
 
 GROUND_TRUTH_AGENTS = (
     FeatureSpec(
@@ -143,4 +146,4 @@ GROUND_TRUTH = (
     ),
     *GROUND_TRUTH_AGENTS,
 )
-"""Features of every driving dataset, from the raw data alone."""
+"""Features that every driving dataset has from its raw data alone."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache_schema.vocabulary.driving import HUMANS, VEHICLES
+from cache_schema.vocabulary.driving import EGO_LENGTH_M, EGO_WIDTH_M, HUMANS, VEHICLES
 from student.open_loop.occupancy import CELL_M, CELLS, Agents, corner_cells, draw
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 VARIANTS = ("box_as_published", "point_as_published", "box_corrected", "point_corrected")
 
-EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
 EGO_AHEAD_M = 0.5
 """From the ego's origin to the middle of its footprint."""
 SLOWEST_M = 0.25

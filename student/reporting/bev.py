@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.patches import Rectangle
 
+from cache_schema.vocabulary.driving import EGO_LENGTH_M, EGO_WIDTH_M
 from student.reporting.svg import GRID, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EGO_SIZE_M = (1.85, 4.084)
 SCORE = 0.5
 """Agents and lanes at or above this probability are drawn."""
 
@@ -89,7 +89,7 @@ def add_agents(ax: Axes, xy: np.ndarray, class_scores: np.ndarray, offsets: np.n
 
 def add_ego(ax: Axes) -> None:
     """Draw the ego vehicle at the origin."""
-    width, length = EGO_SIZE_M
+    width, length = EGO_WIDTH_M, EGO_LENGTH_M
     ax.add_patch(Rectangle((-width / 2, -length / 2), width, length, color=INK, alpha=0.55, zorder=3))
 
 

@@ -1,4 +1,4 @@
-"""What accidents and strangers do to a dataset."""
+"""What accidents and attackers do to a dataset."""
 
 import hashlib
 import json
@@ -77,7 +77,7 @@ def canonical(value: Any) -> bytes:
 
 
 def edit_root(path: Path, edit: Callable[[dict], object]) -> None:
-    """Change the manifest as somebody who knows about its seal."""
+    """Change the manifest as an attacker who knows about its seal."""
     root = json.loads((path / "zarr.json").read_bytes())
     edit(root["attributes"]["teachonce"])
     root["attributes"]["teachonce_sha256"] = hashlib.sha256(
@@ -87,7 +87,7 @@ def edit_root(path: Path, edit: Callable[[dict], object]) -> None:
 
 
 def edit_entry(path: Path, clip: str, edit: Callable[[dict], object] = lambda _: None) -> None:
-    """Change a ledger entry as somebody who knows how digests and seals are made."""
+    """Change a ledger entry as an attacker who knows how digests and seals are made."""
     file = path / "ledger" / f"{clip}.json"
     entry = json.loads(file.read_bytes())
     edit(entry)

@@ -27,7 +27,7 @@ PUBLIC = {
 }
 
 
-def test_every_name_is_what_it_says():
+def test_every_name_is_exported():
     assert {name: getattr(cache_schema, name) for name in cache_schema.__all__} == PUBLIC
     assert set(dir(cache_schema)) >= set(PUBLIC)
     with pytest.raises(AttributeError, match="has no attribute 'Latent'"):

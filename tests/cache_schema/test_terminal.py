@@ -16,13 +16,13 @@ def test_plain_lines_tell_progress_where_there_is_no_terminal():
     assert second.endswith(" s left; epoch 1/1")
 
 
-def test_plain_lines_are_seldom_and_what_is_said_stays():
+def test_plain_lines_are_rare_and_messages_stay():
     shown = io.StringIO()
     with ProgressBar("train", "steps", 3, console=Console(file=shown), plain_every_s=3600.0) as progress:
         progress.advance(1, "epoch 1/1")
         progress.say("epoch 1/1 done [in 2 s]")
-    said, last = shown.getvalue().splitlines()
-    assert said == "epoch 1/1 done [in 2 s]"
+    message, last = shown.getvalue().splitlines()
+    assert message == "epoch 1/1 done [in 2 s]"
     assert last.startswith("train: 1/3 steps, ")
 
 

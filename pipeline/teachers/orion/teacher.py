@@ -9,12 +9,12 @@ import torch
 
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
+from cache_schema.vocabulary.orion import planner_shapes
 from pipeline.teachers.orion.checkpoints.reader import Fingerprint, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
     build,
     model_shapes,
-    planner_shapes,
     random_weights,
     teacher_shapes,
 )
@@ -85,7 +85,7 @@ class OrionTeacher:
                 precision.place(self.model, key, weight, device)
                 progress.advance()
             # Drawn only when needed: at full token width it is far larger than a tiny model.
-            self._planner = lambda: dict(random_weights(planner_shapes(config), weights))
+            self._planner = lambda: dict(random_weights(planner_shapes(config.language.width), weights))
             origin = f"random:{weights}"
         else:
             fingerprint, planner = Fingerprint(), {}

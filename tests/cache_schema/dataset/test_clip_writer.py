@@ -30,7 +30,7 @@ def test_frame_by_frame_equals_all_at_once(tmp_path: Path, manifest, monkeypatch
     monkeypatch.setattr("cache_schema.format.layout.SHARD_BYTES", 2 * 16 * 256)
     rng = np.random.default_rng(0)
     values = {"steps": rng.normal(size=(5, 16, 256)), "halves": rng.normal(size=(5, 2))}
-    promised = manifest.model_copy(update={"features": (STEPS, HALVES), "assets": ()})
+    promised = manifest.replace(features=(STEPS, HALVES), assets=())
     entries = []
     for step in (1, 3, 5):
         with DatasetWriter(tmp_path / f"{step}.zarr", promised) as writer:
@@ -53,7 +53,7 @@ def test_frame_by_frame_equals_all_at_once(tmp_path: Path, manifest, monkeypatch
     [(HALVES, 3.4e38, "bfloat16"), (HALVES, 1e39, "bfloat16"), (STEPS, 7e4, "float16")],
 )
 def test_what_overflows_when_it_is_encoded_is_refused(tmp_path: Path, manifest, spec, value, kind):
-    promised = manifest.model_copy(update={"features": (spec,), "assets": ()})
+    promised = manifest.replace(features=(spec,), assets=())
     with DatasetWriter(tmp_path / "x.zarr", promised) as writer:
         clip = writer.clip(INFO)
         values = np.zeros((2, *spec.shape))

@@ -110,8 +110,8 @@ def test_declared_derivations_are_read_like_features(format_2: Path):
 
 def test_one_frame_costs_its_own_chunks(format_2: Path):
     """The first clip has 280,000 bytes of images: five chunks of 65,536, of which a frame touches a few."""
-    opened = LatentDataset.open(format_2)
-    opened.backend = CountingBackend(format_2)
+    opened = LatentDataset.open(CountingBackend(format_2))
+    opened.backend.taken.clear()
     image = opened.read(CLIP, "image", 1)  # 20,000 bytes from 60,000 on: in the first chunk and the second
     np.testing.assert_array_equal(image, values_of(CLIP)["image"][1])
     folder = f"clips/{CLIP}/image"
@@ -229,7 +229,7 @@ def test_extremes_of_integers(tmp_path: Path, dtype: str):
 
 
 def put_shapes(path: Path, feature: str, shapes: list) -> None:
-    """Write other shapes of the first clip's frames, as somebody who makes all digests fit."""
+    """Write other shapes of the first clip's frames, and make all digests fit."""
     content = np.array(shapes, "<i4").tobytes()
     file = path / "clips" / CLIP / f"{feature}.shape" / "c.0.0"
     file.write_bytes(content + google_crc32c.value(content).to_bytes(4, "little"))
@@ -273,5 +273,5 @@ def test_counts_that_lie_make_no_reader_ask_for_memory(format_2: Path, values: i
 
 def test_a_count_that_is_missing(format_2: Path):
     edit_entry(format_2, CLIP, lambda entry: entry["values"].pop("tokens"))
-    with pytest.raises(DatasetError, match="does not say how many values of 'tokens' the clip has"):
+    with pytest.raises(DatasetError, match="the ledger entry lacks the number of values of 'tokens'"):
         LatentDataset.open(format_2).read(CLIP, "tokens", 0)

@@ -55,7 +55,7 @@ def encoded(tmp_path: Path, manifest) -> tuple[LatentDataset, dict[str, np.ndarr
         "halves": rng.integers(-255, 256, (9, 2, 3)).astype(np.float32),
     }
     path = tmp_path / "encoded.zarr"
-    with DatasetWriter(path, manifest.model_copy(update={"features": ENCODED, "assets": ()})) as writer:
+    with DatasetWriter(path, manifest.replace(features=ENCODED, assets=())) as writer:
         for name, frames in (("a", slice(0, 4)), ("b", slice(4, 9))):
             clip = writer.clip(ClipInfo(name=name, frames=len(range(*frames.indices(9))), split="train"))
             clip.append({feature: array[frames] for feature, array in values.items()})
@@ -140,8 +140,8 @@ class CountingBackend(LocalBackend):
 
 
 def test_only_what_is_asked_for_is_read(dataset: Path):
-    opened = LatentDataset.open(dataset)
-    opened.backend = CountingBackend(dataset)
+    opened = LatentDataset.open(CountingBackend(dataset))
+    opened.backend.taken.clear()
     clip = CLIPS[1].name
     opened.read(clip, "queries", 3)
     folder = f"clips/{clip}/queries"
@@ -226,9 +226,7 @@ def test_assets(dataset: Path):
 def test_an_asset_is_never_unpickled(tmp_path: Path, manifest):
     content = pickle.dumps({"scene.weight": np.zeros(3)})
     asset = AssetSpec(name="heads.safetensors", sha256=sha256_bytes(content), nbytes=len(content))
-    with DatasetWriter(
-        tmp_path / "x.zarr", manifest.model_copy(update={"assets": (asset,)}), {asset.name: content}
-    ):
+    with DatasetWriter(tmp_path / "x.zarr", manifest.replace(assets=(asset,)), {asset.name: content}):
         pass
     with pytest.raises(DatasetError, match="is not the file that the manifest names"):
         LatentDataset.open(tmp_path / "x.zarr").asset("heads")
@@ -267,7 +265,7 @@ def projected(tmp_path: Path, manifest):
     def write(features=(QUERIES, EGO), heads=PROJECTIONS) -> LatentDataset:
         content = save(heads)
         asset = AssetSpec(name="teacher_heads.safetensors", sha256=sha256_bytes(content), nbytes=len(content))
-        promised = manifest.model_copy(update={"features": features, "assets": (asset,)})
+        promised = manifest.replace(features=features, assets=(asset,))
         path = tmp_path / "projected.zarr"
         with DatasetWriter(path, promised, {asset.name: content}) as writer:
             clip = writer.clip(ClipInfo(name="a", frames=2, split="train"))
@@ -324,7 +322,7 @@ def test_unknown_plugin_names_the_nearest():
     assert resolve(table, "cache_schema.errors:CheckpointError", kind="teacher") is CheckpointError
 
 
-def test_the_ground_floor_loads_no_torch():
+def test_cache_schema_loads_no_torch():
     code = (
         "import sys, cache_schema.dataset.reader, cache_schema.dataset.writer\n"
         "import cache_schema.integrity.verify\n"

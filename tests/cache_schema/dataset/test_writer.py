@@ -91,9 +91,7 @@ def test_a_short_clip_is_not_committed(dataset, manifest, assets):
 
 
 def test_another_teacher_is_refused_and_both_are_shown(dataset, manifest, assets):
-    other = manifest.model_copy(
-        update={"teacher": manifest.teacher.model_copy(update={"weights": "sha256:beef"})}
-    )
+    other = manifest.replace(teacher=manifest.teacher.model_copy(update={"weights": "sha256:beef"}))
     with (
         pytest.raises(IdentityError, match=r"teacher\.weights: 'random:0' there, 'sha256:beef' now"),
         DatasetWriter(dataset, other, assets),
@@ -103,7 +101,7 @@ def test_another_teacher_is_refused_and_both_are_shown(dataset, manifest, assets
 
 def test_newer_libraries_may_go_on(dataset, manifest, assets):
     code = manifest.code.model_copy(update={"libraries": {"torch": "99"}})
-    with DatasetWriter(dataset, manifest.model_copy(update={"code": code}), assets) as writer:
+    with DatasetWriter(dataset, manifest.replace(code=code), assets) as writer:
         assert writer.committed() == tuple(clip.name for clip in CLIPS)
 
 
@@ -118,7 +116,7 @@ def test_one_writer_at_a_time(dataset, manifest, assets):
         pass  # the lock is free again
 
 
-def test_a_clip_without_ledger_entry_is_rubbish(dataset, manifest, assets):
+def test_a_clip_without_ledger_entry_is_removed(dataset, manifest, assets):
     (dataset / "ledger" / f"{CLIPS[0].name}.json").unlink()
     assert LatentDataset.open(dataset).clips == (CLIPS[1].name,)
     with DatasetWriter(dataset, manifest, assets):
@@ -141,7 +139,7 @@ from cache_schema.dataset.writer import DatasetWriter
 from tests.cache_schema.conftest import values_of
 
 path, manifest = Path(sys.argv[1]), Manifest.model_validate_json(sys.argv[2])
-manifest = manifest.model_copy(update={"assets": ()})
+manifest = manifest.replace(assets=())
 with DatasetWriter(path, manifest) as writer:
     begun = len(writer.committed())
     for number in itertools.count(begun):
@@ -156,7 +154,7 @@ with DatasetWriter(path, manifest) as writer:
 
 def test_sigkill_at_any_moment_leaves_whole_clips_only(tmp_path: Path, manifest):
     path = tmp_path / "killed.zarr"
-    manifest = manifest.model_copy(update={"assets": ()})
+    manifest = manifest.replace(assets=())
     moments = random.Random(0)
     for _ in range(6):
         command = [sys.executable, "-c", WRITE_FOR_EVER, str(path), manifest.model_dump_json()]
@@ -172,7 +170,7 @@ def test_sigkill_at_any_moment_leaves_whole_clips_only(tmp_path: Path, manifest)
     with DatasetWriter(path, manifest):
         pass
     assert verify(path).problems == ()
-    # A clip written by whoever survived is the same clip.
+    # A clip written by a run that survived is the same clip.
     fresh = tmp_path / "fresh.zarr"
     with DatasetWriter(fresh, manifest) as writer:
         info = opened.clip(opened.clips[-1])
@@ -199,7 +197,7 @@ def test_a_disk_that_refuses_is_a_clear_error(tmp_path: Path, manifest):
     assert LatentDataset.open(path).clips == ()
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, manifest, assets):
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, manifest, assets):
     foreign = tmp_path / "clips" / "my_recordings" / "x.txt"
     foreign.parent.mkdir(parents=True)
     foreign.write_text("mine")
@@ -248,7 +246,7 @@ def test_of_two_who_make_the_same_clip_the_first_wins(dataset, manifest, assets)
 def test_features_and_data_that_differ_are_shown_by_name(dataset, manifest, assets):
     token = manifest.features[1].model_copy(update={"unit": "m"})
     features = (manifest.features[0], token, *manifest.features[2:])
-    other = manifest.model_copy(update={"features": features})
+    other = manifest.replace(features=features)
     with (
         pytest.raises(IdentityError, match=r"features\.token\.unit: '1' there, 'm' now"),
         DatasetWriter(dataset, other, assets),
@@ -257,7 +255,7 @@ def test_features_and_data_that_differ_are_shown_by_name(dataset, manifest, asse
 
 
 @pytest.mark.parametrize("name", ["clips", "ledger"])
-def test_a_dataset_that_lost_a_folder_is_not_taken_for_rubbish(dataset, manifest, assets, name):
+def test_a_dataset_that_lost_a_folder_keeps_its_clips(dataset, manifest, assets, name):
     """Without the ledger every clip would look like what a killed run has left."""
     (dataset / name).rename(dataset.parent / "lost")
     with pytest.raises(DatasetError, match=f"{name} is missing"), DatasetWriter(dataset, manifest, assets):

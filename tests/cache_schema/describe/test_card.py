@@ -15,6 +15,8 @@ from cache_schema.errors import RequestError
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.reencode import reencode
 from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
+from tests.cache_schema.format_2 import assert_equal, write_format_2
 
 
 @pytest.mark.parametrize("licence", [None, "", "  "])
@@ -73,7 +75,7 @@ def test_the_terms_that_bind_orion_on_bench2drive(tmp_path, manifest, assets):
         "data": manifest.data.model_copy(update={"name": "Bench2Drive", "licence": "CC BY-NC-ND 4.0"}),
     }
     path = tmp_path / "x.zarr"
-    with DatasetWriter(path, manifest.model_copy(update=identity), assets) as writer:
+    with DatasetWriter(path, manifest.replace(**identity), assets) as writer:
         clip = writer.clip(CLIPS[0])
         clip.append(values_of(CLIPS[0].name, CLIPS[0].frames))
         clip.commit(wall_s=0)
@@ -97,7 +99,7 @@ def test_an_empty_dataset_has_no_card(tmp_path, manifest, assets):
         card(tmp_path / "x.zarr", "mit")
 
 
-def test_a_stranger_s_text_stays_text(tmp_path, manifest, assets):
+def test_untrusted_text_stays_text(tmp_path, manifest, assets):
     """YAML, tables, HTML, links and code fences that want to be more than names."""
     hostile = (
         "x: [y]\n---\nlicense: mit\n| a | b |\n<script>alert(1)</script> ![i](u) [l](u) `c` ``` "
@@ -112,7 +114,7 @@ def test_a_stranger_s_text_stays_text(tmp_path, manifest, assets):
     }
     path = tmp_path / 'a "b" `c` ```.zarr'
     info = CLIPS[0].model_copy(update={"town": hostile, "scenario": hostile, "weather": hostile})
-    with DatasetWriter(path, manifest.model_copy(update=identity), assets) as writer:
+    with DatasetWriter(path, manifest.replace(**identity), assets) as writer:
         clip = writer.clip(info)
         clip.append(values_of(info.name, info.frames))
         clip.commit(wall_s=0)
@@ -174,3 +176,39 @@ def test_a_card_is_written_anew(dataset: Path):
     before = card(dataset, "mit").read_text()
     assert card(dataset, "mit").read_text() == before
     assert "mit" not in metadata_load(card(dataset, "apache-2.0"))["license"]
+
+
+def test_the_card_of_a_dataset_of_format_2(format_2, monkeypatch):
+    text = card(format_2, "mit").read_text()
+    for expected in (
+        "A latent dataset of format 2",
+        "| `image` | input | uint8 (*,) | byte | 1 |  | full |",
+        "| `maps` | target | float32 (2, *, *) | layer, row, column | 1 |  | lower-triangle |",
+        "| Boston | 1 | 5 |",
+        "`wide` can be read like a feature",
+    ):
+        assert expected in text
+    monkeypatch.chdir(format_2.parent)
+    plain, decode, ours, dask, xarray = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    found, scope = {}, {}
+    exec(decode, scope)
+    scope["keep"] = lambda group, feature, clip, split, name, *_: found.setdefault(
+        (clip, name), scope["decode"](group, feature)
+    )
+    exec(plain.replace("print(", "keep(group, feature, "), scope)
+    opened = LatentDataset.open(format_2)
+    assert len(found) == 3 * len(opened.manifest.features)
+    for (clip, name), values in found.items():
+        assert_equal(values, opened.read(clip, name))
+    for program in (ours, dask, xarray):
+        exec(program, scope)
+
+
+def test_a_feature_without_any_value(tmp_path):
+    path = write_format_2(tmp_path / "x.zarr", FORMAT_2_CLIPS[2:])
+    (row,) = [
+        line
+        for line in card(path, "mit").read_text().splitlines()
+        if "no values" in line and "tokens" in line
+    ]
+    assert [cell.strip() for cell in row.split("|")] == ["", "`tokens`", *[""] * 7, "no values", ""]

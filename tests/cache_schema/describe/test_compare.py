@@ -24,7 +24,7 @@ def dataset(tmp_path: Path, manifest, assets):
 
     def write(name: str, clips: dict[str, dict], features=(SPEED,)) -> Path:
         path = tmp_path / f"{name}.zarr"
-        with DatasetWriter(path, manifest.model_copy(update={"features": features}), assets) as writer:
+        with DatasetWriter(path, manifest.replace(features=features), assets) as writer:
             for clip, values in clips.items():
                 arrays = {spec.name: np.asarray(values[spec.name], spec.dtype) for spec in features}
                 frames = len(next(iter(arrays.values())))
@@ -90,3 +90,47 @@ def test_what_cannot_be_compared(dataset):
     wide = SPEED.model_copy(update={"shape": (3,)})
     with pytest.raises(RequestError, match=r"shape \(2,\) in .*a\.zarr and \(3,\) in .*e\.zarr"):
         compare(a, dataset("e", {"one": {"speed": [[1, 2, 3]]}}, (wide,)))
+
+
+POINTS = FeatureSpec(name="points", shape=(None, 2), axes=("point", "xy"), dtype="float32", role="target")
+
+
+@pytest.fixture
+def ragged(tmp_path: Path, manifest):
+    """``ragged(name, frames)``: a dataset of one clip whose points are these."""
+
+    def write(name: str, frames: list[list]) -> Path:
+        path = tmp_path / f"{name}.zarr"
+        with DatasetWriter(path, manifest.replace(features=(POINTS,), assets=())) as writer:
+            clip = writer.clip(ClipInfo(name="one", frames=len(frames), split="train"))
+            clip.append({"points": [np.reshape(frame, (-1, 2)) for frame in frames]})
+            clip.commit(wall_s=0)
+        return path
+
+    return write
+
+
+def test_ragged_features_by_hand(ragged, monkeypatch):
+    a = ragged("a", [[[3, 4]], [], [[0, 2], [1, 0]]])
+    b = ragged("b", [[[3, 4]], [], [[2, 0], [1, 1]]])
+    for block_bytes in (1, blocks.BLOCK_BYTES):
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+        (points,) = compare(a, b).features
+        assert points.relative_error == pytest.approx(math.sqrt(9 / 30))
+        # Of whole frames: (3, 4) with itself, nothing with nothing, (0, 2, 1, 0) with (2, 0, 1, 1).
+        assert points.cosine == pytest.approx((1 + 1 + 1 / math.sqrt(5 * 6)) / 3)
+        assert points.largest_difference == 2
+
+
+def test_ragged_shapes_must_agree_frame_by_frame(ragged):
+    a, b = ragged("a", [[[3, 4]], [[1, 1]]]), ragged("b", [[[3, 4]], [[1, 1], [1, 1]]])
+    with pytest.raises(RequestError, match=r"clip 'one', frame 1: 'points' has shape \(1, 2\) in .*a\.zarr"):
+        compare(a, b)
+
+
+def test_a_dataset_of_format_2_equals_itself(format_2):
+    found = compare(format_2, format_2)
+    assert found.frames == 10
+    for row in found.features:
+        assert (row.relative_error, row.largest_difference) == (0, 0)
+        assert row.cosine == pytest.approx(1)

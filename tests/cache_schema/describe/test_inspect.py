@@ -1,10 +1,12 @@
 """What a dataset says of itself before an array is opened."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import save
 
 from cache_schema.dataset.writer import DatasetWriter
@@ -56,9 +58,9 @@ def test_every_clip_on_demand(dataset):
 
 
 def test_for_programs(dataset):
-    told = json.loads(inspect(dataset, clips=True).model_dump_json())
-    assert told["features"][0]["ratio"] == pytest.approx(1, abs=0.1)
-    assert len(told["clip_table"]) == 2
+    parsed = json.loads(inspect(dataset, clips=True).model_dump_json())
+    assert parsed["features"][0]["ratio"] == pytest.approx(1, abs=0.1)
+    assert len(parsed["clip_table"]) == 2
 
 
 def test_vision_tokens_against_full_width(tmp_path, manifest):
@@ -75,7 +77,7 @@ def test_vision_tokens_against_full_width(tmp_path, manifest):
     ego = FeatureSpec(name="ego_token", shape=(4096,), axes=("channel",), dtype="float16", role="input")
     heads = save({})
     asset = AssetSpec(name="teacher_heads.safetensors", sha256=sha256_bytes(heads), nbytes=len(heads))
-    changed = manifest.model_copy(update={"features": (queries, ego), "assets": (asset,)})
+    changed = manifest.replace(features=(queries, ego), assets=(asset,))
     path = tmp_path / "x.zarr"
     with DatasetWriter(path, changed, {asset.name: heads}) as writer:
         clip = writer.clip(ClipInfo(name="clip", frames=20, split="val"))
@@ -94,3 +96,31 @@ def test_an_empty_dataset(tmp_path, manifest, assets):
     summary = inspect(tmp_path / "x.zarr")
     assert (summary.clips, summary.ratio) == (0, None)
     assert isinstance(summary, Summary)
+
+
+def test_ragged_features_tags_and_derivations(format_2):
+    summary = inspect(format_2)
+    assert (summary.manifest.format_version, summary.clips, summary.frames) == (2, 3, 10)
+    assert summary.clips_by_tag == {
+        "city": {"Boston": 1, "Singapore": 1, "unknown": 1},
+        "weather": {"rain": 1, "unknown": 2},
+    }
+    found = {spec.name: spec for spec in summary.features}
+    # 14 + 8 units of length: tokens of 4 bytes, images of 20,000; points of 3 float32, stored as bfloat16.
+    assert found["tokens"].logical_bytes == 22 * 4
+    assert found["image"].logical_bytes == 22 * 20_000
+    assert found["points"].logical_bytes == 22 * 3 * 4
+    # n (n + 1) / 2 of two layers: 2 * (6 + 1 + 10 + 1 + 15 + 3 + 0 + 21) values of 4 bytes.
+    assert found["maps"].logical_bytes == 2 * 57 * 4
+    assert found["square"].logical_bytes == 10 * 2 * 9 * 2
+    assert (found["tokens"].bytes_per_frame, found["square"].bytes_per_frame) == (None, 36)
+    assert found["image"].stored_bytes > 5 * 65_540
+    on_disk = sum(file.stat().st_size for file in (format_2 / "clips").glob("*/**/*") if file.is_file())
+    assert summary.stored_bytes == on_disk
+    assert summary.derived["wide"].logical_bytes == 10 * 9 * 2
+    console = Console(width=200, file=io.StringIO())
+    console.print(summary)
+    shown = console.file.getvalue()
+    assert "float16(*, *)" in shown
+    assert "float32(2, *, *)" in shown
+    assert json.loads(summary.model_dump_json())["features"][0]["shape"] == [None]

@@ -10,6 +10,9 @@ from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.sharing.reencode import reencode
 from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
+from tests.cache_schema.format_2 import values_of as format_2_values
+from tests.cache_schema.format_2 import write_format_2
 
 
 @pytest.mark.parametrize("feature", ["queries", "token"])
@@ -34,7 +37,7 @@ def test_as_numpy_computes_them(dataset, feature, monkeypatch):
 def of(tmp_path, manifest):
     def of(values, dtype):
         spec = FeatureSpec(name="x", shape=(), axes=(), dtype=dtype, role="truth")
-        changed = manifest.model_copy(update={"features": (spec,), "assets": ()})
+        changed = manifest.replace(features=(spec,), assets=())
         path = tmp_path / f"{dtype}.zarr"
         with DatasetWriter(path, changed) as writer:
             clip = writer.clip(ClipInfo(name="clip", frames=len(values), split="train"))
@@ -71,3 +74,25 @@ def test_encoded_values_are_decoded_first(dataset, tmp_path):
     )
     assert after.std == pytest.approx(before.std, rel=1e-3)
     assert after.std != before.std
+
+
+@pytest.mark.parametrize("feature", ["tokens", "image", "attention", "maps", "points"])
+def test_ragged_values_of_all_frames(format_2, feature, monkeypatch):
+    monkeypatch.setattr("cache_schema.describe.statistics.BLOCK_BYTES", 8 * 100)
+    found = statistics(LatentDataset.open(format_2), feature)
+    values = [value for info in FORMAT_2_CLIPS for value in format_2_values(info.name)[feature]]
+    if feature == "maps":
+        values = [value[:, np.tri(value.shape[-1], dtype=bool)] for value in values]
+    together = np.concatenate([value.ravel() for value in values]).astype(np.float64)
+    assert found.mean == pytest.approx(together.mean(), rel=1e-9)
+    assert found.std == pytest.approx(together.std())
+    assert (found.minimum, found.maximum) == (together.min(), together.max())
+    # The middle one of few values is as far from its neighbours as these are.
+    gap = np.diff(np.sort(together)).max() + np.ptp(together) / 2**16
+    np.testing.assert_allclose(found.percentiles, np.percentile(together, (1, 50, 99)), atol=gap)
+
+
+def test_no_values_at_all(tmp_path):
+    path = write_format_2(tmp_path / "x.zarr", FORMAT_2_CLIPS[2:])
+    assert statistics(LatentDataset.open(path), "tokens") is None
+    assert statistics(LatentDataset.open(path), "square") is not None

@@ -51,7 +51,7 @@ def test_the_golden_metadata_is_as_promised_and_nothing_less_is(stored: StoredAr
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff", b'{"shape": NaN}', b"[" * 99_999])
-def test_what_is_no_metadata_is_told(content: bytes):
+def test_what_is_no_metadata_is_reported(content: bytes):
     assert check_document(content, ARRAYS[0], FRAMES) is not None
 
 

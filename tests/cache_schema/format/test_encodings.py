@@ -24,7 +24,7 @@ def frames(dtype: str, dimensions: int, most: float | None = None):
     )
 
 
-def test_what_is_stored_says_how_it_lies():
+def test_stored_arrays_have_names_shapes_and_dtypes():
     assert stored_arrays(spec("full", "float16")) == (
         ("x", (2, 3), "float16", ("axis_0", "axis_1"), "frame"),
     )

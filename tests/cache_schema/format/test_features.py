@@ -32,7 +32,7 @@ def test_bytes_of_a_frame():
     assert spec(shape=(), axes=(), dtype="float64").nbytes == 8
 
 
-def test_truth_is_what_a_driving_dataset_needs():
+def test_ground_truth_of_a_driving_dataset():
     assert {s.name: (s.shape, s.dtype) for s in GROUND_TRUTH} == {
         "ego_trajectory": ((6, 2), "float32"),
         "ego_trajectory_mask": ((6,), "bool"),

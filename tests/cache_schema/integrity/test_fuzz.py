@@ -1,4 +1,4 @@
-"""A dataset from a stranger: whatever is done to it is harmless or refused in our own words.
+"""An untrusted dataset: whatever is done to it is harmless, or refused with an error of ours.
 
 Each mutation changes one small dataset in place; then everything is read. A wrong array, another exception
 than ``TeachonceError``, a wait, or more memory than such a dataset deserves is a failure.
@@ -164,7 +164,7 @@ def mutate(path: Path, choice: random.Random) -> str:
     file = choice.choice(sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != "."))
     name = file.relative_to(path).as_posix()
     kind = choice.choices(["json", "text", "bytes", "file"], [6, 2, 6, 2])[0]
-    sealed = choice.random() < 0.5  # as by somebody who makes digests and seals fit
+    sealed = choice.random() < 0.5  # as by an attacker who makes digests and seals fit
     is_json = name.endswith(".json")
     if kind == "json" and sealed and name == "zarr.json":
         edit_root(path, lambda held: held.update(mutate_json(held, choice)))

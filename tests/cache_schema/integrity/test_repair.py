@@ -94,7 +94,7 @@ def test_a_dry_run_changes_nothing(dataset: Path):
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
 
-def test_rubbish_is_cleared(dataset: Path):
+def test_remains_of_killed_runs_are_cleared(dataset: Path):
     (dataset / "ledger" / f"{FIRST}.json").unlink()
     half = dataset / ".partial" / "laptop-1" / "Half_Town01_Route1_Weather0"
     half.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_a_whole_dataset_is_left_alone(dataset: Path):
     assert not (dataset / ".quarantine").exists()
 
 
-def test_what_concerns_the_whole_dataset_is_told_and_left(dataset: Path):
+def test_what_concerns_the_whole_dataset_is_reported_and_left(dataset: Path):
     flip_a_bit(dataset / "assets" / "heads.safetensors", 700)
     report = repair(dataset)
     assert report.quarantined == ()
@@ -133,7 +133,7 @@ def test_a_manifest_that_cannot_be_read_stops_it(dataset: Path):
     assert (dataset / "clips" / FIRST).is_dir()
 
 
-def test_no_repair_while_somebody_writes(dataset, manifest, assets):
+def test_no_repair_while_another_run_writes(dataset, manifest, assets):
     flip_a_value(dataset)
     with (
         DatasetWriter(dataset, manifest, assets),
@@ -144,7 +144,7 @@ def test_no_repair_while_somebody_writes(dataset, manifest, assets):
 
 @pytest.mark.parametrize("name", ["clips", "ledger", ".partial", ".quarantine", ".lock", ".commit"])
 def test_nothing_outside_is_touched_through_a_link(dataset: Path, tmp_path: Path, name: str):
-    """Clearing rubbish behind a link in a stranger's dataset would empty somebody's folder."""
+    """Clearing remains behind a link in an untrusted dataset would empty another folder."""
     mine = tmp_path / "mine"
     (mine / "letters").mkdir(parents=True)
     (mine / "letters" / "a.txt").write_text("mine")

@@ -88,7 +88,7 @@ def test_a_renamed_clip_is_found(dataset: Path):
     assert clips == {FIRST, "Other_Town01_Route1_Weather0"}
 
 
-def test_a_file_that_nobody_wrote_is_found(dataset: Path):
+def test_an_extra_file_is_found(dataset: Path):
     (dataset / "clips" / FIRST / "token" / "c.9").write_bytes(b"?")
     problem = ("token", "token/c.9 is not in the ledger")
     assert [(p.feature, p.what) for p in verify(dataset).problems] == [problem]
@@ -292,7 +292,7 @@ def test_symbolic_links_are_refused_even_to_the_same_bytes(dataset: Path, tmp_pa
         opened.read(FIRST, "token")
 
 
-def test_a_pipe_is_no_file_and_nobody_waits_for_it(dataset: Path):
+def test_a_pipe_is_no_file_and_is_not_waited_for(dataset: Path):
     file = dataset / "clips" / FIRST / "token" / "c.0.0"
     file.unlink()
     os.mkfifo(file)
@@ -349,13 +349,13 @@ def test_the_group_of_clips_has_one_content(dataset: Path):
     assert only(dataset) == (None, None, "clips/zarr.json is not that of an empty group")
 
 
-def test_a_clip_that_says_of_itself_what_the_ledger_does_not(dataset: Path):
+def test_a_clip_whose_attributes_differ_from_the_ledger(dataset: Path):
     file = dataset / "clips" / FIRST / "zarr.json"
     group = json.loads(file.read_bytes())
     group["attributes"]["split"] = "val"
     file.write_text(json.dumps(group))
     record_again(dataset, FIRST)
-    assert only(dataset) == (FIRST, None, "zarr.json does not say of the clip what the ledger says")
+    assert only(dataset) == (FIRST, None, "zarr.json has other attributes of the clip than the ledger")
 
 
 def test_arrays_of_a_feature_that_is_being_added_are_checked_as_bytes(dataset: Path):
@@ -450,7 +450,7 @@ def test_numbers_of_values_that_lie_are_found(format_2: Path):
     edit_entry(format_2, RAGGED_CLIP, lambda entry: entry["values"].pop("tokens"))
     (problem,) = verify(format_2, quick=True).problems
     assert (problem.clip, problem.feature) == (RAGGED_CLIP, None)
-    assert "how many values of 'tokens'" in problem.what
+    assert "the number of values of 'tokens'" in problem.what
 
 
 @pytest.mark.parametrize("name", ["novelty", "novelty.shape", "novelty.scale"])

@@ -118,7 +118,7 @@ def test_a_reader_stays_with_its_commit(carded: Path, hub: FakeHub, run: Run):
     assert lines == ["2 (5, 8)", "2", f"{URL}/zarr.json is not the root"[:30]]
 
 
-def test_what_the_hub_refuses_is_told(hub: FakeHub, run: Run):
+def test_refusals_of_the_hub_are_reported(hub: FakeHub, run: Run):
     code = (
         "missing = [lambda: open_backend(url + '@nowhere'), lambda: open_backend(url + 'x')]\n"
         "for act in [*missing, lambda: push(dataset, url)]:\n"
@@ -137,9 +137,9 @@ def test_what_the_hub_refuses_is_told(hub: FakeHub, run: Run):
 
 def test_two_pushes_do_not_mix(hub: FakeHub, run: Run):
     code = (
-        "place, other = open_backend(url), open_backend(url)\n"
-        "place.upload([{'a.json': b'1'}])\n"
-        "place.upload([{'b.json': b'2'}])\n"
+        "backend, other = open_backend(url), open_backend(url)\n"
+        "backend.upload([{'a.json': b'1'}])\n"
+        "backend.upload([{'b.json': b'2'}])\n"
         "try: other.upload([{'c.json': b'3'}])\n"
         "except TeachonceError as error: print(type(error).__name__, '412' in error.happened)"
     )

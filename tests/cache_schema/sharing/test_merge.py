@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
@@ -17,6 +18,9 @@ from cache_schema.format.ledger import ClipInfo
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.merge import merge
 from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
+from tests.cache_schema.format_2 import FEATURES as FORMAT_2_FEATURES
+from tests.cache_schema.format_2 import HEADS, manifest_of, write_format_2
 from tests.paths import ROOT
 
 
@@ -31,7 +35,7 @@ def write(tmp_path, manifest, assets):
 
     def write(name: str, infos, shift: int = 0, **changes) -> Path:
         path = tmp_path / f"{name}.zarr"
-        with DatasetWriter(path, manifest.model_copy(update=changes), assets) as writer:
+        with DatasetWriter(path, manifest.replace(**changes), assets) as writer:
             for info in infos:
                 clip = writer.clip(info)
                 clip.append(values_of(info.name, info.frames) | {"command": np.full(info.frames, shift)})
@@ -152,3 +156,34 @@ def test_sigkill_in_the_middle_and_a_second_run(write, tmp_path):
     assert merge(out, [source]).present != ()
     assert digests(out) == digests(source)
     assert verify(out).problems == ()
+
+
+def test_halves_of_a_dataset_of_format_2(format_2, tmp_path):
+    halves = [
+        write_format_2(tmp_path / "a.zarr", FORMAT_2_CLIPS[:1]),
+        write_format_2(tmp_path / "b.zarr", FORMAT_2_CLIPS[1:]),
+    ]
+    merge(tmp_path / "out.zarr", halves)
+    assert digests(tmp_path / "out.zarr") == digests(format_2)
+    assert verify(tmp_path / "out.zarr").problems == ()
+    file = halves[0] / "clips" / "scene-1" / "tokens.shape" / "c.0.0"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DatasetError, match=r"tokens\.shape/c\.0\.0"):
+        merge(tmp_path / "other.zarr", halves)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"tags": ("city",)}, r"tags: \['city', 'weather'\] and \['city'\]"),
+        ({"derivations": ()}, r"derivations\.wide: .* and None|derivations: .* and None"),
+        ({"features": FORMAT_2_FEATURES[:-1]}, r"features\.frame_index: .* and None"),
+    ],
+)
+def test_what_format_2_adds_is_part_of_the_identity(format_2, tmp_path, changes, field):
+    other = manifest_of().replace(**changes)
+    with DatasetWriter(tmp_path / "other.zarr", other, {"heads.safetensors": save(HEADS)}):
+        pass
+    with pytest.raises(IdentityError, match=field) as caught:
+        merge(tmp_path / "out.zarr", [format_2, tmp_path / "other.zarr"])
+    assert "format_version" not in caught.value.happened

@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.describe.card import card
 from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
 from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, entry_document
 from cache_schema.integrity.verify import verify
@@ -20,6 +23,9 @@ from cache_schema.sharing.push import push
 from cache_schema.sharing.subset import ClipFilter
 from cache_schema.storage.open import open_backend
 from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
+from tests.cache_schema.format_2 import HEADS, assert_equal
+from tests.cache_schema.format_2 import values_of as format_2_values
 from tests.cache_schema.servers import Bucket, serving
 from tests.heard import Heard
 
@@ -135,11 +141,11 @@ def test_only_the_features_asked_for(carded: Path, shared: Bucket, tmp_path: Pat
 
 
 def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path: Path):
-    out, place = tmp_path / "out.zarr", open_backend(shared.url)
+    out, backend = tmp_path / "out.zarr", open_backend(shared.url)
     name = f"clips/{FIRST}/queries/c.0.0.0"
-    content = bytearray(place.read(name, 10**6))
+    content = bytearray(backend.read(name, 10**6))
     content[1234] ^= 4
-    place.upload([{name: bytes(content)}])
+    backend.upload([{name: bytes(content)}])
     done = pull(shared.url, out)
     assert done.fetched == (SECOND,)
     (left,) = done.failed
@@ -149,7 +155,7 @@ def test_a_wrong_file_is_named_and_the_rest_is_fetched(shared: Bucket, tmp_path:
     # With the feature left out, the clip is good.
     assert pull(shared.url, tmp_path / "part.zarr", features=["token", "mask"]).failed == ()
     content[1234] ^= 4
-    place.upload([{name: bytes(content)}])
+    backend.upload([{name: bytes(content)}])
     assert pull(shared.url, out).fetched == (FIRST,)
 
 
@@ -162,9 +168,7 @@ def test_a_wrong_asset_ends_it(shared: Bucket, tmp_path: Path):
 
 
 def test_another_dataset_is_left_alone(carded: Path, shared: Bucket, manifest, tmp_path: Path):
-    other = manifest.model_copy(
-        update={"assets": (), "data": manifest.data.model_copy(update={"name": "B2D"})}
-    )
+    other = manifest.replace(assets=(), data=manifest.data.model_copy(update={"name": "B2D"}))
     with DatasetWriter(tmp_path / "other.zarr", other):
         pass
     with pytest.raises(IdentityError, match=r"data\.name"):
@@ -177,13 +181,13 @@ def test_another_dataset_is_left_alone(carded: Path, shared: Bucket, manifest, t
 
 
 def test_a_ledger_that_lies_costs_nothing(carded: Path, shared: Bucket, tmp_path: Path):
-    place, entry = open_backend(shared.url), LatentDataset.open(carded).entry(FIRST)
+    backend, entry = open_backend(shared.url), LatentDataset.open(carded).entry(FIRST)
     name = "queries/c.0.0.0"
     vast = entry.files[name].model_copy(update={"nbytes": 10**15})
     extra = entry.files | {"more/c.0": vast}
     for files in (entry.files | {name: vast}, extra, entry.files | {"token/zarr.json": vast}):
         lie = entry.model_copy(update={"files": files, "digest": digest_of(entry.clip, files)})
-        place.upload([{f"ledger/{FIRST}.json": entry_document(lie)}])
+        backend.upload([{f"ledger/{FIRST}.json": entry_document(lie)}])
         shared.seen.clear()
         done = pull(shared.url, tmp_path / "out.zarr", ClipFilter(clips="Acc*"))
         assert [left.clip for left in done.failed] == [FIRST]
@@ -243,7 +247,7 @@ def test_a_server_that_lies(carded: Path, tmp_path: Path, lie: str):
     assert sum(handler.sent) < 2**26  # what the sockets between the two hold
 
 
-def test_a_place_that_gives_up_ends_the_pull(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
+def test_repeated_failures_end_the_pull(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
     path = tmp_path / "many.zarr"
     with DatasetWriter(path, manifest, assets) as writer:
         for number in range(4):
@@ -263,3 +267,76 @@ def test_a_place_that_gives_up_ends_the_pull(carded: Path, bucket: Bucket, manif
     pull(bucket.url, tmp_path / "none.zarr")
     assert Ledger(tmp_path / "none.zarr").clips() == LatentDataset.open(path).clips
     assert verify(tmp_path / "none.zarr").problems == ()
+
+
+def test_a_dataset_of_format_2_there_and_back_again(format_2: Path, bucket: Bucket, tmp_path: Path):
+    card(format_2, "mit")
+    push(format_2, bucket.url)
+    out = tmp_path / "out.zarr"
+    done = pull(bucket.url, out)
+    assert (done.fetched, done.failed) == (("scene-1", "scene-2", "scene-3"), ())
+    there, here = LatentDataset.open(out), LatentDataset.open(format_2)
+    assert [there.entry(clip) for clip in there.clips] == [here.entry(clip) for clip in here.clips]
+    assert there.manifest == here.manifest
+    assert verify(out).problems == ()
+    assert pull(bucket.url, tmp_path / "some.zarr", ClipFilter(tags={"city": "Sing*"})).fetched == (
+        "scene-2",
+    )
+
+
+def test_one_ragged_frame_of_a_bucket_costs_its_own_chunks(format_2: Path, bucket: Bucket):
+    card(format_2, "mit")
+    push(format_2, bucket.url)
+    opened = LatentDataset.open(bucket.url)
+    bucket.seen.clear()
+    image = opened.read("scene-1", "image", 3)  # bytes 160,000 to 180,000: within the third chunk of five
+    np.testing.assert_array_equal(image, format_2_values("scene-1")["image"][3])
+    assert sum(seen.nbytes for seen in bucket.asked("GET", "image/c.")) == 65_540 + 5 * 16 + 4
+    assert sum(seen.nbytes for seen in bucket.asked("GET", "image.shape/c.")) == 5 * 4 + 4
+
+
+def test_some_features_of_format_2(format_2: Path, bucket: Bucket, tmp_path: Path):
+    card(format_2, "mit")
+    push(format_2, bucket.url)
+    here = LatentDataset.open(format_2)
+    # Ragged ones: the numbers of their values come along, those of the others do not.
+    pull(bucket.url, tmp_path / "ragged.zarr", features=["maps", "frame_index"])
+    ragged = LatentDataset.open(tmp_path / "ragged.zarr")
+    assert (ragged.manifest.format_version, ragged.manifest.derivations) == (2, ())
+    assert ragged.entry("scene-1").values == {"maps": here.entry("scene-1").values["maps"]}
+    assert_equal(ragged.read("scene-1", "maps"), here.read("scene-1", "maps"))
+    assert verify(tmp_path / "ragged.zarr").problems == ()
+    # The inputs of a derived feature: it comes along, as its asset does.
+    pull(bucket.url, tmp_path / "rows.zarr", features=["rows"])
+    rows = LatentDataset.open(tmp_path / "rows.zarr")
+    np.testing.assert_array_equal(rows.read("scene-2", "wide"), here.read("scene-2", "wide"))
+    assert rows.entry("scene-1").values == {}
+    assert verify(tmp_path / "rows.zarr").problems == ()
+
+
+def test_a_part_without_anything_of_format_2_is_format_1(format_2: Path, tmp_path: Path, monkeypatch):
+    path = tmp_path / "plain.zarr"
+    manifest = LatentDataset.open(format_2).manifest.replace(tags=())
+    with DatasetWriter(path, manifest, {"heads.safetensors": save(HEADS)}) as writer:
+        clip = writer.clip(FORMAT_2_CLIPS[2])
+        clip.append(format_2_values("scene-3"))
+        clip.commit(wall_s=0)
+    pull(str(path), tmp_path / "out.zarr", features=["frame_index"])
+    held = json.loads((tmp_path / "out.zarr" / "zarr.json").read_bytes())["attributes"]["teachonce"]
+    assert held["format_version"] == 1
+    assert not {"tags", "derivations"} & held.keys()
+    assert verify(tmp_path / "out.zarr").problems == ()
+
+
+@pytest.mark.parametrize("values", [2**40, 13, None])
+def test_a_number_of_values_that_lies_costs_nothing(format_2: Path, bucket: Bucket, tmp_path: Path, values):
+    card(format_2, "mit")
+    push(format_2, bucket.url)
+    entry = LatentDataset.open(format_2).entry("scene-1")
+    counts = {name: n for name, n in entry.values.items() if name != "tokens"}
+    lie = entry.holding(entry.files, counts if values is None else counts | {"tokens": values})
+    open_backend(bucket.url).upload([{"ledger/scene-1.json": entry_document(lie)}])
+    bucket.seen.clear()
+    done = pull(bucket.url, tmp_path / "out.zarr", ClipFilter(clips="scene-1"))
+    assert [left.clip for left in done.failed] == ["scene-1"]
+    assert not bucket.asked("GET", "/clips/")

@@ -63,12 +63,12 @@ def test_a_push_that_was_cut_short_goes_on(carded: Path, bucket: Bucket):
     with pytest.raises(DatasetError, match="no latent dataset"):
         LatentDataset.open(bucket.url)
     # Of the clip that was cut short, a file of the right size has other bytes.
-    place = open_backend(bucket.url)
+    backend = open_backend(bucket.url)
     name = f"clips/{SECOND}/command/c.0"
-    assert place.size(name) == 11
-    place.upload([{name: bytes(11)}])
+    assert backend.size(name) == 11
+    backend.upload([{name: bytes(11)}])
     bucket.denied.clear()
-    before = set(place.files()) - {name}
+    before = set(backend.files()) - {name}
     bucket.seen.clear()
     push(carded, bucket.url)
     sent = set(puts(bucket))
@@ -76,7 +76,7 @@ def test_a_push_that_was_cut_short_goes_on(carded: Path, bucket: Bucket):
     assert {name, f"clips/{SECOND}/token/c.0.0", f"ledger/{SECOND}.json", "zarr.json"} <= sent
     assert not any(FIRST in file for file in sent)
     assert LatentDataset.open(bucket.url).clips == (FIRST, SECOND)
-    assert place.read(name, 11) == (carded / name).read_bytes()
+    assert backend.read(name, 11) == (carded / name).read_bytes()
 
 
 def test_a_file_that_was_lost_is_sent_again(carded: Path, bucket: Bucket):
@@ -96,11 +96,11 @@ def test_a_large_file_goes_in_parts(carded: Path, bucket: Bucket, monkeypatch, t
     monkeypatch.setattr(push_module, "PART_BYTES", part)
     large = tmp_path / "large"
     large.write_bytes(os.urandom(2 * part + 7))
-    place = open_backend(bucket.url)
-    place.upload([{"large": large}])
+    backend = open_backend(bucket.url)
+    backend.upload([{"large": large}])
     assert len(bucket.asked("POST", "large")) == 2  # begins and ends it
-    assert place.files()["large"].etag == push_module._etag(large)
-    assert b"".join(place.stream("large")) == large.read_bytes()
+    assert backend.files()["large"].etag == push_module._etag(large)
+    assert b"".join(backend.stream("large")) == large.read_bytes()
 
 
 def test_halves_are_pushed_together(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
@@ -120,9 +120,7 @@ def test_halves_are_pushed_together(carded: Path, bucket: Bucket, manifest, asse
 
 def test_another_dataset_is_left_alone(carded: Path, bucket: Bucket, manifest, assets, tmp_path: Path):
     push(carded, bucket.url)
-    other = manifest.model_copy(
-        update={"teacher": manifest.teacher.model_copy(update={"weights": "random:1"})}
-    )
+    other = manifest.replace(teacher=manifest.teacher.model_copy(update={"weights": "random:1"}))
     with DatasetWriter(tmp_path / "other.zarr", other, assets):
         pass
     shutil.copy(carded / "README.md", tmp_path / "other.zarr")
@@ -150,7 +148,7 @@ def test_another_clip_of_the_same_name_is_left_alone(carded: Path, manifest, ass
     assert verify(carded).problems == ()
 
 
-def test_a_place_with_other_files_is_left_alone(carded: Path, bucket: Bucket):
+def test_storage_with_other_files_is_left_alone(carded: Path, bucket: Bucket):
     open_backend(bucket.url).upload([{"thesis.pdf": b"precious"}])
     with pytest.raises(IdentityError, match=r"thesis\.pdf"):
         push(carded, bucket.url)
@@ -163,9 +161,9 @@ def test_a_place_with_other_files_is_left_alone(carded: Path, bucket: Bucket):
 def test_no_licence_no_push(dataset: Path, bucket: Bucket, card: str | None):
     if card is not None:
         (dataset / "README.md").write_text(card)
-    with pytest.raises(DatasetError, match="states no licence") as told:
+    with pytest.raises(DatasetError, match="states no licence") as caught:
         push(dataset, bucket.url)
-    assert "teachonce card" in told.value.repair
+    assert "teachonce card" in caught.value.repair
     assert not bucket.seen
 
 
@@ -177,17 +175,17 @@ def test_a_damaged_dataset_is_not_pushed(carded: Path, bucket: Bucket):
     assert not bucket.seen
 
 
-def test_more_files_than_a_place_takes(carded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_more_files_than_storage_allows(carded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Two clips of 9 files, their entries, three more; the folder clips/ holds two folders and zarr.json.
     target = (tmp_path / "there").as_uri()
     monkeypatch.setattr(LocalBackend, "limits", Limits(files=9, entries_per_folder=100))
-    with pytest.raises(StorageError, match="20 files") as told:
+    with pytest.raises(StorageError, match="20 files") as caught:
         push(carded, target)
-    assert "--part 1/3" in told.value.repair
+    assert "--part 1/3" in caught.value.repair
     monkeypatch.setattr(LocalBackend, "limits", Limits(files=100, entries_per_folder=4))
-    with pytest.raises(StorageError, match="folder of 5 entries") as told:
+    with pytest.raises(StorageError, match="folder of 5 entries") as caught:
         push(carded, target)
-    assert "--part 1/2" in told.value.repair
+    assert "--part 1/2" in caught.value.repair
     assert not (tmp_path / "there").exists()
     monkeypatch.setattr(LocalBackend, "limits", Limits(files=20, entries_per_folder=5))
     push(carded, target)
@@ -198,7 +196,7 @@ def test_a_folder_is_no_copy_of_itself(carded: Path):
         push(carded, carded.as_uri())
 
 
-def test_a_folder_is_a_place_too(carded: Path, tmp_path: Path):
+def test_a_folder_is_storage_too(carded: Path, tmp_path: Path):
     push(carded, (tmp_path / "there").as_uri())
     assert verify(tmp_path / "there").problems == ()
     assert LatentDataset.open(tmp_path / "there").clips == (FIRST, SECOND)

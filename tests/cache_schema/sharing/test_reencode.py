@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.errors import IdentityError, RequestError
+from cache_schema.errors import FeatureError, IdentityError, RequestError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec
@@ -17,6 +17,7 @@ from cache_schema.sharing.merge import merge
 from cache_schema.sharing.reencode import parse_encodings, reencode
 from cache_schema.storage.atomic_io import sha256_bytes
 from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.format_2 import assert_equal
 from tests.cache_schema.sharing.test_merge import digests
 from tests.tokens import vision_tokens
 
@@ -90,7 +91,7 @@ def test_float16_as_bfloat16_is_read_as_float32(dataset, tmp_path):
         ({"colour": "full"}, "no feature colour"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_written(dataset, tmp_path, encodings, message):
+def test_what_cannot_be_done_is_refused_before_anything_is_written(dataset, tmp_path, encodings, message):
     with pytest.raises(RequestError, match=message):
         reencode(dataset, tmp_path / "out.zarr", encodings)
     assert not (tmp_path / "out.zarr").exists()
@@ -115,7 +116,7 @@ def write(tmp_path: Path, manifest):
             for name, content in assets.items()
         )
         changes = {"features": specs, "assets": named}
-        with DatasetWriter(path, manifest.model_copy(update=changes), assets) as writer:
+        with DatasetWriter(path, manifest.replace(**changes), assets) as writer:
             for name, values in clips.items():
                 clip = writer.clip(ClipInfo(name=name, frames=len(values[specs[0].name]), split="train"))
                 clip.append(values)
@@ -140,7 +141,7 @@ def test_a_lossy_feature_that_is_not_asked_for_stays_as_it_is(tmp_path, manifest
         "x": np.random.default_rng(0).integers(-90, 90, size=(2, 3, 4)).astype(np.int8),
         "x.scale": np.ones((2, 4), np.float32),
     }
-    changed = manifest.model_copy(update={"features": (x, y), "assets": ()})
+    changed = manifest.replace(features=(x, y), assets=())
     with DatasetWriter(tmp_path / "source.zarr", changed) as writer:
         clip = writer.clip(ClipInfo(name="a", frames=2, split="train"))
         clip.append_stored("x", stored)
@@ -239,3 +240,67 @@ def test_encodings_of_a_command_line():
 def test_encodings_that_are_not_clear(texts):
     with pytest.raises(RequestError, match="it is not clear what to reencode"):
         parse_encodings(texts)
+
+
+def test_ragged_values_as_bfloat16_and_back(format_2, tmp_path):
+    maps = reencode(format_2, tmp_path / "full.zarr", {"maps": "full"}).features[0]
+    assert maps.relative_error == 0
+    assert maps.cosine == pytest.approx(1)
+    # Two layers of n (n + 1) / 2 and of n x n, of n = 3, 1, 4, 1, 5 and of n = 2, 0, 6.
+    stored = [
+        [LatentDataset.open(path).entry(clip).values["maps"] for clip in ("scene-1", "scene-2", "scene-3")]
+        for path in (format_2, tmp_path / "full.zarr")
+    ]
+    assert stored == [[2 * 33, 2 * 24, 0], [2 * 52, 2 * 40, 0]]
+    half = reencode(tmp_path / "full.zarr", tmp_path / "half.zarr", {"maps": "bfloat16", "points": "full"})
+    assert 0 < half.features[0].relative_error < 2**-8
+    assert half.features[1].relative_error == 0  # whole numbers, which bfloat16 held
+    before, after = LatentDataset.open(format_2), LatentDataset.open(tmp_path / "half.zarr")
+    for clip in before.clips:
+        for name in ("tokens", "image", "attention", "points", "square", "rows"):
+            assert_equal(after.read(clip, name), before.read(clip, name))
+    assert verify(tmp_path / "half.zarr").problems == ()
+    # What is a triangle still is one.
+    again = reencode(tmp_path / "full.zarr", tmp_path / "again.zarr", {"maps": "lower-triangle"})
+    assert again.features[0].relative_error == 0
+    assert digests(tmp_path / "again.zarr") == digests(format_2)
+
+
+def test_a_square_as_a_triangle_makes_format_1_format_2(write, tmp_path):
+    x = FeatureSpec(name="x", shape=(2, 2), axes=("row", "column"), dtype="float32", role="input")
+    frames = np.array([[[1, 0], [2, 3]], [[4, 0], [5, 6]]], np.float32)
+    source = write({"a": {"x": frames}}, {}, x)
+    assert LatentDataset.open(source).manifest.format_version == 1
+    (error,) = reencode(source, tmp_path / "out.zarr", {"x": "lower-triangle"}).features
+    assert (error.relative_error, error.nbytes_before - error.nbytes_after > -40) == (0, True)
+    out = LatentDataset.open(tmp_path / "out.zarr")
+    assert out.manifest.format_version == 2
+    assert out.stored("a", "x")["x"].tolist() == [[1, 2, 3], [4, 5, 6]]
+    np.testing.assert_array_equal(out.read("a", "x"), frames)
+    reencode(tmp_path / "out.zarr", tmp_path / "back.zarr", {"x": "full"})
+    assert (tmp_path / "back.zarr" / "zarr.json").read_bytes() == (source / "zarr.json").read_bytes()
+    assert digests(tmp_path / "back.zarr") == digests(source)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "message"),
+    [
+        ({"tokens": "int8-per-channel"}, "int8-per-channel"),
+        ({"attention": "int8-per-channel"}, "needs two axes of fixed length"),
+        ({"tokens": "lower-triangle"}, "needs two last axes of equal length"),
+        ({"image": "bfloat16"}, "bfloat16"),
+    ],
+)
+def test_what_cannot_be_done_with_ragged_features(format_2, tmp_path, encodings, message):
+    with pytest.raises(RequestError, match=message):
+        reencode(format_2, tmp_path / "out.zarr", encodings)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_attention_that_is_no_triangle_is_refused_and_nothing_is_left(format_2, tmp_path):
+    """Its axes may be equal in a frame and are not in another; and there are values above the diagonal."""
+    out = tmp_path / "out.zarr"
+    with pytest.raises(FeatureError, match=r"clip 'scene-1', feature 'attention', frame 0: got an array"):
+        reencode(format_2, out, {"attention": "lower-triangle"})
+    assert LatentDataset.open(out).clips == ()
+    assert not (out / ".partial").exists()

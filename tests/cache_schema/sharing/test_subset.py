@@ -12,8 +12,9 @@ from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.merge import merge
-from cache_schema.sharing.subset import ClipFilter, Part, subset
+from cache_schema.sharing.subset import ClipFilter, Part, parse_tags, subset
 from tests.cache_schema.conftest import CLIPS, values_of
+from tests.cache_schema.format_2 import assert_equal
 from tests.cache_schema.sharing.test_merge import digests
 from tests.paths import GOLDEN
 
@@ -49,7 +50,7 @@ def test_clips_are_chosen_and_copied(tmp_path, manifest, assets, which, chosen):
     assert verify(tmp_path / "out.zarr").problems == ()
 
 
-def test_nothing_chosen_says_what_there_is(dataset, tmp_path):
+def test_the_error_of_an_empty_choice_lists_what_there_is(dataset, tmp_path):
     with pytest.raises(RequestError, match="no clip") as caught:
         subset(dataset, tmp_path / "out.zarr", ClipFilter(tags={"town": "Town12"}))
     assert "split train, val; town Town03, Town05" in caught.value.expected
@@ -118,7 +119,7 @@ def test_an_encoding_is_not_applied_twice(tmp_path, manifest):
         "x": np.random.default_rng(0).integers(-90, 90, size=(6, 3, 4)).astype(np.int8),
         "x.scale": np.ones((6, 4), np.float32),
     }
-    with DatasetWriter(source, manifest.model_copy(update={"features": (spec,), "assets": ()})) as writer:
+    with DatasetWriter(source, manifest.replace(features=(spec,), assets=())) as writer:
         clip = writer.clip(ClipInfo(name="clip", frames=6, split="train"))
         clip.append_stored("x", stored)
         clip.commit(wall_s=0)
@@ -149,3 +150,45 @@ def test_an_old_dataset_can_still_be_taken_apart(tmp_path):
     merge(tmp_path / "out.zarr", [tmp_path / "val.zarr", STORE])
     assert digests(tmp_path / "out.zarr") == digests(STORE)
     assert verify(tmp_path / "out.zarr").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("tags", "chosen"),
+    [
+        ({"city": "Bos*"}, {"scene-1"}),
+        ({"weather": "rain", "city": "*"}, {"scene-1"}),
+        ({"weather": ""}, {"scene-2", "scene-3"}),
+    ],
+)
+def test_any_tag_chooses(format_2, tmp_path, tags, chosen):
+    copied = subset(format_2, tmp_path / "out.zarr", ClipFilter(tags=tags))
+    assert set(copied.added) == chosen
+    assert digests(tmp_path / "out.zarr") == {clip: digests(format_2)[clip] for clip in chosen}
+    assert verify(tmp_path / "out.zarr").problems == ()
+
+
+def test_parts_of_format_2_make_the_whole(format_2, tmp_path):
+    for number in (1, 2):
+        subset(format_2, tmp_path / f"{number}.zarr", part=Part(number, 2))
+    merge(tmp_path / "out.zarr", [tmp_path / "2.zarr", tmp_path / "1.zarr"])
+    assert digests(tmp_path / "out.zarr") == digests(format_2)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 64 * 2**20])
+@pytest.mark.parametrize("every", [2, 3, 9])
+def test_every_nth_frame_of_ragged_features(format_2, tmp_path, monkeypatch, every, block_bytes):
+    monkeypatch.setattr("cache_schema.dataset.blocks.BLOCK_BYTES", block_bytes)
+    subset(format_2, tmp_path / "out.zarr", every=every)
+    whole, part = LatentDataset.open(format_2), LatentDataset.open(tmp_path / "out.zarr")
+    for clip in whole.clips:
+        for spec in whole.manifest.features:
+            assert_equal(part.read(clip, spec.name), whole.read(clip, spec.name)[::every])
+    assert part.manifest.derivations == whole.manifest.derivations
+    assert verify(tmp_path / "out.zarr").problems == ()
+
+
+def test_tags_of_a_command_line():
+    assert parse_tags(["city=Bos*", "weather="]) == {"city": "Bos*", "weather": ""}
+    for text in ("city", "=x", ""):
+        with pytest.raises(RequestError, match="does not parse"):
+            parse_tags([text])

@@ -33,33 +33,33 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         yield folder, url
 
 
-def test_a_place_is_read_alike_wherever_it_is(bucket: Bucket, web: tuple[Path, str], tmp_path: Path):
+def test_every_backend_reads_alike(bucket: Bucket, web: tuple[Path, str], tmp_path: Path):
     folder, url = web
     contents = {"a": b"one", "clips/x/c.0": b"", "clips/x/c.1": bytes(range(256)) * 9000, "clips/y": b"y"}
     local, remote = open_backend(folder), open_backend(bucket.url)
-    for place in (local, remote):
-        place.upload([contents])
-    for place in (local, open_backend(folder.as_uri()), remote, open_backend(url)):
+    for backend in (local, remote):
+        backend.upload([contents])
+    for backend in (local, open_backend(folder.as_uri()), remote, open_backend(url)):
         for name, content in contents.items():
-            assert place.read(name, len(content)) == content
-            assert b"".join(place.stream(name)) == content
-            assert place.size(name) == len(content)
-        assert place.size("clips/none") is None
+            assert backend.read(name, len(content)) == content
+            assert b"".join(backend.stream(name)) == content
+            assert backend.size(name) == len(content)
+        assert backend.size("clips/none") is None
         with pytest.raises(FileNotFoundError):
-            place.read("clips/none", 9)
+            backend.read("clips/none", 9)
         with pytest.raises(DatasetError, match="bytes"):
-            place.read("clips/x/c.1", 2000)
-    for place in (local, remote):
-        assert place.names("clips/x") == ["c.0", "c.1"]
-        assert place.names("clips") == ["y"]
-        assert place.names("nowhere") == []
-        assert {name: listed.nbytes for name, listed in place.files().items()} == {
+            backend.read("clips/x/c.1", 2000)
+    for backend in (local, remote):
+        assert backend.names("clips/x") == ["c.0", "c.1"]
+        assert backend.names("clips") == ["y"]
+        assert backend.names("nowhere") == []
+        assert {name: listed.nbytes for name, listed in backend.files().items()} == {
             name: len(content) for name, content in contents.items()
         }
-        assert place.files("clips/x").keys() == {"clips/x/c.0", "clips/x/c.1"}
+        assert backend.files("clips/x").keys() == {"clips/x/c.0", "clips/x/c.1"}
 
 
-def test_kinds_of_places(monkeypatch: pytest.MonkeyPatch):
+def test_kinds_of_backends(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     assert isinstance(open_backend("some/folder"), LocalBackend)
     assert open_backend("file:///some/a%20folder").local == Path("/some/a folder")
@@ -86,19 +86,19 @@ def test_urls_that_are_refused(url: str):
         open_backend(url)
 
 
-def test_what_a_bucket_refuses_is_told(bucket: Bucket):
+def test_refusals_of_a_bucket_are_reported(bucket: Bucket):
     with pytest.raises(DatasetError, match="there is no latent dataset at s3://no-such-bucket"):
         LatentDataset.open("s3://no-such-bucket/x.zarr")
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as caught:
         open_backend("s3://no-such-bucket/x.zarr").files()
-    assert "NoSuchBucket" in told.value.happened
+    assert "NoSuchBucket" in caught.value.happened
     bucket.denied.add("zarr.json")
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as caught:
         LatentDataset.open(bucket.url)
-    assert bucket.url in told.value.happened
-    assert "403" in told.value.happened
-    assert "\n" not in told.value.happened
-    assert "AWS_ACCESS_KEY_ID" in told.value.repair
+    assert bucket.url in caught.value.happened
+    assert "403" in caught.value.happened
+    assert "\n" not in caught.value.happened
+    assert "AWS_ACCESS_KEY_ID" in caught.value.repair
 
 
 def test_a_public_bucket_needs_no_keys(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
@@ -114,13 +114,13 @@ def test_a_public_bucket_needs_no_keys(bucket: Bucket, monkeypatch: pytest.Monke
 
 def test_a_link_is_not_followed(tmp_path: Path):
     (tmp_path / "secret").write_text("secret")
-    (tmp_path / "place").mkdir()
-    (tmp_path / "place" / "link").symlink_to(tmp_path / "secret")
-    place = open_backend(tmp_path / "place")
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "link").symlink_to(tmp_path / "secret")
+    backend = open_backend(tmp_path / "backend")
     for read in (
-        lambda: place.read("link", 99),
-        lambda: list(place.stream("link")),
-        lambda: place.size("link"),
+        lambda: backend.read("link", 99),
+        lambda: list(backend.stream("link")),
+        lambda: backend.size("link"),
     ):
         with pytest.raises(DatasetError, match="symbolic link"):
             read()
@@ -169,8 +169,8 @@ def test_a_web_server_names_clips_by_the_index(carded: Path, web: tuple[Path, st
     with pytest.raises(DatasetError, match=r"index\.json"):
         LatentDataset.open(f"{url}/tiny.zarr").clips  # noqa: B018
     (folder / "tiny.zarr" / "index.json").unlink()
-    with pytest.raises(StorageError, match="which clips") as told:
+    with pytest.raises(StorageError, match="which clips") as caught:
         LatentDataset.open(f"{url}/tiny.zarr").clips  # noqa: B018
-    assert "push" in told.value.repair
+    assert "push" in caught.value.repair
     with pytest.raises(StorageError, match="cannot"):
         push(carded, f"{url}/tiny.zarr")
