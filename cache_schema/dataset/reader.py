@@ -78,7 +78,8 @@ class LatentDataset:
         self.backend = open_backend(where)
         self.manifest = read_manifest(self.backend)
         self._where = where
-        self._entry = functools.lru_cache(OPEN_ENTRIES)(lambda clip: Ledger(self.backend).read(clip))
+        self._ledger = Ledger(self.backend)
+        self._entry = functools.lru_cache(OPEN_ENTRIES)(self._ledger.read)
         self._arrays = ArrayReader(self.backend, self.entry)
         self._maps = functools.cache(self.derivation_maps)
 
@@ -126,7 +127,7 @@ class LatentDataset:
     @functools.cached_property
     def clips(self) -> tuple[str, ...]:
         """Names of the committed clips, sorted."""
-        return Ledger(self.backend).clips()
+        return self._ledger.clips()
 
     def clip(self, name: str) -> ClipInfo:
         """Return what is known of a clip, such as its length and split."""

@@ -172,7 +172,7 @@ def _features(summary: Summary) -> str:
         (
             f"`{spec.name}`",
             spec.role,
-            f"{spec.dtype} {shape_text(spec.shape) if spec.shape else 'number'}",
+            f"{spec.dtype} {_shape(spec.shape)}",
             _plain(", ".join(promised.axes)),
             _plain(spec.unit),
             _plain(promised.frame or ""),
@@ -284,6 +284,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return shape_text(shape).replace("*", "\\*") if shape else "number"
 
 
 def _plain(text: str) -> str:

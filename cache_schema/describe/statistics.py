@@ -84,10 +84,10 @@ def _percentile(
 ) -> float:
     """Return the value below which a share of all lies, linear within the bin that it falls into."""
     cumulative = np.cumsum(counts)
-    rank = share * cumulative[-1]
-    bin_ = int(np.searchsorted(cumulative, rank))
+    position = share * cumulative[-1]
+    bin_ = int(np.searchsorted(cumulative, position))
     width = (edges[1] - edges[0]) / len(counts)
-    inside = (rank - (cumulative[bin_] - counts[bin_])) / counts[bin_]
+    inside = (position - (cumulative[bin_] - counts[bin_])) / counts[bin_]
     value = edges[0] + (bin_ + inside) * width
     return float(np.clip(round(value) if integers else value, low, high))
 

@@ -182,8 +182,8 @@ def test_the_card_of_a_dataset_of_format_2(format_2, monkeypatch):
     text = card(format_2, "mit").read_text()
     for expected in (
         "A latent dataset of format 2",
-        "| `image` | input | uint8 (*,) | byte | 1 |  | full |",
-        "| `maps` | target | float32 (2, *, *) | layer, row, column | 1 |  | lower-triangle |",
+        "| `image` | input | uint8 (\\*,) | byte | 1 |  | full |",
+        "| `maps` | target | float32 (2, \\*, \\*) | layer, row, column | 1 |  | lower-triangle |",
         "| Boston | 1 | 5 |",
         "`wide` can be read like a feature",
     ):
