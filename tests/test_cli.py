@@ -218,8 +218,9 @@ def test_a_frame_is_shown(latents: Path, clips_root: Path, tmp_path: Path):
     ],
 )
 def test_what_a_user_can_correct_is_explained(
-    arguments: list[str], words: str, clips_root: Path, tmp_path: Path
+    arguments: list[str], words: str, clips_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("pipeline.extraction.dask_cluster.CONNECT_WITHIN_S", 1)
     result = run(*(argument.format(tmp=tmp_path, clips=clips_root) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert words.format(tmp=tmp_path) in result.stderr

@@ -1,12 +1,14 @@
 """The toy teacher in trouble, as the environment says.
 
-``TROUBLE`` is JSON: ``poison`` is a line that kills the process, ``delay_s`` seconds are added to every step.
+``TROUBLE`` is JSON: a line of the length ``poison`` kills the process every time, one of the length ``dies_once``
+the first time (``marker`` is the file that remembers), and every step takes ``delay_s`` seconds longer.
 """
 
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
 from tests.toy.teacher import ToyPreset, ToyTeacher
 
@@ -15,13 +17,14 @@ class TroubledTeacher(ToyTeacher):
     def __init__(self):
         self.trouble = json.loads(os.environ.get("TROUBLE", "{}"))
 
-    def prepare(self, sample):
-        if sample == self.trouble.get("poison"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().prepare(sample)
-
     def step(self, batch, state):
         time.sleep(self.trouble.get("delay_s", 0))
+        lengths = batch["length"].tolist()
+        if self.trouble.get("poison") in lengths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.trouble.get("dies_once") in lengths and not Path(self.trouble["marker"]).exists():
+            Path(self.trouble["marker"]).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().step(batch, state)
 
 

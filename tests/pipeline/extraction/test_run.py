@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import ClipError, DatasetError, IdentityError
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
+from cli import app
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
@@ -123,12 +125,13 @@ def test_the_plan_of_a_half_done_dataset(clips_root, teacher, tmp_path):
     assert cost.frames_per_second == pytest.approx(report.frames / report.wall_s, rel=0.5)
 
 
-COMMAND = [sys.executable, "-m", "cli", "extract"]
+def arguments(path: Path, root: Path) -> list[str]:
+    return ["extract", str(path), "--data", str(root), "--slots", "2"]
 
 
 def start(path: Path, root: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [*COMMAND, str(path), "--data", str(root), "--slots", "2", *options],
+        [sys.executable, "-m", "cli", *arguments(path, root), *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -154,10 +157,9 @@ def test_sigkill_in_mid_clip_and_a_second_run_give_the_same_digests(undisturbed,
         process.communicate()
         assert process.returncode == -signal.SIGKILL
     assert digests(path).items() < digests(undisturbed).items()
-    process = start(path, clips_root)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "were already there" in out.replace("\n", " ")
+    finished = CliRunner().invoke(app, arguments(path, clips_root))
+    assert finished.exit_code == 0, finished.output
+    assert "were already there" in finished.stdout.replace("\n", " ")
     assert digests(path) == digests(undisturbed)
     assert verify(path).problems == ()
 
@@ -171,9 +173,8 @@ def test_ctrl_c_stops_with_a_word_and_loses_nothing(undisturbed, clips_root, tmp
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     assert verify(path).problems == ()
-    process = start(path, clips_root)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    finished = CliRunner().invoke(app, arguments(path, clips_root))
+    assert finished.exit_code == 0, finished.output
     assert digests(path) == digests(undisturbed)
 
 

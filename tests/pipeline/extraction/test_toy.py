@@ -19,6 +19,7 @@ from cache_schema.format.features import FeatureSpec
 from cache_schema.integrity.verify import verify
 from cli import app
 from pipeline.extraction.estimate import plan
+from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
 from tests.paths import ROOT
 from tests.toy.source import Texts
@@ -123,17 +124,34 @@ def test_killed_and_resumed(texts, undisturbed, tmp_path):
     assert verify(path).problems == ()
 
 
-def test_two_workers_make_the_same_digests_and_a_deadly_clip_is_left_out(texts, undisturbed, tmp_path):
-    path = tmp_path / "two.zarr"
-    process = start(path, texts, "--workers", 2, poison="banana")
+def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(texts, undisturbed, tmp_path):
+    path = tmp_path / "poison.zarr"
+    process = start(path, texts, "--workers", 2, poison=len("banana"))
     _, err = process.communicate(timeout=200)
     assert process.returncode == 2, err
     assert "left out banana: every worker that extracts it dies" in err
-    process = start(path, texts, "--workers", 2)
-    out, err = process.communicate(timeout=100)
+    expected = digests(undisturbed)
+    assert digests(path) == {clip: digest for clip, digest in expected.items() if clip != "banana"}
+    assert verify(path).problems == ()
+    assert list(summarise(log_path(path)).failures) == ["banana"]
+    # Once the cause is gone, another run makes what is missing.
+    done = run("extract", path, "--data", texts, *NAMES)
+    assert done.exit_code == 0, done.output
+    assert "1 clips and 1 frames" in done.stdout
+    assert digests(path) == expected
+    assert summarise(log_path(path)).failures == {}
+
+
+def test_a_worker_that_dies_in_mid_clip_is_replaced(texts, undisturbed, tmp_path):
+    # The third line of apple is 21 letters long.
+    path, marker = tmp_path / "died.zarr", tmp_path / "died"
+    process = start(path, texts, "--workers", 2, dies_once=21, marker=str(marker))
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert "1 clips and 1 frames" in out
+    assert marker.exists()
     assert digests(path) == digests(undisturbed)
+    assert verify(path).problems == ()
+    assert summarise(log_path(path)).retries >= 1
 
 
 def test_a_sample_that_cannot_be_prepared_leaves_out_its_clip_alone(texts, undisturbed, tmp_path):

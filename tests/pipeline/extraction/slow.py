@@ -1,0 +1,30 @@
+"""ORION in a process that is slow: every step takes ``DELAY_S`` seconds longer, as the environment says."""
+
+import os
+import time
+
+from pipeline.teachers.orion.presets import ORION_TINY
+
+
+class SlowTeacher:
+    kind = "driving"
+
+    def __init__(self, teacher) -> None:
+        self.teacher = teacher
+        self.features, self.identity = teacher.features, teacher.identity
+        self.prepare, self.collate = teacher.prepare, teacher.collate
+        self.begin, self.assets = teacher.begin, teacher.assets
+
+    def step(self, batch, state):
+        time.sleep(float(os.environ["DELAY_S"]))
+        return self.teacher.step(batch, state)
+
+
+class SlowPreset:
+    kind, features = ORION_TINY.kind, ORION_TINY.features
+
+    def load(self, checkpoint, **options) -> SlowTeacher:
+        return SlowTeacher(ORION_TINY.load(checkpoint, **options))
+
+
+SLOW = SlowPreset()
