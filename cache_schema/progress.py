@@ -15,7 +15,7 @@ class Progress:
     def reach(self, done: float, status: str = "") -> None:
         """Report how much is done in all."""
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Report an event that deserves a line of its own."""
 
 

@@ -179,7 +179,7 @@ class ProgressBar(Progress):
         if not self.console.is_terminal and time.monotonic() - self._shown >= self.plain_every_s:
             self._line()
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """See ``Progress``; the line stays above the bar."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 

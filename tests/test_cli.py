@@ -42,7 +42,7 @@ def latents(clips_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_verify_says_yes_with_0_and_no_with_1(stored: Path):
+def test_verify_exits_with_0_where_all_is_well_and_with_1_elsewhere(stored: Path):
     assert run("verify", stored).exit_code == 0
     shard = stored / "clips" / "TJunction_Town05_Route9002_Weather3" / "token" / "c.0.0"
     content = bytearray(shard.read_bytes())

@@ -262,7 +262,7 @@ class _Supervisor:
                 return
             if self.failures_in_a_row >= GIVE_UP_AFTER:
                 self.gave_up = True
-                self.progress.say("gave up after three failures in a row; other clips were not tried")
+                self.progress.message("gave up after three failures in a row; other clips were not tried")
                 return
             self.pool.refresh_workers()
             with contextlib.suppress(queue.Empty):
@@ -291,7 +291,7 @@ class _Supervisor:
         self.log.failure(self.failed[-1])
         self.frames_left_out += clip.samples
         self.progress.expect(self.frames_to_do - self.frames_left_out)
-        self.progress.say(f"left out {clip.name}: {error.happened}")
+        self.progress.message(f"left out {clip.name}: {error.happened}")
 
     def status(self) -> str:
         """Return waits and failures in a few words."""

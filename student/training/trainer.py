@@ -159,7 +159,7 @@ class Trainer:
         self._save()
         took_s = time.monotonic() - began
         held_out = "" if val is None else f" | val {_shown(val)}"
-        self.progress.say(
+        self.progress.message(
             f"epoch {epoch}/{self.training.epochs} in {took_s:.1f} s: train {_shown(train)}{held_out}"
         )
 

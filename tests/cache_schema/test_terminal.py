@@ -20,7 +20,7 @@ def test_plain_lines_are_rare_and_messages_stay():
     shown = io.StringIO()
     with ProgressBar("train", "steps", 3, console=Console(file=shown), plain_every_s=3600.0) as progress:
         progress.advance(1, "epoch 1/1")
-        progress.say("epoch 1/1 done [in 2 s]")
+        progress.message("epoch 1/1 done [in 2 s]")
     message, last = shown.getvalue().splitlines()
     assert message == "epoch 1/1 done [in 2 s]"
     assert last.startswith("train: 1/3 steps, ")

@@ -1,6 +1,6 @@
 """The toy teacher in trouble, as the environment says.
 
-``TROUBLE`` is JSON: a line of the length ``poison`` kills the process every time, one of the length ``dies_once``
+``TROUBLE`` is JSON: a line of length ``poison`` kills the process every time, one of length ``dies_once``
 the first time (``marker`` is the file that remembers), and every step takes ``delay_s`` seconds longer.
 """
 

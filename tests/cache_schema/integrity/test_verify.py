@@ -17,14 +17,14 @@ from cache_schema.integrity.verify import Problem, verify
 from tests.cache_schema.conftest import CLIPS, FEATURES
 from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
 from tests.cache_schema.tampering import edit_entry, edit_root, flip_a_bit, record_again, write_small
-from tests.heard import Heard
+from tests.recorded_progress import RecordedProgress
 
 FIRST = CLIPS[0].name
 
 
 def test_an_untouched_dataset_is_clean(dataset: Path):
-    heard = Heard()
-    found = verify(dataset, progress=heard)
+    reported = RecordedProgress()
+    found = verify(dataset, progress=reported)
     assert found.problems == ()
     assert (found.clips, found.frames) == (2, 12)
     assert (
@@ -32,7 +32,7 @@ def test_an_untouched_dataset_is_clean(dataset: Path):
         == sum(f.stat().st_size for f in (dataset / "clips").rglob("*") if f.is_file())
         - (dataset / "clips" / "zarr.json").stat().st_size
     )
-    assert (heard.expected, heard.amounts) == ([2], [1, 1])
+    assert (reported.totals, reported.amounts) == ([2], [1, 1])
 
 
 def test_every_flipped_bit_is_found_by_clip_and_feature(dataset: Path):

@@ -27,7 +27,7 @@ from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
 from tests.cache_schema.format_2 import HEADS, assert_equal
 from tests.cache_schema.format_2 import values_of as format_2_values
 from tests.cache_schema.servers import Bucket, serving
-from tests.heard import Heard
+from tests.recorded_progress import RecordedProgress
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
 
@@ -41,8 +41,8 @@ def shared(carded: Path, bucket: Bucket) -> Bucket:
 
 
 def test_there_and_back_again(carded: Path, shared: Bucket, tmp_path: Path):
-    out, heard = tmp_path / "out.zarr", Heard()
-    done = pull(shared.url, out, progress=heard)
+    out, reported = tmp_path / "out.zarr", RecordedProgress()
+    done = pull(shared.url, out, progress=reported)
     assert done.fetched == (FIRST, SECOND)
     assert (done.present, done.failed) == ((), ())
     there, here = LatentDataset.open(out), LatentDataset.open(carded)
@@ -51,9 +51,9 @@ def test_there_and_back_again(carded: Path, shared: Bucket, tmp_path: Path):
     assert verify(out).problems == ()
     for name in ("zarr.json", "clips/zarr.json", "README.md", "assets/heads.safetensors"):
         assert (out / name).read_bytes() == (carded / name).read_bytes()
-    assert heard.expected == [done.nbytes]
-    assert done.nbytes == sum(here.entry(clip).nbytes for clip in (FIRST, SECOND)) == sum(heard.amounts)
-    assert {*heard.statuses} == {"", FIRST, SECOND}
+    assert reported.totals == [done.nbytes]
+    assert done.nbytes == sum(here.entry(clip).nbytes for clip in (FIRST, SECOND)) == sum(reported.amounts)
+    assert {*reported.statuses} == {"", FIRST, SECOND}
     assert len(shared.asked("GET", "/clips/")) == 18  # each file once
 
 
@@ -235,15 +235,15 @@ def test_a_server_that_lies(carded: Path, tmp_path: Path, lie: str):
     server = ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "www"))
     )
-    out, heard = tmp_path / "out.zarr", Heard()
+    out, reported = tmp_path / "out.zarr", RecordedProgress()
     with serving(server) as url:
-        done = pull(url, out, progress=heard)
+        done = pull(url, out, progress=reported)
     assert done.fetched == (SECOND,)
     (left,) = done.failed
     assert left.clip == FIRST
     assert f"{FIRST}/token/c.0.0" in left.reason
     assert verify(out).problems == ()
-    assert sum(heard.amounts) < 200_000
+    assert sum(reported.amounts) < 200_000
     assert sum(handler.sent) < 2**26  # what the sockets between the two hold
 
 

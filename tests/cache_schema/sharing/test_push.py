@@ -19,7 +19,7 @@ from cache_schema.storage.local_folder import LocalBackend
 from cache_schema.storage.open import open_backend
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket
-from tests.heard import Heard
+from tests.recorded_progress import RecordedProgress
 
 FIRST, SECOND = (clip.name for clip in CLIPS)
 
@@ -30,8 +30,8 @@ def puts(bucket: Bucket) -> list[str]:
 
 
 def test_readers_see_whole_clips_only(carded: Path, bucket: Bucket):
-    heard = Heard()
-    done = push(carded, bucket.url, progress=heard)
+    reported = RecordedProgress()
+    done = push(carded, bucket.url, progress=reported)
     sent = puts(bucket)
     for clip in (FIRST, SECOND):
         files = [position for position, name in enumerate(sent) if name.startswith(f"clips/{clip}/")]
@@ -43,8 +43,8 @@ def test_readers_see_whole_clips_only(carded: Path, bucket: Bucket):
     assert done.present == ()
     there = {name: listed.nbytes for name, listed in open_backend(bucket.url).files().items()}
     assert done.nbytes == sum(size for name, size in there.items() if name.startswith(("clips", "assets")))
-    assert heard.expected == [done.nbytes] == [sum(heard.amounts)]
-    assert {*heard.statuses} == {"", FIRST, SECOND}
+    assert reported.totals == [done.nbytes] == [sum(reported.amounts)]
+    assert {*reported.statuses} == {"", FIRST, SECOND}
 
 
 def test_what_is_there_is_not_sent_again(carded: Path, bucket: Bucket):

@@ -24,7 +24,7 @@ from pipeline.bench2drive.synthetic.recording import Recorder
 from pipeline.bench2drive.synthetic.scene import draw_scene
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.inputs import lidar2img
-from tests.heard import Heard
+from tests.recorded_progress import RecordedProgress
 
 TOP_LEVEL = {
     *("x", "y", "throttle", "steer", "brake", "reverse", "theta", "speed", "x_command_far", "y_command_far"),
@@ -83,13 +83,13 @@ def clips(demo_root):
 
 
 def test_bit_reproducible_with_any_number_of_workers(tmp_path):
-    heard = Heard()
-    first = write_demo_data(tmp_path / "a", clips=2, frames=2, seed=7, progress=heard)
+    reported = RecordedProgress()
+    first = write_demo_data(tmp_path / "a", clips=2, frames=2, seed=7, progress=reported)
     write_demo_data(tmp_path / "b", clips=2, frames=2, seed=7, workers=2)
     write_demo_data(tmp_path / "c", clips=2, frames=2, seed=8)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert digests(tmp_path / "a") != digests(tmp_path / "c")
-    assert sorted(heard.statuses) == [path.name for path in first]
+    assert sorted(reported.statuses) == [path.name for path in first]
 
 
 def test_written_once(tmp_path):

@@ -100,7 +100,7 @@ def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
 
 def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
     path = tmp_path / "turns.zarr"
-    process = start(path, clips_root, workers=2, delay_s=0.4)
+    process = start(path, clips_root, workers=2, delay_s=0.25)
     wait_for(lambda: partial_clips(path), process)
     workers = {
         child.pid

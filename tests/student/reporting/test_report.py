@@ -149,7 +149,7 @@ def test_runs_are_compared_in_one_table(both, runs):
     assert "do not compare" in Page(report([runs / "first", runs / "second"])).text
 
 
-def test_runs_of_one_name_are_told_apart(runs, tmp_path):
+def test_runs_of_one_name_are_distinguished(runs, tmp_path):
     (runs / "first" / "evaluation.json").unlink()
     shutil.copytree(runs / "first", tmp_path / "elsewhere" / "first")
     both = [runs / "first", tmp_path / "elsewhere" / "first"]

@@ -13,7 +13,7 @@ from pipeline.teachers.orion.checkpoints.reader import digest, merge_adapter, re
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.presets import OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
-from tests.heard import Heard
+from tests.recorded_progress import RecordedProgress
 
 QUERY = "lm_head.base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -114,9 +114,9 @@ def test_files_that_are_no_checkpoints(config, tmp_path):
 def test_a_converted_folder_has_the_same_digest(stored, config, save, tmp_path):
     path = save(stored)
     out = tmp_path / "converted"
-    heard = Heard()
-    convert(path, out, config=config, shard_bytes=200_000, progress=heard)
-    assert heard.expected == [sum(heard.amounts)] == [len(dict(read_weights(path, config)))]
+    reported = RecordedProgress()
+    convert(path, out, config=config, shard_bytes=200_000, progress=reported)
+    assert reported.totals == [sum(reported.amounts)] == [len(dict(read_weights(path, config)))]
     assert digest(read_weights(out, config)) == digest(read_weights(path, config))
     assert len(list(out.glob("model-*-of-*.safetensors"))) > 3
     assert max(file.stat().st_size for file in out.glob("*.safetensors")) < 300_000
@@ -134,11 +134,11 @@ def test_teachers_of_a_file_and_of_its_conversion_are_the_same(stored, config, s
     preset = OrionPreset(name="recorded", config=config, images=images)
     path = save(stored)
     preset.convert(path, tmp_path / "converted")
-    heard = Heard()
+    reported = RecordedProgress()
     one, other = (
-        preset.load(weights, device="cpu", progress=heard) for weights in (path, tmp_path / "converted")
+        preset.load(weights, device="cpu", progress=reported) for weights in (path, tmp_path / "converted")
     )
-    assert sum(heard.expected) == sum(heard.amounts) == 2 * len(dict(read_weights(path, config)))
+    assert sum(reported.totals) == sum(reported.amounts) == 2 * len(dict(read_weights(path, config)))
     assert one.identity == other.identity
     assert one.identity.weights.startswith("sha256:")
     for teacher in (one, other):
