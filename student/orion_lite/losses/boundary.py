@@ -44,7 +44,7 @@ class Boundary(Loss):
     """A lane is of that class from this raw logit on."""
 
     def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Return the elements whose mean the term is: (B, T), weight and mask included."""
+        """See ``Loss``; (B, T)."""
         positions = waypoints(predicted.offsets, batch["command"])  # (B, T, 2)
         is_boundary = batch["lane_logits"][..., self.lane_class] >= self.lane_logit  # (B, L)
         lanes = batch["lane_points"].masked_fill(~is_boundary[:, :, None, None], FAR_AWAY_M)  # (B, L, P, 2)
@@ -53,10 +53,6 @@ class Boundary(Loss):
         crossed = crosses(positions.detach(), lane).cumsum(dim=1) > 0
         penalty = (self.limit_m - distance).relu().masked_fill(crossed, 0.0)
         return self.weight * penalty * batch["ego_trajectory_mask"]
-
-    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """See ``Loss``."""
-        return self.elements(predicted, batch).mean()
 
 
 def nearest(positions: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
