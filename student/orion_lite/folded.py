@@ -31,7 +31,7 @@ class FoldedStudent(nn.Module):
             raise ValueError("scene queries can only be read with the teacher's heads")
         del student.future_distribution
         self.student = student.requires_grad_(False)
-        self.parts = heads.parts
+        self.segments = heads.segments
         for name in heads.projections:
             self.add_module(f"{name}_proj", _linear(*heads.folded(name, student.input_proj)))
         student.heads = None
@@ -49,7 +49,7 @@ class FoldedStudent(nn.Module):
             the LiDAR frame (x right, y forward).
         """
         features = {SCENE_QUERIES: scene_queries, EGO_TOKEN: ego_token}
-        embedded = [self._layer(part.projection)(rows) for part, rows in split(self.parts, features)]
+        embedded = [self._layer(projection)(rows) for projection, rows in split(self.segments, features)]
         hidden = torch.cat(embedded, dim=1)  # (B, Q + 1, H)
         predicted = self.student.predict(self.student.norm_input(hidden))
         return predicted.planning_token, predicted.offsets
