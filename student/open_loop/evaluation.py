@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Group as Renderables
 from rich.table import Table
 
-from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES
+from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES, Estimate, Interval
 from student.open_loop.collisions import VARIANTS
 from student.open_loop.ground_truth import Mask
 from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
@@ -37,21 +37,11 @@ GROUP_COLUMNS = ("up_to_mean", "at_mean", "box_as_published_mean", "box_correcte
 INTERVAL = f"{CONFIDENCE:.0%}"
 
 Policy = str
-Interval = tuple[float, float]
-"""95 % by the bootstrap over clips."""
 By = Literal["command", "scenario", "town", "weather"]
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Estimate(_Record):
-    """A mean over frames."""
-
-    value: float
-    interval: Interval | None
-    """None where all frames are of one clip."""
 
 
 class Similarity(_Record):
@@ -62,6 +52,10 @@ class Similarity(_Record):
     relative: Estimate
     """Norm of the difference over the norm of the teacher's."""
     cosine: Estimate
+
+
+SIMILARITIES = ("cosine", "relative", "absolute")
+"""Columns of ``Plans.similarity``."""
 
 
 class Group(_Record):
