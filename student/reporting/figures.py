@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from student.open_loop.pictured import PICTURED
 from student.reporting import bev
 from student.reporting.run_summary import GROUP_L2
 from student.reporting.svg import COLOURS, INK, STYLE, legend_below, panels, plain
@@ -166,17 +167,7 @@ def from_above(arrays: dict[str, np.ndarray], rows: str, prefix: str, titles: Se
     scene = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
     for number, (ax, title, row) in enumerate(zip(axes, titles, arrays[rows], strict=True)):
         bev.add_ground(ax, half_width_m=20, behind_m=10, ahead_m=40)
-        if {"truth_agent_boxes", "truth_agent_classes"} <= scene.keys():
-            bev.add_boxes(ax, scene["truth_agent_boxes"][number], scene["truth_agent_classes"][number])
-        if {"lane_points", "lane_logits"} <= scene.keys():
-            bev.add_lanes(ax, scene["lane_points"][number], scene["lane_logits"][number])
-        if {"agent_xy", "agent_class_scores", "agent_offsets"} <= scene.keys():
-            bev.add_agents(
-                ax,
-                scene["agent_xy"][number],
-                scene["agent_class_scores"][number],
-                scene["agent_offsets"][number],
-            )
+        bev.add_surroundings(ax, {name: scene[name][number] for name in PICTURED if name in scene})
         bev.add_ego(ax)
         for name in (name for name in bev.STROKES if name in arrays):
             bev.add_trajectory(ax, arrays[name][row], name)

@@ -18,6 +18,7 @@ from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.vocabulary.driving import COMMANDS
 from student.loading.dataset import stores
+from student.open_loop.pictured import PICTURED
 from student.reporting import bev
 from student.reporting.svg import COLOURS, STYLE, plain
 
@@ -33,15 +34,9 @@ if TYPE_CHECKING:
     Cameras = Callable[[str, int], Mapping[str, np.ndarray]]
 
 SHOWN = (
+    *PICTURED,
     "ego_trajectory",
     "ego_trajectory_mask",
-    "truth_agent_boxes",
-    "truth_agent_classes",
-    "lane_points",
-    "lane_logits",
-    "agent_xy",
-    "agent_class_scores",
-    "agent_offsets",
     "planning_token",
     "command",
     "timestamp",
@@ -116,13 +111,7 @@ def picture(
 def add_street(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     """Draw lanes, agents and the ground-truth trajectory from above."""
     bev.add_ground(ax, half_width_m=25, behind_m=20, ahead_m=50)
-    if {"lane_points", "lane_logits"} <= values.keys():
-        bev.add_lanes(ax, *(values[name].astype(np.float32) for name in ("lane_points", "lane_logits")))
-    if {"truth_agent_boxes", "truth_agent_classes"} <= values.keys():
-        bev.add_boxes(ax, values["truth_agent_boxes"], values["truth_agent_classes"])
-    if {"agent_xy", "agent_class_scores", "agent_offsets"} <= values.keys():
-        names = ("agent_xy", "agent_class_scores", "agent_offsets")
-        bev.add_agents(ax, *(values[name].astype(np.float32) for name in names))
+    bev.add_surroundings(ax, values)
     bev.add_ego(ax)
     if "ego_trajectory" in values:
         known = values.get("ego_trajectory_mask", np.ones(len(values["ego_trajectory"]), bool))
