@@ -97,6 +97,11 @@ class OpenLoopEvaluation(Evaluation):
     worst: tuple[str, ...]
     """Clip and frame of the student's largest errors, at most one a second of a clip."""
 
+    def numbers(self) -> dict[str, float | None]:
+        """Return the student's L2 by column, and its cosines."""
+        cosines = {f"cosine {name}": found.cosine.value for name, found in self.similarity.items()}
+        return {**self.l2_m["student"]["complete"], **cosines}
+
     def __rich__(self) -> Renderables:
         """Show it as tables that fit 80 columns."""
         tables = [self._l2_table()]

@@ -14,7 +14,6 @@ from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 from student.open_loop.evaluation import OpenLoopEvaluation
-from student.reporting.numbers import numbers_of
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.log import read_log
@@ -50,7 +49,7 @@ class Outcome(BaseModel):
     val: dict[str, float]
     """Terms of the loss on the held-out samples after the last epoch."""
     numbers: Numbers
-    """Of the evaluation, as ``student.reporting.numbers`` returns them."""
+    """Of the evaluation."""
 
 
 class Sweep(BaseModel):
@@ -154,7 +153,7 @@ def sweep(
                 epochs=reached.epoch,
                 weights=sum(value.numel() for value in weights.values()),
                 val=last["val"],
-                numbers=numbers_of(evaluation),
+                numbers=evaluation.numbers(),
             )
         )
         if isinstance(evaluation, OpenLoopEvaluation):

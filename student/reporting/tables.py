@@ -10,7 +10,6 @@ from student.open_loop.collisions import VARIANTS
 from student.open_loop.evaluation import By, Estimate, Interval, OpenLoopEvaluation, shown
 from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
 from student.reporting.html import Cell, paragraph, table
-from student.reporting.numbers import numbers_of
 from student.reporting.run_summary import GROUP_L2, GROUP_RATE
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def other_evaluations(runs: Sequence[RunSummary]) -> Iterator[str]:
     ]
     if not evaluated:
         return
-    columns = [numbers_of(evaluation) for _, evaluation in evaluated]
+    columns = [evaluation.numbers() for _, evaluation in evaluated]
     yield table(
         ["", *(name for name, _ in evaluated)],
         [
