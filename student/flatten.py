@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def flatten(document: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
-    """Return every value under its joined name, such as ``losses.mimic.weight``; an empty mapping is a value."""
+    """Return every value by its joined name, such as ``losses.mimic.weight``; of an empty mapping, itself."""
     flat = {}
     for name, value in document.items():
         if isinstance(value, dict) and value:

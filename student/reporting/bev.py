@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.patches import Rectangle
 
 from cache_schema.vocabulary.driving import EGO_LENGTH_M, EGO_WIDTH_M
+from student.open_loop.evaluation import words
 from student.open_loop.occupancy import box_corners
 from student.reporting.svg import GRID, INK
 
@@ -108,7 +109,7 @@ def add_trajectory(ax: Axes, positions: np.ndarray, name: str) -> None:
         marker=stroke.marker,
         markersize=3.2,
         solid_capstyle="round",
-        label=name.replace("_", " "),
+        label=words(name),
         zorder=4,
     )
 

@@ -13,7 +13,7 @@ from cache_schema.dataset.join import open_dataset
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
-from student.open_loop.evaluation import OpenLoopEvaluation
+from student.open_loop.evaluation import OpenLoopEvaluation, shown, words
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.log import read_log
@@ -74,12 +74,12 @@ class Sweep(BaseModel):
         found = _table("Evaluation; L2 in metres, averaged up to a horizon", names)
         for numbers_of_all in (results, self.others):
             for label, numbers in numbers_of_all.items():
-                found.add_row(label.replace("_", " "), *(_shown(numbers.get(name)) for name in names))
+                found.add_row(words(label), *(shown(numbers.get(name)) for name in names))
             found.add_section()
         terms = list(dict.fromkeys(name for done in self.outcomes for name in done.val))
         losses = _table("Terms of the loss, held-out", terms)
         for done in self.outcomes:
-            losses.add_row(done.preset, *(_shown(done.val.get(name)) for name in terms))
+            losses.add_row(done.preset, *(shown(done.val.get(name)) for name in terms))
         return Group(found, losses, *(f"{name} diverged: {why}" for name, why in self.diverged.items()))
 
 
@@ -170,9 +170,5 @@ def _table(title: str, names: Sequence[str]) -> Table:
     table.add_column("preset")
     for name in names:
         heading = HEADINGS.get(name, name.partition(":")[2] or name)
-        table.add_column(heading.replace("_", " "), justify="right")
+        table.add_column(words(heading), justify="right")
     return table
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
