@@ -28,13 +28,7 @@ class Estimate(BaseModel):
 
 
 def means(values: np.ndarray, counted: np.ndarray, clip_of: np.ndarray) -> list[Estimate]:
-    """Average M measures over frames, with intervals over clips.
-
-    Args:
-        values: (N, M).
-        counted: (N) bool, frames that count: at least one.
-        clip_of: (N) number of each frame's clip.
-    """
+    """Average M measures (N, M) over the frames that count (N), at least one, with intervals over clips."""
     _, clip = np.unique(clip_of[counted], return_inverse=True)
     frames = np.bincount(clip)  # (C)
     sums = np.zeros((len(frames), values.shape[1]))  # (C, M)

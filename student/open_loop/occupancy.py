@@ -59,14 +59,9 @@ def corner_cells(agents: Agents) -> np.ndarray:
 
 
 def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Draw polygons, each on the grid of its step.
+    """Draw polygons (A, T, 4, 2) of whole (column, row) cells, each on the grid of its step, (T, R, C) bool.
 
-    Args:
-        corners: (A, T, 4, 2) whole (column, row) cells.
-        drawn: (A, T) bool, which to draw.
-
-    Returns:
-        (T, R, C) bool.
+    Those that are not to be ``drawn`` (A, T) are left out.
     """
     grids = np.zeros((TRAJECTORY_STEPS, CELLS, CELLS), dtype=bool)
     for agent, step in np.argwhere(drawn):
@@ -75,12 +70,7 @@ def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def fill(grid: np.ndarray, corners: np.ndarray) -> None:
-    """Occupy a polygon's inside and border.
-
-    Args:
-        grid: (R, C) bool, changed in place.
-        corners: (4, 2) whole (column, row) cells.
-    """
+    """Occupy the inside and border of a polygon (4, 2) of whole (column, row) cells in a grid (R, C)."""
     rows = np.arange(max(corners[:, 1].min(), 0), min(corners[:, 1].max(), CELLS))
     meets = np.full((len(corners), len(rows)), np.inf)  # columns at which each edge meets each row
     for edge, (begin, end) in enumerate(zip(corners, np.roll(corners, -1, axis=0), strict=True)):

@@ -38,11 +38,7 @@ class FoldedStudent(nn.Module):
         self.eval()
 
     def forward(self, scene_queries: Tensor, ego_token: Tensor) -> tuple[Tensor, Tensor]:
-        """Plan for B frames.
-
-        Args:
-            scene_queries: (B, Q, E) queries before the teacher's projection.
-            ego_token: (B, D).
+        """Plan for B frames from scene queries (B, Q, E) and ego tokens (B, D).
 
         Returns:
             The planning token (B, D), and offsets (B, M, T, 2) in metres of each step from the one before, in

@@ -243,14 +243,6 @@ def planner_stages(tensors: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], 
 
 
 def waypoints(offsets: Tensor, command: Tensor) -> Tensor:
-    """Return the positions of the commanded mode.
-
-    Args:
-        offsets: (B, M, T, 2) metres.
-        command: (B) mode index.
-
-    Returns:
-        (B, T, 2) metres from the ego: the cumulative sum of the offsets.
-    """
+    """Return the positions (B, T, 2) in metres of the commanded mode (B), by the offsets (B, M, T, 2)."""
     chosen = offsets[torch.arange(len(offsets), device=offsets.device), command]  # (B, T, 2)
     return chosen.cumsum(dim=1)

@@ -51,12 +51,13 @@ class ImportedStudent(NamedTuple):
 def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: int) -> ImportedStudent:
     """Make a run of a published student, which can be evaluated, exported and trained on.
 
-    The run's configuration is the released one at the student's sizes.
+    The run's configuration is the released one at the student's sizes. A student without a planner gets the
+    teacher's. That the dataset is by the student's teacher is the caller's responsibility: published files
+    do not record it.
 
     Args:
-        file: What ``read_published`` reads. Without a planner, it gets the teacher's.
-        dataset_path: A latent dataset by the student's teacher. That it is this teacher's is the caller's
-            responsibility: published files do not record it.
+        file: What ``read_published`` reads.
+        dataset_path: A latent dataset by the student's teacher.
         run: Folder of the run; it must hold no checkpoint.
         heads: Attention heads of the student's layers, which no file records.
 
@@ -81,16 +82,8 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
     load_strictly(student, tensors)
     imported = Checkpoint(epoch=0, step=0, config=config.completed(system), trained_on=TrainedOn.of(dataset))
     checkpoint.save(run, imported, student, torch.optim.AdamW(student.parameters()))
-    record_start(
-        run,
-        imported.trained_on,
-        imported.config,
-        recipe=f"imported from {file.name}",
-        step=0,
-        device=torch.device("cpu"),
-        processes=1,
-        resident="none",
-    )
+    recipe = f"imported from {file.name}"
+    record_start(run, imported.trained_on, imported.config, recipe=recipe, device=torch.device("cpu"))
     return ImportedStudent(run, sizes)
 
 
@@ -109,11 +102,9 @@ def read_run(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 def read_published(file: Path) -> dict[str, Tensor]:
     """Read a student's tensors, under their released names and in float32.
 
-    Nothing in the file is executed: objects other than tensors, numbers and text are ignored.
-
-    Args:
-        file: A fused checkpoint, a training checkpoint, a state dict by ``torch.save``, or safetensors as
-            ``export`` writes them; with the planner (161 tensors at released sizes) or without (117).
+    The file is a fused checkpoint, a training checkpoint, a state dict by ``torch.save``, or safetensors as
+    ``export`` writes them; with the planner (161 tensors at released sizes) or without (117). Nothing in it
+    is executed: objects other than tensors, numbers and text are ignored.
 
     Raises:
         CheckpointError: The file is missing, damaged, or holds no student.

@@ -45,9 +45,7 @@ class TeacherHeads(nn.Module):
     def project(self, features: Mapping[str, Tensor], layer: nn.Linear) -> Tensor:
         """Return what a layer D -> H makes of the vision tokens, (B, N, H).
 
-        Args:
-            features: Stored feature -> (B, R, E), or (B, D) for a single token.
-            layer: The student's first.
+        Stored features are (B, R, E), or (B, D) for a single token.
         """
         projected = [
             layer(rows) if projection is None else F.linear(rows, *self.folded(projection, layer))

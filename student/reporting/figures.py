@@ -144,11 +144,8 @@ def _add_estimates(ax: Axes, means: Sequence[Estimate], places: np.ndarray, colo
 def from_above(arrays: dict[str, np.ndarray], rows: str, prefix: str, titles: Sequence[str]) -> Figure:
     """Draw frames from above: the surroundings, and the paths of expert, teacher and student.
 
-    Args:
-        arrays: Of ``evaluation.safetensors``.
-        rows: The array that lists the frames.
-        prefix: Of the arrays of their features.
-        titles: One for each frame.
+    ``rows`` names the array of ``evaluation.safetensors`` that lists the frames; the names of those of their
+    features begin with ``prefix``.
     """
     figure, axes = panels(len(titles), columns=3, width=3.3, height=4.3)
     for number, (ax, title, row) in enumerate(zip(axes, titles, arrays[rows], strict=True)):

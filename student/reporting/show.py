@@ -84,14 +84,7 @@ def show(where: str | Path, clip: str, frame: int, target: Path, *, cameras: Cam
 def picture(
     info: ClipInfo, frame: int, values: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Lay out the features of one frame.
-
-    Args:
-        info: The clip.
-        frame: Number of the frame.
-        values: Features of ``SHOWN`` at this frame.
-        images: Camera images (h, w, 3) uint8 RGB by name, in reading order; may be empty.
-    """
+    """Lay out the features ``SHOWN`` of a clip's frame, and its camera images, if any, in reading order."""
     figure = Figure(figsize=(15, 7.5) if images else (10, 7), layout="constrained")
     figure.suptitle(_title(info, frame, values), fontsize=9)
     widths = (1, 2.1) if images else (1.3, 1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.progress import Progress
-    from student.loading.batches import Resident
+    from student.loading import Resident
 
 NAME = "sweep.json"
 HEADINGS = {"up_to_1s": "L2 1 s", "up_to_2s": "L2 2 s", "up_to_3s": "L2 3 s", "up_to_mean": "L2 mean"}
@@ -97,18 +97,9 @@ def sweep(
 ) -> Sweep:
     """Train and evaluate configurations one after another; write ``sweep.json`` into the folder.
 
-    Run again, it resumes: what is trained to its end is only evaluated.
-
-    Args:
-        dataset: A latent dataset with held-out clips.
-        folder: Takes a run's folder for each configuration.
-        presets: Names of configurations, or your own as ``package.module:NAME``.
-        changes: Fields that are changed in all of them.
-        with_datasets: Further datasets of the same clips, joined with the first.
-        device: Torch device.
-        resident: Where the training samples stay.
-        trackers: Experiment trackers, as ``train`` takes them.
-        progress: Counts steps of the configuration that is trained.
+    Run again, it resumes: what is trained to its end is only evaluated. ``presets`` are names, or your own
+    as ``package.module:NAME``; ``changes`` are made to all of them; each gets its run in ``folder``. The
+    dataset must have held-out clips. The rest is as for ``train``.
 
     Raises:
         RequestError: There is no such configuration, nothing to compare on, or a change does not fit.
