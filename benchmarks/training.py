@@ -55,7 +55,7 @@ from student.training.trainer import Trainer as OurTrainer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from student.loading.batches import Resident
+    from student.loading import Resident
     from student.runs.config import Precision, RunConfig
 
 TARGETS = {"loading": 30.0, "training": 4.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,18 +10,11 @@ import typer
 
 from cache_schema.errors import RequestError
 from cache_schema.terminal import DatasetUrl, Device, ProgressBar, Split, SplitChoice, out, torch_device
+from student.loading import Resident
 from student.systems import PRESETS
 
 commands = typer.Typer()
 PANEL = "Student"
-
-
-class Resident(enum.StrEnum):
-    """Where training samples stay."""
-
-    NONE = "none"
-    RAM = "ram"
-    DEVICE = "device"
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a training run.")]
@@ -67,7 +59,7 @@ def train(
     ] = "demo",
     changes: Changes = None,
     with_datasets: WithDatasets = None,
-    resident: ResidentChoice = Resident.NONE,
+    resident: ResidentChoice = "none",
     trackers: Trackers = None,
     device: Device = None,
 ) -> None:
@@ -84,7 +76,7 @@ def train(
             configuration(preset, changed),
             with_datasets=with_datasets or (),
             device=torch_device(device),
-            resident=resident.value,
+            resident=resident,
             trackers=_trackers(trackers),
             recipe=described(preset, changed),
             progress=bar,
@@ -100,7 +92,7 @@ def sweep(
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder with a run for each preset.")],
     changes: Changes = None,
     with_datasets: WithDatasets = None,
-    resident: ResidentChoice = Resident.NONE,
+    resident: ResidentChoice = "none",
     trackers: Trackers = None,
     device: Device = None,
 ) -> None:
@@ -115,7 +107,7 @@ def sweep(
             changes=_changes(changes),
             with_datasets=with_datasets or (),
             device=torch_device(device),
-            resident=resident.value,
+            resident=resident,
             trackers=_trackers(trackers),
             progress=bar,
         )

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cache_schema.errors import RequestError
 from cache_schema.plugins import resolve
 from cache_schema.progress import SILENT, Progress
+from student.flatten import flatten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,6 +105,11 @@ class Evaluation(BaseModel):
     split: str
     epoch: int = 0
     """Epochs that the student had been trained; filled in by ``student.runs.evaluate``."""
+
+    def numbers(self) -> dict[str, float | None]:
+        """Return the numbers by which runs are compared, by their dotted names: here, all but the epoch."""
+        values = flatten(self.model_dump(exclude={"epoch"})).items()
+        return {name: value for name, value in values if type(value) in (int, float)}
 
 
 class System(Protocol):

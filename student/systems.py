@@ -46,9 +46,7 @@ def named_system(name: str) -> type[System]:
 def system_of_run(recorded: str, named: str | None) -> type[System]:
     """Return the system of a run, importing nothing that only the run's files name.
 
-    Args:
-        recorded: Its name in the run's files.
-        named: Its name as the user gives it; None for the systems of this package.
+    ``recorded`` is its name in the run's files, ``named`` as the user gives it, if they do.
 
     Raises:
         RequestError: The run's system is not of this package, or the user named another.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,14 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cache_schema.format.features import FeatureSpec
+    from student.loading import Resident
     from student.loading.dataset import Dataset
     from student.loading.ragged import Ragged
 
 Batch = dict[str, Any]
 """Feature -> its values of B samples: a tensor (B, *shape), or ``Ragged`` where shapes differ."""
-
-Resident = Literal["none", "ram", "device"]
-"""Where the training samples stay during a run: on the disk, in host memory, or on the GPU."""
 
 AHEAD = 3
 """Buffers, each of a batch or a window of them, that are filled while others are in use."""
@@ -61,9 +59,8 @@ class LatentSamples:
         split: "train", "val", or "all" of both.
         features: What is read of each sample.
         device: Where batches go.
-        resident: Where the samples stay: on the disk (``none``), in host memory (``ram``), or on the
-            ``device``; of several processes each holds all. Features whose single samples cannot be read
-            alone are small, and always in memory.
+        resident: Where the samples stay; of several processes each holds all. Features whose single samples
+            cannot be read alone are small, and always in memory.
 
     Raises:
         RequestError: The dataset lacks a feature, or has no clip of that split, or its samples do not fit.

@@ -64,14 +64,9 @@ def decoded_values(spec: FeatureSpec, values: Tensor, into: Tensor | None = None
 
 
 def unpack_triangles(packed: Tensor, side: int) -> Tensor:
-    """Fill lower triangles up to squares, with zeros above the diagonal.
+    """Fill lower triangles (..., side (side + 1) / 2), each row by row, up to squares (..., side, side).
 
-    Args:
-        packed: (..., side (side + 1) / 2), each triangle row by row.
-        side: Length of a square's side.
-
-    Returns:
-        (..., side, side).
+    Above the diagonal there are zeros.
     """
     row, column = torch.tril_indices(side, side, device=packed.device)
     squares = packed.new_zeros(*packed.shape[:-1], side, side)

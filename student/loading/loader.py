@@ -38,18 +38,16 @@ PIECE_BYTES = 256 * 2**20
 
 
 class Loader:
-    """Reads the stored arrays of the samples of some clips, by number.
+    """Reads the stored arrays of some features of the samples of some clips, by number.
 
-    Args:
-        dataset: A dataset in a folder; not a URL.
-        clips: Names of the clips, in the order in which their samples are numbered.
-        features: Which features.
+    Samples are numbered in the order of the clips. The dataset is one in a folder, not a URL.
     """
 
     def __init__(self, dataset: Dataset, clips: Sequence[str], features: Sequence[str]) -> None:
         self.dataset, self.clips = dataset, clips
         specs = [dataset.feature(name) for name in features]
-        stored = [(spec, array) for spec in specs for array in _read_arrays(spec)]
+        # Of a ragged feature, the shapes are read at once, below.
+        stored = [(s, array) for s in specs for array in stored_arrays(s)[: 1 if s.ragged else None]]
         self.feature_of = {array.name: spec.name for spec, array in stored}
         self.arrays = {array.name: array for _, array in stored}
         lengths = [dataset.clip(name).frames for name in clips]
@@ -95,11 +93,9 @@ class Loader:
         return everything
 
     def fill(self, buffers: Mapping[str, Tensor], rows: np.ndarray) -> None:
-        """Read samples into the first places of buffers.
+        """Read samples (B), neighbours together, into the first places of buffers on the host.
 
-        Args:
-            buffers: (elements of these samples or more, *shape) on the host for each array, by its name.
-            rows: (B) numbers of samples; neighbours are read together.
+        A buffer, by its array's name, is (elements of these samples or more, *shape).
 
         Raises:
             DatasetError: A file is not as the ledger lists it, or a chunk's checksum does not match; the
@@ -108,7 +104,7 @@ class Loader:
         reads = []
         try:
             for name, buffer in buffers.items():
-                target = ts.array(_numpy(buffer, self.arrays[name]))
+                target = ts.array(buffer.numpy().view(self.arrays[name].dtype))
                 reads += [
                     target[place].write(self._open(clip, name)[source])
                     for clip, source, place in self._spans(name, rows)
@@ -176,17 +172,6 @@ class Loader:
             expected="a disk that answers",
             repair="run the same command again; if it happens again, check the disk",
         )
-
-
-def _read_arrays(spec: FeatureSpec) -> tuple[StoredArray, ...]:
-    """Return the arrays that batches are read from; the shapes of a ragged feature are read before."""
-    stored = stored_arrays(spec)
-    return stored[:1] if spec.ragged else stored
-
-
-def _numpy(tensor: Tensor, stored: StoredArray) -> np.ndarray:
-    """Return the memory of a tensor under the dtype that is stored."""
-    return tensor.numpy().view(stored.dtype)
 
 
 def _torch_dtype(stored: StoredArray) -> torch.dtype:

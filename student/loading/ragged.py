@@ -77,16 +77,13 @@ def spans(clips: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> Iterator
 
 
 def gather(values: Tensor, begins: np.ndarray, counts: np.ndarray, out: Tensor | None = None) -> Tensor:
-    """Copy some samples out of a flat array of many.
+    """Copy samples out of a flat array (V) of many, to one after the other, (sum of counts).
 
     Args:
         values: (V) on any device.
         begins: (B) the first value of each sample that is wanted.
         counts: (B) its values.
-        out: (sum of counts) memory for the result.
-
-    Returns:
-        (sum of counts), one sample after the other.
+        out: Memory for the result.
     """
     pieces = zip(begins.tolist(), counts.tolist(), strict=True)
     # Always one piece at least, of which the result has its dtype.

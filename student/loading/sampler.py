@@ -25,13 +25,13 @@ WINDOW_BATCHES = 16
 
 
 class Sampler:
-    """The batches of every epoch, as numbers of samples.
+    """The batches of every epoch, as numbers of samples, which are numbered through, clip by clip.
 
     ``frames`` permutes all samples. ``runs`` is for disks and networks that are slow at single samples: it
     permutes runs of neighbouring samples of a clip, and then the samples of as many runs as fill a window.
 
     Args:
-        lengths: Samples of each clip; samples are numbered through, clip by clip.
+        lengths: Samples of each clip.
         batch_size: Samples of a batch, over all processes; the last batch of an epoch may be smaller.
         seed: Decides every order.
         shuffle: How to shuffle.
@@ -80,12 +80,7 @@ class Sampler:
         return order
 
     def windows(self, epoch: int, *, done: int = 0) -> list[list[np.ndarray]]:
-        """Return the batches that are left of an epoch, in groups that are best fetched together.
-
-        Args:
-            epoch: Which epoch.
-            done: Batches of it that have been taken.
-        """
+        """Return the batches that are left of an epoch, after ``done``, in groups to be fetched together."""
         order = self.order(epoch)
         batches = [order[begin : begin + self.batch_size] for begin in range(0, len(order), self.batch_size)]
         wide = self.window_batches

@@ -42,15 +42,11 @@ _POINT_ORIGIN_M = 24.875
 def collisions(
     plans: Mapping[str, np.ndarray], expert: np.ndarray, agents: Agents
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return where the plans of policies collide with other road users.
-
-    Args:
-        plans: Policy -> (N, T, 2) planned positions in metres, LiDAR frame.
-        expert: The same of the expert.
-        agents: Of the N frames.
+    """Return where the plans of policies, (N, T, 2) each in the LiDAR frame, collide with other road users.
 
     Returns:
-        Policy -> variant -> (N, T) bool, what is counted: the plan collides and the expert does not.
+        Policy -> variant -> (N, T) bool, what is counted: the plan collides and the expert's, (N, T, 2),
+        does not.
     """
     planned = np.stack([expert, *plans.values()], axis=1).astype(np.float64)  # (N, P, T, 2)
     counted = agents.mask & np.isin(agents.classes, (*VEHICLES, *HUMANS))[..., None]  # (N, A, T)
@@ -157,10 +153,8 @@ def _overlap(
 ) -> np.ndarray:
     """Return whether two rectangles overlap: no side of either separates them.
 
-    Args:
-        offset: (..., 2) from the middle of one to the middle of the other.
-        one: Heading, length, width, each (...) or broadcast to it.
-        other: The same of the other.
+    ``offset`` (..., 2) leads from the middle of one to that of the other. Each rectangle is its heading,
+    length and width, (...) or broadcast to it.
     """
     overlap = np.ones(offset.shape[:-1], dtype=bool)
     for (heading, length, width), (other_heading, other_length, other_width) in ((one, other), (other, one)):

@@ -8,7 +8,7 @@ Dimension letters: N frame, T step (of 0.5 s), M measure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from cache_schema.progress import SILENT, Progress
 from cache_schema.vocabulary.driving import COMMANDS
 from student.loading.batches import LatentSamples
 from student.loading.dataset import stores
-from student.open_loop.bootstrap import Means, groups, means
+from student.open_loop.bootstrap import means
 from student.open_loop.collisions import VARIANTS, collisions
 from student.open_loop.evaluation import (
     COLLISION_COLUMNS,
     GROUP_COLUMNS,
-    Estimate,
+    SIMILARITIES,
+    By,
     Group,
     OpenLoopEvaluation,
     Similarity,
@@ -32,16 +33,13 @@ from student.open_loop.pictured import scenes, spread, worst_of
 from student.open_loop.policies import BATCH, CAN_BUS, Plans, constant_velocity, plan, stand_still
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
 
     from student.loading.dataset import Dataset
-    from student.open_loop.evaluation import By
     from student.open_loop.ground_truth import Mask
     from student.open_loop.policies import Policy
-
-Part = TypeVar("Part")
 
 
 def evaluate_open_loop(
@@ -107,19 +105,37 @@ def measure(
     }  # (N, M) each
 
     by_mask = {
-        name: {mask: _estimates(columns, table, rows, samples) for mask, rows in counted.items()}
+        name: {
+            mask: dict(zip(columns, means(table, rows, samples.clip_of), strict=True)) if rows.any() else {}
+            for mask, rows in counted.items()
+        }
         for name, table in values.items()
     }
+
+    def each(field: Literal["value", "interval"], of: tuple[str, ...]) -> dict[str, dict[Mask, Any]]:
+        """Return one field of every estimate; None where no frame counts."""
+        return {
+            name: {
+                mask: {column: getattr(row.get(column), field, None) for column in of}
+                for mask, row in rows.items()
+            }
+            for name, rows in by_mask.items()
+        }
+
     pictured = spread(complete)
+    every = np.ones(len(samples), dtype=bool)
     worst = worst_of(l2["student"][:, COLUMNS.index("up_to_mean")], complete, samples)
     evaluation = OpenLoopEvaluation(
         split=split,
         clips=samples.clips,
         frames={mask: int(rows.sum()) for mask, rows in counted.items()},
-        l2_m=_pick(by_mask, COLUMNS, lambda estimate: estimate.value),
-        collision=_pick(by_mask, COLLISION_COLUMNS, lambda estimate: estimate.value) if hits else {},
-        interval=_pick(by_mask, columns, lambda estimate: estimate.interval),
-        similarity={name: _similarity(table, samples) for name, table in plans.similarity.items()},
+        l2_m=each("value", COLUMNS),
+        collision=each("value", COLLISION_COLUMNS) if hits else {},
+        interval=each("interval", columns),
+        similarity={
+            name: Similarity(**dict(zip(SIMILARITIES, means(table, every, samples.clip_of), strict=True)))
+            for name, table in plans.similarity.items()
+        },
         groups=tuple(_groups(values, columns, ground_truth.command, complete, dataset, samples)),
         crowded_frames=ground_truth.crowded_frames,
         missing=_missing(dataset, plans, ground_truth),
@@ -141,7 +157,7 @@ def measure(
         **{
             f"similarity.{name}.{kind}": table[:, column].copy()
             for name, table in plans.similarity.items()
-            for column, kind in enumerate(("cosine", "relative"))
+            for column, kind in enumerate(SIMILARITIES[:2])
         },
         "picture": pictured,
         "worst": worst,
@@ -170,48 +186,6 @@ def _collisions(
     return found
 
 
-def _estimates(
-    columns: tuple[str, ...], values: np.ndarray, counted: np.ndarray, samples: LatentSamples
-) -> dict[str, Estimate | None]:
-    """Return the mean of each column (N, M) over the frames that count; None where there are none."""
-    if not counted.any():
-        return dict.fromkeys(columns)
-    return dict(zip(columns, _as_estimates(means(values, counted, samples.clip_of)), strict=True))
-
-
-def _as_estimates(found: Means) -> list[Estimate]:
-    ends = zip(found.low.tolist(), found.high.tolist(), strict=True)
-    return [
-        Estimate(value=value, interval=end if found.clips > 1 else None)
-        for value, end in zip(found.value.tolist(), ends, strict=True)
-    ]
-
-
-def _pick(
-    by_mask: dict[str, dict[Mask, dict[str, Estimate | None]]],
-    columns: tuple[str, ...],
-    part: Callable[[Estimate], Part],
-) -> dict[str, dict[Mask, dict[str, Part | None]]]:
-    """Return one part of every estimate of some columns; None where there is no estimate."""
-
-    def of(row: dict[str, Estimate | None]) -> dict[str, Part | None]:
-        return {name: None if (found := row[name]) is None else part(found) for name in columns}
-
-    return {name: {mask: of(row) for mask, row in rows.items()} for name, rows in by_mask.items()}
-
-
-def _similarity(table: np.ndarray, samples: LatentSamples) -> Similarity:
-    every = np.ones(len(table), dtype=bool)
-    cosine, relative, absolute = _as_estimates(means(table.astype(np.float64), every, samples.clip_of))
-    return Similarity(cosine=cosine, relative=relative, absolute=absolute)
-
-
-class _Labels(NamedTuple):
-    by: By
-    names: np.ndarray
-    """(N) label of every frame."""
-
-
 def _groups(
     values: dict[str, np.ndarray],
     columns: tuple[str, ...],
@@ -219,48 +193,37 @@ def _groups(
     counted: np.ndarray,
     dataset: Dataset,
     samples: LatentSamples,
-) -> list[Group]:
-    """Return the means of every group of frames that have a command or a tag in common."""
+) -> Iterator[Group]:
+    """Yield the means of every group of frames that have a command or a tag in common."""
     shown = [name for name in GROUP_COLUMNS if name in columns]
     picked = [columns.index(name) for name in shown]
-    infos = [dataset.clip(name) for name in samples.clips]
-    tags: tuple[By, ...] = ("scenario", "town", "weather")
-    labels = [_Labels("command", np.array(COMMANDS)[command])]
-    for tag in tags:
-        of_clip = np.array([info.tags.get(tag) or "unknown" for info in infos])
-        labels.append(_Labels(tag, of_clip[samples.clip_of]))
-    found = []
-    for by, names in labels:
-        for label, rows in groups(names, counted):
-            of_policy = {
-                name: means(table[:, picked], rows, samples.clip_of) for name, table in values.items()
-            }
-            any_row = next(iter(of_policy.values()))
-            found.append(
-                Group(
-                    by=by,
-                    name=label,
-                    clips=any_row.clips,
-                    frames=any_row.frames,
-                    means={
-                        name: dict(zip(shown, _as_estimates(row), strict=True))
-                        for name, row in of_policy.items()
-                    },
-                )
+    clips = [dataset.clip(name) for name in samples.clips]
+    for by in get_args(By):
+        if by == "command":
+            labels = np.array(COMMANDS)[command]
+        else:
+            labels = np.array([clip.tags.get(by) or "unknown" for clip in clips])[samples.clip_of]
+        for label in np.unique(labels[counted]):
+            rows = counted & (labels == label)
+            yield Group(
+                by=by,
+                name=str(label),
+                clips=len(np.unique(samples.clip_of[rows])),
+                frames=int(rows.sum()),
+                means={
+                    policy: dict(zip(shown, means(table[:, picked], rows, samples.clip_of), strict=True))
+                    for policy, table in values.items()
+                },
             )
-    return found
 
 
 def _missing(dataset: Dataset, plans: Plans, ground_truth: GroundTruth) -> tuple[str, ...]:
     missing = []
     if ground_truth.agents is None:
         missing.append(
-            "collisions were not measured: the dataset does not hold the ground truth of other road users; "
-            f"`teachonce add-truth {dataset} --data ROOT` adds it from the raw clips"
+            "collisions were not measured: the dataset does not hold the ground truth of other road users"
         )
     if "constant_velocity" not in plans.positions:
-        missing.append(
-            f"constant velocity was not measured: the dataset has no {CAN_BUS}; "
-            f"`teachonce add-truth {dataset} --data ROOT` adds it from the raw clips"
-        )
-    return tuple(missing)
+        missing.append(f"constant velocity was not measured: the dataset has no {CAN_BUS}")
+    repair = f"`teachonce add-ground-truth {dataset} --data ROOT` adds it from the raw clips"
+    return tuple(f"{reason}; {repair}" for reason in missing)

@@ -16,14 +16,14 @@ L2 and collisions are meaningful where a whole row of ``mask`` is true.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.console import Group as Renderables
 from rich.table import Table
 
-from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES
+from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES, Estimate, Interval
 from student.open_loop.collisions import VARIANTS
 from student.open_loop.ground_truth import Mask
 from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
@@ -35,23 +35,15 @@ GROUP_COLUMNS = ("up_to_mean", "at_mean", "box_as_published_mean", "box_correcte
 """The columns that are computed for each group."""
 
 INTERVAL = f"{CONFIDENCE:.0%}"
+HORIZONS = ("1 s", "2 s", "3 s", "mean", INTERVAL)
+"""Headings of a row of the tables."""
 
-Policy = str
-Interval = tuple[float, float]
-"""95 % by the bootstrap over clips."""
+PolicyName = str
 By = Literal["command", "scenario", "town", "weather"]
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Estimate(_Record):
-    """A mean over frames."""
-
-    value: float
-    interval: Interval | None
-    """None where all frames are of one clip."""
 
 
 class Similarity(_Record):
@@ -64,6 +56,10 @@ class Similarity(_Record):
     cosine: Estimate
 
 
+SIMILARITIES = ("cosine", "relative", "absolute")
+"""Columns of ``Plans.similarity``."""
+
+
 class Group(_Record):
     """The frames that have something in common, in the complete mask."""
 
@@ -71,7 +67,7 @@ class Group(_Record):
     name: str
     clips: int
     frames: int
-    means: dict[Policy, dict[str, Estimate]]
+    means: dict[PolicyName, dict[str, Estimate]]
     """``GROUP_COLUMNS`` of every policy."""
 
 
@@ -82,12 +78,12 @@ class OpenLoopEvaluation(Evaluation):
     clips: tuple[str, ...]
     frames: dict[Mask, int]
     """Frames that count: those with every step of the ground truth known."""
-    l2_m: dict[Policy, dict[Mask, dict[str, float | None]]]
+    l2_m: dict[PolicyName, dict[Mask, dict[str, float | None]]]
     """Metres for each of ``COLUMNS``; None where no frame counts."""
-    collision: dict[Policy, dict[Mask, dict[str, float | None]]]
+    collision: dict[PolicyName, dict[Mask, dict[str, float | None]]]
     """Share of steps for each of ``COLLISION_COLUMNS``; empty where the dataset does not hold the
     ground truth of other road users."""
-    interval: dict[Policy, dict[Mask, dict[str, Interval | None]]]
+    interval: dict[PolicyName, dict[Mask, dict[str, Interval | None]]]
     """Of both; None where all frames are of one clip."""
     similarity: dict[str, Similarity]
     """Feature that the student imitates -> how similar it is to the teacher's."""
@@ -101,16 +97,21 @@ class OpenLoopEvaluation(Evaluation):
     worst: tuple[str, ...]
     """Clip and frame of the student's largest errors, at most one a second of a clip."""
 
+    def numbers(self) -> dict[str, float | None]:
+        """Return the student's L2 by column, and its cosines."""
+        cosines = {f"cosine {name}": found.cosine.value for name, found in self.similarity.items()}
+        return {**self.l2_m["student"]["complete"], **cosines}
+
     def __rich__(self) -> Renderables:
         """Show it as tables that fit 80 columns."""
         tables = [self._l2_table()]
         if self.collision:
             tables.append(self._collision_table())
-        tables += [self._group_table(by) for by in ("command", "scenario", "town", "weather")]
+        tables += [self._group_table(by) for by in get_args(By)]
         lines = [
-            f"{_words(name)}: cosine {with_interval(found.cosine)}, "
-            f"relative error {with_interval(found.relative)}, "
-            f"mean absolute difference {with_interval(found.absolute)}"
+            f"{words(name)}: cosine {_with_interval(found.cosine)}, "
+            f"relative error {_with_interval(found.relative)}, "
+            f"mean absolute difference {_with_interval(found.absolute)}"
             for name, found in self.similarity.items()
         ]
         lines.append(f"intervals: {CONFIDENCE:.0%}, {RESAMPLES} bootstrap resamples of whole clips")
@@ -123,42 +124,37 @@ class OpenLoopEvaluation(Evaluation):
 
     def _l2_table(self) -> tuple[str, Table]:
         counted = ", ".join(f"{count} in the {mask} mask" for mask, count in self.frames.items())
-        table = _table("policy", "mask", "L2")
-        _add_horizons(table)
+        table = _table(("policy", "mask", "L2"), HORIZONS)
         for policy, masks in self.l2_m.items():
             for mask, row in masks.items():
                 for definition, columns in (("up to", COLUMNS[:4]), ("at", COLUMNS[4:])):
                     values = [shown(row[name]) for name in columns]
-                    spread = shown_interval(self.interval[policy][mask][columns[-1]], 2)
-                    table.add_row(_words(policy), mask, definition, *values, spread)
+                    spread = _shown_interval(self.interval[policy][mask][columns[-1]], 2)
+                    table.add_row(words(policy), mask, definition, *values, spread)
             table.add_section()
         return f"Open-loop L2 in metres, split {self.split}; frames: {counted}", table
 
     def _collision_table(self) -> tuple[str, Table]:
-        table = _table("policy", "variant")
-        _add_horizons(table)
+        table = _table(("policy", "variant"), HORIZONS)
         for policy, masks in self.collision.items():
             row, intervals = masks["complete"], self.interval[policy]["complete"]
             for variant in VARIANTS:
                 columns = [f"{variant}_{column}" for column in RATE_COLUMNS]
                 values = [shown(row[name], 2, 100) for name in columns]
-                spread = shown_interval(intervals[columns[-1]], 2, 100)
-                table.add_row(_words(policy), _words(variant), *values, spread)
+                spread = _shown_interval(intervals[columns[-1]], 2, 100)
+                table.add_row(words(policy), words(variant), *values, spread)
             table.add_section()
         return "Steps that collide, in percent, complete mask", table
 
     def _group_table(self, by: By) -> tuple[str, Table]:
-        table = _table(by)
-        others = [policy for policy in ("teacher",) if policy in self.l2_m]
-        for heading in ("clips", "frames", "student", INTERVAL, *others):
-            table.add_column(heading, no_wrap=True, justify="right")
-        for group in self.groups:
-            if group.by == by:
-                student = group.means["student"]["up_to_mean"]
-                counts = str(group.clips), str(group.frames)
-                spread = shown_interval(student.interval, 2)
-                values = (shown(group.means[policy]["up_to_mean"].value) for policy in others)
-                table.add_row(group.name, *counts, shown(student.value), spread, *values)
+        teacher = ("teacher",) if "teacher" in self.l2_m else ()
+        table = _table((by,), ("clips", "frames", "student", INTERVAL, *teacher))
+        for group in (group for group in self.groups if group.by == by):
+            student = group.means["student"]["up_to_mean"]
+            spread = _shown_interval(student.interval, 2)
+            others = [shown(group.means[policy]["up_to_mean"].value) for policy in teacher]
+            counts = str(group.clips), str(group.frames)
+            table.add_row(group.name, *counts, shown(student.value), spread, *others)
         return f"By {by}: mean L2 up to 1, 2 and 3 s in metres, complete mask", table
 
 
@@ -167,28 +163,24 @@ def shown(value: float | None, digits: int = 3, factor: float = 1.0) -> str:
     return "-" if value is None else f"{factor * value:.{digits}f}"
 
 
-def shown_interval(interval: Interval | None, digits: int = 3, factor: float = 1.0) -> str:
+def _shown_interval(interval: Interval | None, digits: int = 3, factor: float = 1.0) -> str:
     """Return both ends, or a dash where there are none."""
     return "-" if interval is None else "..".join(shown(end, digits, factor) for end in interval)
 
 
-def with_interval(estimate: Estimate) -> str:
+def _with_interval(estimate: Estimate) -> str:
     """Return a mean and its interval."""
-    spread = "" if estimate.interval is None else f" ({shown_interval(estimate.interval)})"
+    spread = "" if estimate.interval is None else f" ({_shown_interval(estimate.interval)})"
     return shown(estimate.value) + spread
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, no_wrap=True)
-    return table
-
-
-def _add_horizons(table: Table) -> None:
-    for heading in ("1 s", "2 s", "3 s", "mean", INTERVAL):
-        table.add_column(heading, no_wrap=True, justify="right")
-
-
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """Return a name as it is shown."""
     return name.replace("_", " ")
+
+
+def _table(texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in (*texts, *numbers):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in numbers else "left")
+    return table

@@ -19,18 +19,13 @@ COLUMNS = (*(f"up_to_{column}" for column in RATE_COLUMNS), *(f"at_{column}" for
 def l2_up_to(planned: np.ndarray, expert: np.ndarray) -> np.ndarray:
     """Return the mean distance over all steps up to each horizon, as ORION, VAD and Bench2Drive report it.
 
-    Args:
-        planned: (N, T, 2) positions, metres.
-        expert: The same of the expert.
-
-    Returns:
-        (N, K) metres.
+    Positions are (N, T, 2) in metres, distances (N, K).
     """
     return _up_to(_distance(planned, expert))
 
 
 def l2_at(planned: np.ndarray, expert: np.ndarray) -> np.ndarray:
-    """Return the distance at each horizon, as UniAD reports it; arguments and result as in ``l2_up_to``."""
+    """Return the distance (N, K) at each horizon, as UniAD reports it."""
     distance = _distance(planned, expert)
     return np.stack([distance[:, STEPS_PER_SECOND * k - 1] for k in HORIZONS_S], axis=1)
 

@@ -43,26 +43,25 @@ class Agents(NamedTuple):
         return boxes[..., None, :2] + moved[..., :2], boxes[..., None, 4] + moved[..., 2]
 
 
+def box_corners(middle: np.ndarray, heading: np.ndarray, length: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Return the corners (..., 4, 2) of boxes at (..., 2) with heading, length and width (...), in order."""
+    ahead = np.stack([np.cos(heading), np.sin(heading)], axis=-1) * length[..., None] / 2
+    aside = np.stack([-np.sin(heading), np.cos(heading)], axis=-1) * width[..., None] / 2
+    corners = np.stack([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside], axis=-2)
+    return corners + middle[..., None, :]
+
+
 def corner_cells(agents: Agents) -> np.ndarray:
     """Return the corners of every agent at every step as whole (column, row) cells, (N, A, T, 4, 2)."""
-    middle, yaw = agents.poses()
-    length, width = (agents.boxes[..., None, None, side].astype(np.float64) for side in (2, 3))
-    ahead = np.stack([np.cos(yaw), np.sin(yaw)], axis=-1) * length / 2  # (N, A, T, 2)
-    aside = np.stack([-np.sin(yaw), np.cos(yaw)], axis=-1) * width / 2
-    corners = np.stack([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside], axis=-2)
-    corners = (corners + middle[..., None, :]) * (1, -1)  # (N, A, T, 4, 2)
+    length, width = (agents.boxes[..., None, side].astype(np.float64) for side in (2, 3))
+    corners = box_corners(*agents.poses(), length, width) * (1, -1)
     return np.round((corners + EXTENT_M) / CELL_M).astype(int)
 
 
 def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Draw polygons, each on the grid of its step.
+    """Draw polygons (A, T, 4, 2) of whole (column, row) cells, each on the grid of its step, (T, R, C) bool.
 
-    Args:
-        corners: (A, T, 4, 2) whole (column, row) cells.
-        drawn: (A, T) bool, which to draw.
-
-    Returns:
-        (T, R, C) bool.
+    Those that are not to be ``drawn`` (A, T) are left out.
     """
     grids = np.zeros((TRAJECTORY_STEPS, CELLS, CELLS), dtype=bool)
     for agent, step in np.argwhere(drawn):
@@ -71,12 +70,7 @@ def draw(corners: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def fill(grid: np.ndarray, corners: np.ndarray) -> None:
-    """Occupy a polygon's inside and border.
-
-    Args:
-        grid: (R, C) bool, changed in place.
-        corners: (4, 2) whole (column, row) cells.
-    """
+    """Occupy the inside and border of a polygon (4, 2) of whole (column, row) cells in a grid (R, C)."""
     rows = np.arange(max(corners[:, 1].min(), 0), min(corners[:, 1].max(), CELLS))
     meets = np.full((len(corners), len(rows)), np.inf)  # columns at which each edge meets each row
     for edge, (begin, end) in enumerate(zip(corners, np.roll(corners, -1, axis=0), strict=True)):
@@ -108,25 +102,15 @@ def _draw_line(grid: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
 
 def _clip(x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int] | None:
     """Clip a line to the grid, its ends moved to whole cells; None where it is outside."""
-    last = CELLS - 1
-
-    def moved(at: int, border: int, slope: tuple[int, int]) -> int:
-        return int((border - at) * slope[0] / slope[1])
-
-    if max(y0, y1) < 0 or min(y0, y1) > last or max(x0, x1) < 0 or min(x0, x1) > last:
-        return None
-    if not 0 <= y0 <= last:
-        border = 0 if y0 < 0 else last
-        x0, y0 = x0 + moved(y0, border, (x1 - x0, y1 - y0)), border
-    if not 0 <= y1 <= last:
-        border = 0 if y1 < 0 else last
-        x1, y1 = x1 + moved(y1, border, (x1 - x0, y1 - y0)), border
-    if max(x0, x1) < 0 or min(x0, x1) > last:
-        return None
-    if not 0 <= x0 <= last:
-        border = 0 if x0 < 0 else last
-        x0, y0 = border, y0 + moved(x0, border, (y1 - y0, x1 - x0))
-    if not 0 <= x1 <= last:
-        border = 0 if x1 < 0 else last
-        x1, y1 = border, y1 + moved(x1, border, (y1 - y0, x1 - x0))
-    return x0, y0, x1, y1
+    ends = [x0, y0], [x1, y1]
+    for axis, other in ((1, 0), (0, 1)):
+        low, high = sorted(end[axis] for end in ends)
+        if high < 0 or low >= CELLS:
+            return None
+        for end in ends:
+            border = min(max(end[axis], 0), CELLS - 1)
+            if border != end[axis]:
+                run, rise = (ends[1][side] - ends[0][side] for side in (other, axis))
+                end[other] += int((border - end[axis]) * run / rise)
+                end[axis] = border
+    return (ends[0][0], ends[0][1], ends[1][0], ends[1][1])

@@ -49,13 +49,7 @@ class Plans(NamedTuple):
 
 @torch.no_grad()
 def plan(samples: LatentSamples, policies: Mapping[str, Policy], progress: Progress = SILENT) -> Plans:
-    """Let every policy plan at every frame.
-
-    Args:
-        samples: The features that policies read; none of them may depend on the future.
-        policies: Policies by name.
-        progress: Counts frames.
-    """
+    """Let every policy plan at every frame; none of the features of ``samples`` may depend on the future."""
     positions: dict[str, list[Tensor]] = {name: [] for name in policies}
     similarity: dict[str, list[Tensor]] = {}
     progress.expect(len(samples))

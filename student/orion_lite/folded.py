@@ -31,25 +31,21 @@ class FoldedStudent(nn.Module):
             raise ValueError("scene queries can only be read with the teacher's heads")
         del student.future_distribution
         self.student = student.requires_grad_(False)
-        self.parts = heads.parts
+        self.segments = heads.segments
         for name in heads.projections:
             self.add_module(f"{name}_proj", _linear(*heads.folded(name, student.input_proj)))
         student.heads = None
         self.eval()
 
     def forward(self, scene_queries: Tensor, ego_token: Tensor) -> tuple[Tensor, Tensor]:
-        """Plan for B frames.
-
-        Args:
-            scene_queries: (B, Q, E) queries before the teacher's projection.
-            ego_token: (B, D).
+        """Plan for B frames from scene queries (B, Q, E) and ego tokens (B, D).
 
         Returns:
             The planning token (B, D), and offsets (B, M, T, 2) in metres of each step from the one before, in
             the LiDAR frame (x right, y forward).
         """
         features = {SCENE_QUERIES: scene_queries, EGO_TOKEN: ego_token}
-        embedded = [self._layer(part.projection)(rows) for part, rows in split(self.parts, features)]
+        embedded = [self._layer(projection)(rows) for projection, rows in split(self.segments, features)]
         hidden = torch.cat(embedded, dim=1)  # (B, Q + 1, H)
         predicted = self.student.predict(self.student.norm_input(hidden))
         return predicted.planning_token, predicted.offsets

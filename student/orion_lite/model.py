@@ -79,10 +79,7 @@ class OrionLite(Planner):
                 nn.init.xavier_uniform_(weight)
 
     def load_planner(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the teacher's planner.
-
-        Args:
-            tensors: All weights of the planner under their checkpoint names: 44 with a GRU of four layers.
+        """Load the teacher's planner: all its weights, by their checkpoint names.
 
         Raises:
             CheckpointError: A tensor is missing, unexpected or of the wrong shape.

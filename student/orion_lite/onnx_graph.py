@@ -42,17 +42,8 @@ def export_onnx(model: nn.Module, dataset: Dataset, file: Path, description: str
     the metadata ``teachonce``. Weights of more than 1.5 GB, as at the released sizes, are stored beside the
     graph in ``NAME.onnx.data``.
 
-    Args:
-        model: The student, which is taken over.
-        dataset: A few of its frames are compared.
-        file: File to write.
-        description: The run, as JSON.
-
-    Returns:
-        How far onnxruntime and PyTorch differ.
-
     Raises:
-        CheckpointError: The graph does not compute what the student computes.
+        CheckpointError: The graph does not compute what the student, which it takes over, computes.
         RequestError: A package is not installed, or the dataset holds no frame.
     """
     _check_installed()
@@ -95,11 +86,7 @@ def save_checked(
 ) -> float:
     """Write a graph, run the file, and return the largest relative difference from the student.
 
-    Args:
-        program: The graph of ``folded``.
-        folded: The student.
-        inputs: Frames to compare them on, together and the last one alone.
-        file: Where to write.
+    They are compared on all frames of the inputs together, and on the last one alone.
 
     Raises:
         CheckpointError: They differ by more than ``TOLERANCE``.

@@ -46,29 +46,22 @@ class PlannerConfig:
         Raises:
             CheckpointError: A tensor that a size is read from is missing.
         """
-        needed = {
-            "present_distribution.encoder.conv1.weight",
-            "future_distribution.encoder.conv1.weight",
-            "predict_model.gru.weight_ih_l0",
-            "predict_model.gru.weight_hh_l0",
-            "ego_fut_decoder.4.weight",
-        }
-        if missing := needed - tensors.keys():
+        try:
+            token_width = tensors["present_distribution.encoder.conv1.weight"].shape[1]
+            future_width = tensors["future_distribution.encoder.conv1.weight"].shape[1]
+            return cls(
+                token_width=token_width,
+                latent=tensors["predict_model.gru.weight_ih_l0"].shape[1],
+                gru_layers=token_width // tensors["predict_model.gru.weight_hh_l0"].shape[1],
+                modes=tensors["ego_fut_decoder.4.weight"].shape[0] // 2,
+                steps=(future_width - token_width) // 2,
+            )
+        except KeyError as missing:
             raise CheckpointError(
-                f"the planner's weights lack {', '.join(sorted(missing))}",
+                f"the planner's weights lack {missing.args[0]}",
                 expected="all tensors of ORION's planner under their checkpoint names",
                 repair="use a latent dataset that carries its teacher's whole planner",
-            )
-        modes_xy = tensors["ego_fut_decoder.4.weight"].shape[0]
-        token_width = tensors["present_distribution.encoder.conv1.weight"].shape[1]
-        future_width = tensors["future_distribution.encoder.conv1.weight"].shape[1]
-        return cls(
-            token_width=token_width,
-            latent=tensors["predict_model.gru.weight_ih_l0"].shape[1],
-            gru_layers=token_width // tensors["predict_model.gru.weight_hh_l0"].shape[1],
-            modes=modes_xy // 2,
-            steps=(future_width - token_width) // 2,
-        )
+            ) from missing
 
 
 class Gaussian(NamedTuple):
@@ -228,14 +221,17 @@ class Planner(nn.Module):
             return token.reshape(layers, len(token), -1)
         return token.unflatten(-1, (layers, -1)).transpose(0, 1).contiguous()
 
-    def stages(self, token: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Return every intermediate result under the name that a recording of the reference gives it.
 
-        Args:
-            token: (B, D).
-            noise: (B, 1, Z).
-        """
-        plan = self.plan(token, noise=noise)
+def planner_stages(tensors: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    """Build a planner from its tensors; return a function of a token (B, D) and noise (B, 1, Z).
+
+    It returns every intermediate result under the name that a recording of the reference gives it.
+    """
+    planner = Planner.from_tensors(tensors)
+
+    @torch.no_grad()
+    def stages(token: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        plan = planner.plan(token, noise=noise)
         return {
             "present_mu": plan.present.mu,
             "present_log_sigma": plan.present.log_sigma,
@@ -243,21 +239,10 @@ class Planner(nn.Module):
             "ego_fut_preds_all": plan.offsets,
         }
 
-
-def planner_stages(tensors: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    """Build a planner from its tensors; return its ``stages``, without gradients."""
-    return torch.no_grad()(Planner.from_tensors(tensors).stages)
+    return stages
 
 
 def waypoints(offsets: Tensor, command: Tensor) -> Tensor:
-    """Return the positions of the commanded mode.
-
-    Args:
-        offsets: (B, M, T, 2) metres.
-        command: (B) mode index.
-
-    Returns:
-        (B, T, 2) metres from the ego: the cumulative sum of the offsets.
-    """
+    """Return the positions (B, T, 2) in metres of the commanded mode (B), by the offsets (B, M, T, 2)."""
     chosen = offsets[torch.arange(len(offsets), device=offsets.device), command]  # (B, T, 2)
     return chosen.cumsum(dim=1)

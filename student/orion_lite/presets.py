@@ -7,16 +7,7 @@ from student.runs.presets import changed
 
 ORION_LITE = RunConfig(
     system="orion-lite",
-    training=TrainingConfig(
-        epochs=20,
-        batch_size=64,
-        learning_rate=5e-5,
-        schedule="constant",
-        weight_decay=1e-4,
-        decay="all",
-        clip_norm=1.0,
-        precision="fp32",
-    ),
+    training=TrainingConfig(epochs=20, batch_size=64, learning_rate=5e-5, weight_decay=1e-4, clip_norm=1.0),
     losses={"mimic": {}, "regression": {}, "boundary": {}, "collision": {}, "latent": {}},
 )
 """The released run: its sizes, its five losses and its hyper-parameters."""
@@ -49,14 +40,14 @@ ORION_LITE_PLUS = RunConfig(
 )
 """The released configuration with its faults corrected."""
 
+_NO_MIMIC = {"losses.mimic": "off"}
+_ONLY_MIMIC = {f"losses.{name}": "off" for name in ("regression", "boundary", "collision", "latent")}
+
 MSE = changed(ORION_LITE, {"losses.mimic.distance": "mse"})
 HUBER = changed(ORION_LITE, {"losses.mimic.distance": "huber"})
 KL = changed(ORION_LITE, {"losses.mimic.distance": "kl"})
-TRAJECTORY = changed(ORION_LITE, {"losses.mimic": "off"})
-MIMIC = changed(
-    ORION_LITE,
-    {f"losses.{name}": "off" for name in ("regression", "boundary", "collision", "latent")},
-)
+TRAJECTORY = changed(ORION_LITE, _NO_MIMIC)
+MIMIC = changed(ORION_LITE, _ONLY_MIMIC)
 """The teacher's planner is left as it is: no term of the loss reaches it."""
 LAYERS_2, LAYERS_4, LAYERS_8, LAYERS_16 = (
     changed(ORION_LITE, {"student.layers": layers}) for layers in (2, 4, 8, 16)
@@ -65,21 +56,9 @@ LAYERS_2, LAYERS_4, LAYERS_8, LAYERS_16 = (
 DEMO = RunConfig(
     system="orion-lite",
     training=TrainingConfig(
-        epochs=40,
-        batch_size=16,
-        learning_rate=2e-3,
-        schedule="cosine",
-        warmup_steps=50,
-        log_every=10,
+        epochs=40, batch_size=16, learning_rate=2e-3, schedule="cosine", warmup_steps=50, log_every=10
     ),
-    student={
-        "hidden": 96,
-        "layers": 2,
-        "heads": 4,
-        "feedforward": 192,
-        "dropout": 0.0,
-        "mask": "complete",
-    },
+    student={"hidden": 96, "layers": 2, "heads": 4, "feedforward": 192, "dropout": 0.0, "mask": "complete"},
     # With a few hundred frames, the trajectory has to weigh more than released.
     losses={
         "mimic": {},
@@ -90,7 +69,5 @@ DEMO = RunConfig(
     },
 )
 """For minutes on a laptop."""
-DEMO_TRAJECTORY = changed(DEMO, {"losses.mimic": "off"})
-DEMO_MIMIC = changed(
-    DEMO, {f"losses.{name}": "off" for name in ("regression", "boundary", "collision", "latent")}
-)
+DEMO_TRAJECTORY = changed(DEMO, _NO_MIMIC)
+DEMO_MIMIC = changed(DEMO, _ONLY_MIMIC)

@@ -5,9 +5,9 @@ Source: spec Orion-Lite 2.4 and 5.1.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
 
 import torch
 from pydantic import ValidationError
@@ -32,35 +32,34 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+UNREADABLE = (SafetensorError, UnpicklingError, BadZipFile, OSError, EOFError, RuntimeError, ValueError)
+"""What libraries raise for a damaged file."""
 PREFIX = "student_model."
 """Before the student's tensors in a fused checkpoint."""
-HEADS = 16
-"""Attention heads of the released student, which no file records."""
 
 
 class ImportedStudent(NamedTuple):
     """A run that was made of a published student."""
 
     run: Path
-    checkpoint: Checkpoint
-    """At epoch 0."""
     sizes: OrionLiteConfig
 
     def __str__(self) -> str:
         return f"{self.run}: a student of {self.sizes.layers} layers, {self.sizes.hidden} wide"
 
 
-def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: int = HEADS) -> ImportedStudent:
+def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: int) -> ImportedStudent:
     """Make a run of a published student, which can be evaluated, exported and trained on.
 
-    The run's configuration is the released one at the student's sizes.
+    The run's configuration is the released one at the student's sizes. A student without a planner gets the
+    teacher's. That the dataset is by the student's teacher is the caller's responsibility: published files
+    do not record it.
 
     Args:
-        file: What ``read_published`` reads. Without a planner, it gets the teacher's.
-        dataset_path: A latent dataset by the student's teacher. That it is this teacher's is the caller's
-            responsibility: published files do not record it.
+        file: What ``read_published`` reads.
+        dataset_path: A latent dataset by the student's teacher.
         run: Folder of the run; it must hold no checkpoint.
-        heads: Attention heads of the student's layers.
+        heads: Attention heads of the student's layers, which no file records.
 
     Raises:
         CheckpointError: The file is damaged or is no student, or does not fit the dataset's planner.
@@ -83,26 +82,13 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
     load_strictly(student, tensors)
     imported = Checkpoint(epoch=0, step=0, config=config.completed(system), trained_on=TrainedOn.of(dataset))
     checkpoint.save(run, imported, student, torch.optim.AdamW(student.parameters()))
-    record_start(
-        run,
-        imported.trained_on,
-        imported.config,
-        recipe=f"imported from {file.name}",
-        step=0,
-        device=torch.device("cpu"),
-        processes=1,
-        resident="none",
-    )
-    return ImportedStudent(run, imported, sizes)
+    recipe = f"imported from {file.name}"
+    record_start(run, imported.trained_on, imported.config, recipe=recipe, device=torch.device("cpu"))
+    return ImportedStudent(run, sizes)
 
 
 def read_run(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Read a run's newest good checkpoint and its weights, as ``read_checkpoint``, if it is an Orion-Lite's.
-
-    Raises:
-        CheckpointError: There is no readable checkpoint.
-        RequestError: The run is one of another system.
-    """
+    """Read a checkpoint as ``read_checkpoint``; raises RequestError for a run of another system."""
     reached, weights = checkpoint.read_checkpoint(run)
     if reached.config.system != ORION_LITE.system:
         raise RequestError(
@@ -116,11 +102,9 @@ def read_run(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 def read_published(file: Path) -> dict[str, Tensor]:
     """Read a student's tensors, under their released names and in float32.
 
-    Nothing in the file is executed: objects other than tensors, numbers and text are ignored.
-
-    Args:
-        file: A fused checkpoint, a training checkpoint, a state dict by ``torch.save``, or safetensors as
-            ``export`` writes them; with the planner (161 tensors at released sizes) or without (117).
+    The file is a fused checkpoint, a training checkpoint, a state dict by ``torch.save``, or safetensors as
+    ``export`` writes them; with the planner (161 tensors at released sizes) or without (117). Nothing in it
+    is executed: objects other than tensors, numbers and text are ignored.
 
     Raises:
         CheckpointError: The file is missing, damaged, or holds no student.
@@ -131,7 +115,17 @@ def read_published(file: Path) -> dict[str, Tensor]:
             expected="a checkpoint by Orion-Lite, or an exported student",
             repair="download it, or correct the path",
         )
-    content = _safetensors(file) if file.suffix == ".safetensors" else _torch_file(file)
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else _load_torch(file)
+    except UNREADABLE as error:
+        # The message of an UnpicklingError advises to run what is in the file.
+        is_code = isinstance(error, UnpicklingError)
+        reason = "it holds code, or objects made by code" if is_code else str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{file} cannot be read as a student: {type(error).__name__}: {reason}",
+            expected="safetensors, or a whole file by torch.save with a student's tensors",
+            repair="download it again and compare its size",
+        ) from error
     tensors = {name.removeprefix("module."): value for name, value in content.items()}
     if any(name.startswith(PREFIX) for name in tensors):
         tensors = {
@@ -168,13 +162,6 @@ def _sizes(tensors: Mapping[str, Tensor], file: Path, *, heads: int) -> OrionLit
         ) from error
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(file, error) from error
-
-
 class _Ignored:
     """Takes the place of an object that is no tensor, number or text, and does nothing."""
 
@@ -184,33 +171,19 @@ class _Ignored:
     def __setstate__(self, state: Any) -> None: ...
 
 
-def _torch_file(file: Path) -> Mapping[str, Tensor]:
+def _load_torch(file: Path) -> dict[str, Tensor]:
     """Return the tensors, by name, of a file by ``torch.save``."""
-    try:
-        # Training arguments and other records come with classes of their own, which are not needed.
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        ignored: list[Any] = [(_Ignored, name) for name in foreign]
-        with torch.serialization.safe_globals(ignored):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:  # its message advises to run what is in the file
-        raise _damaged(file, ValueError("it holds code, or objects made by code")) from error
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        raise _damaged(file, error) from error
+    # Training arguments and other records come with classes of their own, which are not needed.
+    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    ignored: list[Any] = [(_Ignored, name) for name in foreign]
+    with torch.serialization.safe_globals(ignored):
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     for key in ("state_dict", "model_state_dict"):
         content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
-        raise _damaged(file, TypeError("no dict of tensors"))
+        raise ValueError("no dict of tensors")
     return {
         name: value
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
-
-
-def _damaged(file: Path, error: Exception) -> CheckpointError:
-    reason = str(error).partition("\n")[0]
-    return CheckpointError(
-        f"{file} cannot be read as a student: {type(error).__name__}: {reason}",
-        expected="safetensors, or a whole file by torch.save with a student's tensors",
-        repair="download it again and compare its size",
-    )

@@ -21,17 +21,9 @@ if TYPE_CHECKING:
 
 
 def decode(decoder: nn.TransformerDecoder, query: Tensor, memory: Tensor) -> Tensor:
-    """Return the output of ``decoder``, with norms before its blocks, for one query.
+    """Decode one query (B, H) over a memory (B, N, H), as a ``decoder`` with ``norm_first`` does; (B, H).
 
     Dropout is applied where the module applies it.
-
-    Args:
-        decoder: Layers with weights under their usual names.
-        query: (B, H).
-        memory: (B, N, H).
-
-    Returns:
-        (B, H).
     """
     x = query
     for layer in decoder.layers:

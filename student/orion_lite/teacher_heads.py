@@ -9,7 +9,7 @@ H hidden width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +18,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from cache_schema.format.derivations import Derivation
-
-
-class Part(NamedTuple):
-    """Consecutive vision tokens that come from one stored feature in one way."""
-
-    feature: str
-    begin: int
-    """The first of the feature's rows."""
-    length: int
-    projection: str | None
-    """Name of the linear map; None for rows that are tokens already."""
+    from cache_schema.format.derivations import Derivation, DerivedSegment
 
 
 class TeacherHeads(nn.Module):
@@ -42,8 +31,8 @@ class TeacherHeads(nn.Module):
 
     def __init__(self, derivation: Derivation, maps: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.parts = _parts(derivation)
-        self.projections = tuple(dict.fromkeys(part.projection for part in self.parts if part.projection))
+        self.segments = _merged(derivation.segments)
+        self.projections = tuple(dict.fromkeys(s.projection for s in self.segments if s.projection))
         for name in self.projections:
             self.register_buffer(f"{name}_weight", maps[f"{name}.weight"], persistent=False)
             self.register_buffer(f"{name}_bias", maps[f"{name}.bias"], persistent=False)
@@ -56,46 +45,33 @@ class TeacherHeads(nn.Module):
     def project(self, features: Mapping[str, Tensor], layer: nn.Linear) -> Tensor:
         """Return what a layer D -> H makes of the vision tokens, (B, N, H).
 
-        Args:
-            features: Stored feature -> (B, R, E), or (B, D) for a single token.
-            layer: The student's first.
+        Stored features are (B, R, E), or (B, D) for a single token.
         """
-        return torch.cat(
-            [
-                layer(rows)
-                if part.projection is None
-                else F.linear(rows, *self.folded(part.projection, layer))
-                for part, rows in split(self.parts, features)
-            ],
-            dim=1,
-        )
+        projected = [
+            layer(rows) if projection is None else F.linear(rows, *self.folded(projection, layer))
+            for projection, rows in split(self.segments, features)
+        ]
+        return torch.cat(projected, dim=1)
 
 
-def split(parts: Sequence[Part], features: Mapping[str, Tensor]) -> Iterator[tuple[Part, Tensor]]:
-    """Yield the parts of the vision tokens and their rows (B, R, E), before they are projected.
-
-    Args:
-        parts: In order.
-        features: Stored feature -> (B, R, E), or (B, D) for a single token.
-    """
-    for part in parts:
-        values = features[part.feature]
+def split(
+    segments: Sequence[DerivedSegment], features: Mapping[str, Tensor]
+) -> Iterator[tuple[str | None, Tensor]]:
+    """Yield for each segment of the vision tokens its projection and the rows (B, R, E) to be projected."""
+    for segment in segments:
+        values = features[segment.input]
         rows = values[:, None] if values.dim() == 2 else values
-        yield part, rows[:, part.begin : part.begin + part.length]
+        yield segment.projection, rows[:, segment.begin : segment.begin + segment.length]
 
 
-def _parts(derivation: Derivation) -> tuple[Part, ...]:
+def _merged(segments: Sequence[DerivedSegment]) -> tuple[DerivedSegment, ...]:
     """Merge segments that lie behind one another and pass through the same projection."""
-    parts: list[Part] = []
-    for segment in derivation.segments:
-        part = Part(segment.input, segment.begin, segment.length, segment.projection)
-        last = parts[-1] if parts else None
-        if (
-            last is not None
-            and (last.feature, last.projection) == (part.feature, part.projection)
-            and last.begin + last.length == part.begin
-        ):
-            parts[-1] = last._replace(length=last.length + part.length)
+    merged: list[DerivedSegment] = []
+    for segment in segments:
+        place = (segment.input, segment.projection, segment.begin)
+        last = merged[-1] if merged else None
+        if last is not None and place == (last.input, last.projection, last.begin + last.length):
+            merged[-1] = last.model_copy(update={"length": last.length + segment.length})
         else:
-            parts.append(part)
-    return tuple(parts)
+            merged.append(segment)
+    return tuple(merged)

@@ -14,9 +14,13 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.patches import Rectangle
 
 from cache_schema.vocabulary.driving import EGO_LENGTH_M, EGO_WIDTH_M
+from student.open_loop.evaluation import words
+from student.open_loop.occupancy import box_corners
 from student.reporting.svg import GRID, INK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.axes import Axes
 
 SCORE = 0.5
@@ -49,33 +53,33 @@ def add_ground(ax: Axes, *, half_width_m: float, behind_m: float, ahead_m: float
         spine.set_color(GRID)
 
 
+def add_surroundings(ax: Axes, features: Mapping[str, np.ndarray]) -> None:
+    """Draw the agents and lanes of a frame, as far as it has these features."""
+    for add, names in (
+        (add_boxes, ("truth_agent_boxes", "truth_agent_classes")),
+        (add_lanes, ("lane_points", "lane_logits")),
+        (add_agents, ("agent_xy", "agent_class_scores", "agent_offsets")),
+    ):
+        if all(name in features for name in names):
+            add(ax, *(features[name].astype(np.float32) for name in names))
+
+
 def add_boxes(ax: Axes, boxes: np.ndarray, classes: np.ndarray) -> None:
     """Draw real agents (A, 5) x, y, length, width, heading in radians, whose class (A) is not -1."""
-    outlines = []
-    for *middle, length, width, heading in boxes[classes >= 0]:
-        ahead = np.array([np.cos(heading), np.sin(heading)]) * length / 2
-        aside = np.array([-np.sin(heading), np.cos(heading)]) * width / 2
-        corners = np.array([ahead + aside, ahead - aside, -ahead - aside, -ahead + aside])
-        outlines.append(corners + np.array(middle))
-    ax.add_collection(
-        PolyCollection(
-            list(_in_view(ax, np.reshape(outlines, (-1, 4, 2)))),
-            facecolors="#2a9d5c33",
-            edgecolors="#2a9d5c",
-            linewidths=0.8,
-            zorder=1,
-            label="agents, ground truth",
-        )
+    x, y, length, width, heading = boxes[classes >= 0].T
+    outlines = _in_view(ax, box_corners(np.stack([x, y], axis=-1), heading, length, width))
+    drawn = PolyCollection(
+        list(outlines), facecolors="#2a9d5c33", edgecolors="#2a9d5c", linewidths=0.8, zorder=1
     )
+    drawn.set_label("agents, ground truth")
+    ax.add_collection(drawn)
 
 
 def add_lanes(ax: Axes, points: np.ndarray, logits: np.ndarray) -> None:
     """Draw the lanes (L, 11, 2) that have a class with a logit (L, 6) of probability ``SCORE`` or more."""
     lanes = points[logits.max(axis=1) >= np.log(SCORE / (1 - SCORE))]
-    drawn = LineCollection(
-        list(_in_view(ax, lanes)), colors="#8c959f", linewidths=0.8, zorder=1, label="lanes"
-    )
-    ax.add_collection(drawn)
+    shapes = list(_in_view(ax, lanes))
+    ax.add_collection(LineCollection(shapes, colors="#8c959f", linewidths=0.8, zorder=1, label="lanes"))
 
 
 def add_agents(ax: Axes, xy: np.ndarray, class_scores: np.ndarray, offsets: np.ndarray) -> None:
@@ -105,7 +109,7 @@ def add_trajectory(ax: Axes, positions: np.ndarray, name: str) -> None:
         marker=stroke.marker,
         markersize=3.2,
         solid_capstyle="round",
-        label=name.replace("_", " "),
+        label=words(name),
         zorder=4,
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from student.open_loop.pictured import PICTURED
 from student.reporting import bev
 from student.reporting.run_summary import GROUP_L2
 from student.reporting.svg import COLOURS, INK, STYLE, legend_below, panels, plain
@@ -26,14 +27,6 @@ LARGEST_LINEAR_RANGE = 30.0
 """A term whose values differ by more than this factor is drawn on a log scale."""
 
 
-class Line(NamedTuple):
-    """How one curve is drawn."""
-
-    label: str
-    colour: str
-    style: str
-
-
 @mpl.rc_context(STYLE)
 def loss_curves(runs: Sequence[RunSummary]) -> Figure:
     """Draw every term of the loss over epochs, one panel each."""
@@ -47,19 +40,21 @@ def loss_curves(runs: Sequence[RunSummary]) -> Figure:
 
 
 def _add_term(ax: Axes, runs: Sequence[RunSummary], term: str) -> None:
+    """Draw train and val: distinguished by colour for one run, by style for several."""
     drawn: list[float] = []
     for number, run in enumerate(runs):
-        for split, line in zip(("train", "val"), _lines(run.name, number, alone=len(runs) == 1), strict=True):
-            points = [(epoch.epoch, (getattr(epoch, split) or {}).get(term)) for epoch in run.epochs]
-            known = [(epoch, value) for epoch, value in points if value is not None and math.isfinite(value)]
+        for second, split in enumerate(("train", "val")):
+            losses = [(epoch.epoch, (getattr(epoch, split) or {}).get(term)) for epoch in run.epochs]
+            known = [(epoch, value) for epoch, value in losses if value is not None and math.isfinite(value)]
             if not known:
                 continue
             drawn += [value for _, value in known]
+            alone = len(runs) == 1
             ax.plot(
                 *zip(*known, strict=True),
-                line.style,
-                color=line.colour,
-                label=line.label,
+                ":" if second and not alone else "-",
+                color=COLOURS[(second if alone else number) % len(COLOURS)],
+                label=split if alone else f"{run.name}, {split}",
                 linewidth=1.4,
                 marker=".",
                 markersize=4,
@@ -71,14 +66,6 @@ def _add_term(ax: Axes, runs: Sequence[RunSummary], term: str) -> None:
         ax.yaxis.set_minor_formatter(NullFormatter())
     plain(ax, term, xlabel="epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _lines(name: str, number: int, *, alone: bool) -> tuple[Line, Line]:
-    """Return the lines of train and val: distinguished by colour for one run, by style for several."""
-    if alone:
-        return Line("train", COLOURS[0], "-"), Line("val", COLOURS[1], "-")
-    colour = COLOURS[number % len(COLOURS)]
-    return Line(f"{name}, train", colour, "-"), Line(f"{name}, val", colour, ":")
 
 
 @mpl.rc_context(STYLE)
@@ -117,9 +104,10 @@ def errors_by(by: By, runs: Sequence[RunSummary]) -> Figure | None:
             means["student" if len(runs) == 1 else run.name] = group.means["student"][GROUP_L2]
     if not rows:
         return None
-    students = list(dict.fromkeys(name for means in rows.values() for name in means if name != "teacher"))
+    names = dict.fromkeys(name for means in rows.values() for name in means)
+    series = sorted(names, key=lambda name: name == "teacher")
+    students = [name for name in series if name != "teacher"]
     order = sorted(rows, key=lambda name: max(rows[name][s].value for s in students if s in rows[name]))
-    series = [*students, *(["teacher"] if any("teacher" in means for means in rows.values()) else [])]
     spread = 0.16 * len(series)
     figure, (ax,) = panels(1, columns=1, width=8.4, height=0.9 + len(order) * (0.12 + 0.09 * len(series)))
     for number, name in enumerate(series):
@@ -156,27 +144,14 @@ def _add_estimates(ax: Axes, means: Sequence[Estimate], places: np.ndarray, colo
 def from_above(arrays: dict[str, np.ndarray], rows: str, prefix: str, titles: Sequence[str]) -> Figure:
     """Draw frames from above: the surroundings, and the paths of expert, teacher and student.
 
-    Args:
-        arrays: Of ``evaluation.safetensors``.
-        rows: Name of the array that lists the frames.
-        prefix: Of the names of the features of these frames.
-        titles: One for each frame.
+    ``rows`` names the array of ``evaluation.safetensors`` that lists the frames; the names of those of their
+    features begin with ``prefix``.
     """
     figure, axes = panels(len(titles), columns=3, width=3.3, height=4.3)
-    scene = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
     for number, (ax, title, row) in enumerate(zip(axes, titles, arrays[rows], strict=True)):
         bev.add_ground(ax, half_width_m=20, behind_m=10, ahead_m=40)
-        if {"truth_agent_boxes", "truth_agent_classes"} <= scene.keys():
-            bev.add_boxes(ax, scene["truth_agent_boxes"][number], scene["truth_agent_classes"][number])
-        if {"lane_points", "lane_logits"} <= scene.keys():
-            bev.add_lanes(ax, scene["lane_points"][number], scene["lane_logits"][number])
-        if {"agent_xy", "agent_class_scores", "agent_offsets"} <= scene.keys():
-            bev.add_agents(
-                ax,
-                scene["agent_xy"][number],
-                scene["agent_class_scores"][number],
-                scene["agent_offsets"][number],
-            )
+        scene = {name: arrays[prefix + name][number] for name in PICTURED if prefix + name in arrays}
+        bev.add_surroundings(ax, scene)
         bev.add_ego(ax)
         for name in (name for name in bev.STROKES if name in arrays):
             bev.add_trajectory(ax, arrays[name][row], name)

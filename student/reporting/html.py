@@ -61,14 +61,7 @@ def section(title: str, parts: Iterable[str], *, depth: int = 2) -> str:
 def table(
     head: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, caption: str = "", texts: int = 1
 ) -> str:
-    """Return a table.
-
-    Args:
-        head: Names of the columns.
-        rows: As many entries each.
-        caption: Above the table.
-        texts: How many columns, counted from the left, are text; the others are numbers.
-    """
+    """Return a table. Its first ``texts`` columns are text, the others are numbers."""
     kinds = [' class="text"' if column < texts else "" for column in range(len(head))]
     names = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
     body = "".join(f"<tr>{_row(kinds, row)}</tr>" for row in rows)

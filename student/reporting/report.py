@@ -50,9 +50,12 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
         CheckpointError: What training or evaluation wrote cannot be read.
     """
     target = out or _beside(runs)
-    read = read_runs(runs, _names(runs))
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    read = read_runs(runs, names)
     numbers = Report(runs=tuple(run.summary for run in read))
-    content = page(_title(read), _sections(read))
+    content = page(names[0] if len(runs) == 1 else f"{len(runs)} runs", _sections(read))
     try:
         write_durably(target, content.encode())
         write_durably(target.with_suffix(".json"), numbers.model_dump_json(indent=1).encode())
@@ -76,16 +79,6 @@ def _beside(runs: Sequence[Path]) -> Path:
             repair="name the page with --out, such as --out report.html",
         )
     return folders.pop() / "report.html"
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """Call every run by its folder, or by its whole path where two folders have one name."""
-    short = [run.resolve().name for run in runs]
-    return short if len(set(short)) == len(short) else [str(run) for run in runs]
-
-
-def _title(runs: Sequence[Run]) -> str:
-    return runs[0].summary.name if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _sections(runs: Sequence[Run]) -> Iterator[str]:
@@ -151,9 +144,8 @@ def _frames(run: Run, found: OpenLoopEvaluation) -> Iterator[str]:
             continue
         titles = ["\nframe ".join(name.rsplit(" ", 1)) for name in names]
         if rows == "worst":
-            titles = [
-                f"{title}, L2 {l2:.2f} m" for title, l2 in zip(titles, run.summary.worst_l2_m, strict=True)
-            ]
+            errors = run.summary.worst_l2_m
+            titles = [f"{title}, L2 {error:.2f} m" for title, error in zip(titles, errors, strict=True)]
         drawn = figures.from_above(run.arrays, rows, prefix, titles)
         yield figure(
             svg(drawn),

@@ -94,27 +94,25 @@ def read_runs(folders: Sequence[Path], names: Sequence[str]) -> list[Run]:
         CheckpointError: What training or evaluation wrote cannot be read.
     """
     runs = [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
-    features = {name: None for run in runs for name in _similarities(run)}
-    edges = {name: _edges([_similarities(run).get(name) for run in runs]) for name in features}
-    return [_with_cosines(run, edges) for run in runs]
+    cosines = [_cosines(run) for run in runs]
+    lowest: dict[str, float] = {}
+    for feature, values in (item for found in cosines for item in found.items()):
+        lowest[feature] = min(lowest.get(feature, 1.0), float(values.min()))
+    return [_with_histograms(run, found, lowest) for run, found in zip(runs, cosines, strict=True)]
 
 
-def _similarities(run: Run) -> dict[str, np.ndarray]:
+def _cosines(run: Run) -> dict[str, np.ndarray]:
     """Return imitated feature -> (N) cosines."""
     found = run.summary.open_loop
     names = () if found is None else found.similarity
     return {name: run.arrays[f"similarity.{name}.cosine"].clip(-1, 1) for name in names}
 
 
-def _edges(cosines: Sequence[np.ndarray | None]) -> np.ndarray:
-    return np.linspace(min(values.min() for values in cosines if values is not None), 1, BINS + 1)
-
-
-def _with_cosines(run: Run, edges: dict[str, np.ndarray]) -> Run:
+def _with_histograms(run: Run, cosines: dict[str, np.ndarray], lowest: dict[str, float]) -> Run:
     histograms = {}
-    for name, values in _similarities(run).items():
-        counts, _ = np.histogram(values, edges[name])
-        histograms[name] = Histogram(edges=tuple(edges[name].tolist()), counts=tuple(counts.tolist()))
+    for name, values in cosines.items():
+        counts, edges = np.histogram(values, np.linspace(lowest[name], 1, BINS + 1))
+        histograms[name] = Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
     return run._replace(summary=run.summary.model_copy(update={"cosines": histograms}))
 
 

@@ -18,6 +18,7 @@ from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.vocabulary.driving import COMMANDS
 from student.loading.dataset import stores
+from student.open_loop.pictured import PICTURED
 from student.reporting import bev
 from student.reporting.svg import COLOURS, STYLE, plain
 
@@ -33,15 +34,9 @@ if TYPE_CHECKING:
     Cameras = Callable[[str, int], Mapping[str, np.ndarray]]
 
 SHOWN = (
+    *PICTURED,
     "ego_trajectory",
     "ego_trajectory_mask",
-    "truth_agent_boxes",
-    "truth_agent_classes",
-    "lane_points",
-    "lane_logits",
-    "agent_xy",
-    "agent_class_scores",
-    "agent_offsets",
     "planning_token",
     "command",
     "timestamp",
@@ -89,14 +84,7 @@ def show(where: str | Path, clip: str, frame: int, target: Path, *, cameras: Cam
 def picture(
     info: ClipInfo, frame: int, values: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Lay out the features of one frame.
-
-    Args:
-        info: The clip.
-        frame: Number of the frame.
-        values: Features of ``SHOWN`` at this frame.
-        images: Camera images (h, w, 3) uint8 RGB by name, in reading order; may be empty.
-    """
+    """Lay out the features ``SHOWN`` of a clip's frame, and its camera images, if any, in reading order."""
     figure = Figure(figsize=(15, 7.5) if images else (10, 7), layout="constrained")
     figure.suptitle(_title(info, frame, values), fontsize=9)
     widths = (1, 2.1) if images else (1.3, 1)
@@ -116,13 +104,7 @@ def picture(
 def add_street(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     """Draw lanes, agents and the ground-truth trajectory from above."""
     bev.add_ground(ax, half_width_m=25, behind_m=20, ahead_m=50)
-    if {"lane_points", "lane_logits"} <= values.keys():
-        bev.add_lanes(ax, *(values[name].astype(np.float32) for name in ("lane_points", "lane_logits")))
-    if {"truth_agent_boxes", "truth_agent_classes"} <= values.keys():
-        bev.add_boxes(ax, values["truth_agent_boxes"], values["truth_agent_classes"])
-    if {"agent_xy", "agent_class_scores", "agent_offsets"} <= values.keys():
-        names = ("agent_xy", "agent_class_scores", "agent_offsets")
-        bev.add_agents(ax, *(values[name].astype(np.float32) for name in names))
+    bev.add_surroundings(ax, values)
     bev.add_ego(ax)
     if "ego_trajectory" in values:
         known = values.get("ego_trajectory_mask", np.ones(len(values["ego_trajectory"]), bool))

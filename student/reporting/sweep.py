@@ -13,8 +13,7 @@ from cache_schema.dataset.join import open_dataset
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
-from student.open_loop.evaluation import OpenLoopEvaluation
-from student.reporting.numbers import numbers_of
+from student.open_loop.evaluation import OpenLoopEvaluation, shown, words
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.log import read_log
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.progress import Progress
-    from student.loading.batches import Resident
+    from student.loading import Resident
 
 NAME = "sweep.json"
 HEADINGS = {"up_to_1s": "L2 1 s", "up_to_2s": "L2 2 s", "up_to_3s": "L2 3 s", "up_to_mean": "L2 mean"}
@@ -50,7 +49,7 @@ class Outcome(BaseModel):
     val: dict[str, float]
     """Terms of the loss on the held-out samples after the last epoch."""
     numbers: Numbers
-    """Of the evaluation, as ``student.reporting.numbers`` returns them."""
+    """Of the evaluation."""
 
 
 class Sweep(BaseModel):
@@ -75,12 +74,12 @@ class Sweep(BaseModel):
         found = _table("Evaluation; L2 in metres, averaged up to a horizon", names)
         for numbers_of_all in (results, self.others):
             for label, numbers in numbers_of_all.items():
-                found.add_row(label.replace("_", " "), *(_shown(numbers.get(name)) for name in names))
+                found.add_row(words(label), *(shown(numbers.get(name)) for name in names))
             found.add_section()
         terms = list(dict.fromkeys(name for done in self.outcomes for name in done.val))
         losses = _table("Terms of the loss, held-out", terms)
         for done in self.outcomes:
-            losses.add_row(done.preset, *(_shown(done.val.get(name)) for name in terms))
+            losses.add_row(done.preset, *(shown(done.val.get(name)) for name in terms))
         return Group(found, losses, *(f"{name} diverged: {why}" for name, why in self.diverged.items()))
 
 
@@ -98,18 +97,9 @@ def sweep(
 ) -> Sweep:
     """Train and evaluate configurations one after another; write ``sweep.json`` into the folder.
 
-    Run again, it resumes: what is trained to its end is only evaluated.
-
-    Args:
-        dataset: A latent dataset with held-out clips.
-        folder: Takes a run's folder for each configuration.
-        presets: Names of configurations, or your own as ``package.module:NAME``.
-        changes: Fields that are changed in all of them.
-        with_datasets: Further datasets of the same clips, joined with the first.
-        device: Torch device.
-        resident: Where the training samples stay.
-        trackers: Experiment trackers, as ``train`` takes them.
-        progress: Counts steps of the configuration that is trained.
+    Run again, it resumes: what is trained to its end is only evaluated. ``presets`` are names, or your own
+    as ``package.module:NAME``; ``changes`` are made to all of them; each gets its run in ``folder``. The
+    dataset must have held-out clips. The rest is as for ``train``.
 
     Raises:
         RequestError: There is no such configuration, nothing to compare on, or a change does not fit.
@@ -154,7 +144,7 @@ def sweep(
                 epochs=reached.epoch,
                 weights=sum(value.numel() for value in weights.values()),
                 val=last["val"],
-                numbers=numbers_of(evaluation),
+                numbers=evaluation.numbers(),
             )
         )
         if isinstance(evaluation, OpenLoopEvaluation):
@@ -171,9 +161,5 @@ def _table(title: str, names: Sequence[str]) -> Table:
     table.add_column("preset")
     for name in names:
         heading = HEADINGS.get(name, name.partition(":")[2] or name)
-        table.add_column(heading.replace("_", " "), justify="right")
+        table.add_column(words(heading), justify="right")
     return table
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

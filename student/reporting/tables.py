@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES
 from student.open_loop.collisions import VARIANTS
-from student.open_loop.evaluation import By, Estimate, Interval, OpenLoopEvaluation, shown
+from student.open_loop.evaluation import By, Estimate, Interval, OpenLoopEvaluation, shown, words
 from student.open_loop.metrics import COLUMNS, RATE_COLUMNS
 from student.reporting.html import Cell, paragraph, table
-from student.reporting.numbers import numbers_of
 from student.reporting.run_summary import GROUP_L2, GROUP_RATE
 
 if TYPE_CHECKING:
@@ -22,37 +21,31 @@ if TYPE_CHECKING:
 def overview(runs: Sequence[RunSummary]) -> Iterator[str]:
     """Show one row for each run: its configuration, how long it was trained, and how good it is."""
     features = list(dict.fromkeys(name for run in runs for name in run.cosines))
-    measured = any(run.open_loop is not None for run in runs)
     head = ["run", "recipe", "epochs", "steps", "loss, train", "loss, val"]
+    note = "Losses are the last epoch's."
+    measured = any(run.open_loop is not None for run in runs)
     if measured:
-        head += ["L2, m", "collisions, %", *(f"cosine, {_words(name)}" for name in features)]
-    yield table(head, [_row(runs, run, features if measured else None) for run in runs], texts=2)
-    yield paragraph(
-        "Losses are the last epoch's."
-        + (
+        head += ["L2, m", "collisions, %", *(f"cosine, {words(name)}" for name in features)]
+        note += (
             " L2 is the student's mean up to 1, 2 and 3 s, collisions are its steps whose box overlaps "
             "another road user's (corrected variant), both in the complete mask; a cosine is that of a "
             "feature of the student with its teacher's."
-            if measured
-            else ""
-        ),
-        quiet=True,
-    )
+        )
+    yield table(head, [_row(runs, run, features)[: len(head)] for run in runs], texts=2)
+    yield paragraph(note, quiet=True)
     clips = {run.open_loop and (run.open_loop.split, run.open_loop.clips) for run in runs}
     if measured and len(clips) > 1:
         yield paragraph("These runs were not all evaluated on the same clips: their errors do not compare.")
 
 
-def _row(runs: Sequence[RunSummary], run: RunSummary, features: Sequence[str] | None) -> list[Cell | str]:
+def _row(runs: Sequence[RunSummary], run: RunSummary, features: Sequence[str]) -> list[Cell | str]:
     cells: list[Cell | str] = [run.name, run.made_by.recipe or _differences(runs, run) or "-"]
     if run.epochs:
         last = run.epochs[-1]
-        cells += [str(last.epoch), str(last.step)]
-        cells += [shown(losses.get("total")) for losses in (last.train, last.val or {})]
+        losses = (last.train.get("total"), (last.val or {}).get("total"))
+        cells += [str(last.epoch), str(last.step), *map(shown, losses)]
     else:
         cells += ["-"] * 4
-    if features is None:
-        return cells
     found = run.open_loop
     if found is None:
         return [*cells, *["-"] * (2 + len(features))]
@@ -73,7 +66,7 @@ def _differences(runs: Sequence[RunSummary], run: RunSummary) -> str:
     }
     values = run.made_by.config.flat()
     return ", ".join(
-        f"{_words(name.partition('.')[2] or name)} {json.dumps(values[name])}"
+        f"{words(name.partition('.')[2] or name)} {json.dumps(values[name])}"
         for name in names
         if name in values
     )
@@ -88,13 +81,9 @@ def errors(found: OpenLoopEvaluation) -> Iterator[str]:
         "resamples of whole clips."
     )
     yield table(
-        ["policy", "mask", *(column.replace("_", " ") for column in COLUMNS)],
+        ["policy", "mask", *map(words, COLUMNS)],
         [
-            [
-                _words(policy),
-                mask,
-                *(_cell(row[name], found.interval[policy][mask][name]) for name in COLUMNS),
-            ]
+            [words(policy), mask, *(_cell(row[name], found.interval[policy][mask][name]) for name in COLUMNS)]
             for policy, masks in found.l2_m.items()
             for mask, row in masks.items()
             if found.frames[mask]
@@ -106,7 +95,7 @@ def errors(found: OpenLoopEvaluation) -> Iterator[str]:
         yield table(
             ["policy", "variant", *RATE_COLUMNS],
             [
-                [_words(policy), _words(variant), *_rates(found, policy, variant)]
+                [words(policy), words(variant), *_rates(found, policy, variant)]
                 for policy in found.collision
                 for variant in VARIANTS
             ],
@@ -132,8 +121,8 @@ def group(by: By, found: OpenLoopEvaluation) -> Iterator[str]:
             by,
             "clips",
             "frames",
-            *map(_words, found.l2_m),
-            *(f"{_words(policy)}, %" for policy in found.collision),
+            *map(words, found.l2_m),
+            *(f"{words(policy)}, %" for policy in found.collision),
         ],
         [
             [
@@ -157,11 +146,11 @@ def other_evaluations(runs: Sequence[RunSummary]) -> Iterator[str]:
     ]
     if not evaluated:
         return
-    columns = [numbers_of(evaluation) for _, evaluation in evaluated]
+    columns = [evaluation.numbers() for _, evaluation in evaluated]
     yield table(
         ["", *(name for name, _ in evaluated)],
         [
-            [_words(number), *(f"{found[number]:.4g}" if number in found else "-" for found in columns)]
+            [words(number), *(f"{found[number]:.4g}" if number in found else "-" for found in columns)]
             for number in dict.fromkeys(number for found in columns for number in found)
         ],
         caption="; ".join(
@@ -200,7 +189,3 @@ def _cell(value: float | None, interval: Interval | None, digits: int = 3, facto
         return Cell(shown(value, digits, factor))
     low, high = (shown(end, digits, factor) for end in interval)
     return Cell(shown(value, digits, factor), f"{low} to {high}")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -63,12 +63,7 @@ class Checkpoint(BaseModel):
     """State of the gradient scaler in fp16."""
 
     def check_resumes(self, config: RunConfig, system: System, trained_on: TrainedOn) -> None:
-        """Check that a run may go on from here.
-
-        Args:
-            config: The configuration to go on with, complete.
-            system: Its system, which fills in what the checkpoint's configuration leaves to defaults.
-            trained_on: The dataset to go on with.
+        """Check that a run may go on from here with a complete configuration and a dataset.
 
         Raises:
             CheckpointError: The configuration differs in more than it may.

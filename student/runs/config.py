@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from student.flatten import flatten
 from student.loading.sampler import Shuffle
 from student.runs.version_0_1 import from_flat, is_flat
 from student.systems import named_system
@@ -112,7 +113,7 @@ class RunConfig(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """Return every value by its dotted name, such as ``losses.mimic.weight``."""
-        return dict(_leaves(self.model_dump(mode="json")))
+        return flatten(self.model_dump(mode="json"))
 
     def differences(self, other: RunConfig) -> dict[str, tuple[Any, Any]]:
         """Return what differs, by dotted name: the value here and there, None where there is none."""
@@ -128,13 +129,3 @@ def _filled_in(kind: type[BaseModel], options: Mapping[str, Any]) -> dict[str, A
         return kind.model_validate(dict(options)).model_dump(mode="json")
     except ValidationError:
         return dict(options)
-
-
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for name, value in document.items():
-        if isinstance(value, dict) and value:
-            leaves += _leaves(value, f"{prefix}{name}.")
-        else:
-            leaves.append((prefix + name, value))
-    return leaves

@@ -42,16 +42,15 @@ def export(
     """Write the newest checkpoint as a file, in the form that the file's ending names.
 
     ``.safetensors`` holds the weights under their released names. Its metadata ``teachonce`` is the
-    checkpoint's description as JSON: configuration, epochs, and the dataset and teacher behind it. Systems
-    write other forms, such as ``.onnx``.
+    checkpoint's description as JSON: configuration, epochs, and the dataset and teacher behind it. It needs
+    neither dataset nor system. Systems write other forms, such as ``.onnx``.
 
     Args:
         run: Folder of a training run.
         target: File to write; it must not exist.
-        dataset: A latent dataset by the student's teacher, or its URL; not needed for ``.safetensors``.
+        dataset: A latent dataset by the student's teacher, or its URL.
         with_datasets: The others, where the student was trained on several.
-        system: The run's system, by its dotted name, if it is not part of this package; not needed for
-            ``.safetensors``.
+        system: The run's system, by its dotted name, if it is not part of this package.
 
     Raises:
         CheckpointError: The run has no readable checkpoint, or what was written does not compute what the

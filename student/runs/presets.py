@@ -23,9 +23,8 @@ OFF, ON = "off", "on"
 def preset(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """Return a configuration by name, complete with all defaults of its system.
 
-    Args:
-        name: A name of ``student.systems.PRESETS``, or your own as ``package.module:NAME``.
-        changes: Field -> value, as ``changed`` takes them.
+    The name is one of ``student.systems.PRESETS``, or your own as ``package.module:NAME``; changes are as
+    ``changed`` takes them.
 
     Raises:
         RequestError: There is none of that name, what the name stands for is no configuration, or a change
@@ -43,16 +42,12 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Return a configuration with some values changed.
+    """Return a configuration with some values, by their field, changed.
 
     A field is named by its place: ``training.epochs``, ``student.layers``, ``losses.mimic.weight``. Fields of
     ``training`` and ``student`` may be named alone, such as ``epochs``, if only one of the two has it.
     ``losses.NAME=off`` removes a term of the loss; ``losses.NAME=on``, or any option of a term that is not
-    there yet, adds it.
-
-    Args:
-        config: The configuration.
-        changes: Field -> value. Lists, objects and ``null`` may be given as JSON text.
+    there yet, adds it. Lists, objects and ``null`` may be given as JSON text.
 
     Raises:
         RequestError: There is no such field, or the value does not fit.

@@ -99,10 +99,10 @@ def record_start(
     config: RunConfig,
     *,
     recipe: str = "",
-    step: int,
+    step: int = 0,
     device: torch.device,
-    processes: int,
-    resident: str,
+    processes: int = 1,
+    resident: str = "none",
 ) -> None:
     """Add to ``run.json`` that the run goes on from ``step``, here and now."""
     start = Start(

@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Literal, get_args
 
 from cache_schema.errors import RequestError
+from student.flatten import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,14 +34,8 @@ def choose_trackers(requested: Sequence[str] | None) -> tuple[str, ...]:
 
 def flat(line: Mapping[str, object]) -> dict[str, float]:
     """Return the numbers of a log line as ``epoch/train/total`` and so on, for a tracker."""
-    kind = line["kind"]
-    numbers = {}
-    for name, value in line.items():
-        if isinstance(value, dict):
-            numbers |= {f"{kind}/{name}/{term}": number for term, number in value.items()}
-        elif isinstance(value, float):
-            numbers[f"{kind}/{name}"] = value
-    return numbers
+    values = flatten(line, "/").items()
+    return {f"{line['kind']}/{name}": value for name, value in values if isinstance(value, float)}
 
 
 def _installed(name: str) -> bool:

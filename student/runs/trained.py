@@ -34,16 +34,10 @@ class TrainedStudent(NamedTuple):
 def load_trained(
     run: Path, dataset: str | Path, *, with_datasets: Sequence[str | Path] = (), system: str | None = None
 ) -> TrainedStudent:
-    """Build a run's student and load its newest weights.
+    """Build a run's student and load its newest weights; arguments as for ``student.runs.evaluate``.
 
     Terms of the loss that are not part of this package are left out: what a run's files name is never
     imported.
-
-    Args:
-        run: Folder of a training run.
-        dataset: A latent dataset by the student's teacher, or its URL.
-        with_datasets: The others, where the student was trained on several.
-        system: The run's system, by its dotted name, if it is not part of this package.
 
     Raises:
         CheckpointError: The run has no readable checkpoint, or its weights do not fit.

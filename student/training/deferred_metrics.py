@@ -84,12 +84,7 @@ class _Pending(NamedTuple):
 
 
 class DeferredMetrics:
-    """Reads the numbers of steps some steps later.
-
-    Args:
-        accelerator: The processes of the run.
-        losses: Names of the terms of the loss, and of their total.
-    """
+    """Reads the numbers of steps some steps later."""
 
     def __init__(self, accelerator: Accelerator, losses: tuple[str, ...]) -> None:
         self.accelerator, self.losses = accelerator, losses

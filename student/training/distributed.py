@@ -25,11 +25,8 @@ def join_processes(
 ) -> Accelerator:
     """Join the other processes of the run, if there are any.
 
-    Args:
-        config: Its precision, and whether to compile.
-        device: "cpu", "cuda" or "cuda:N"; with several processes each takes a GPU of its own.
-        trackers: Experiment trackers.
-        logs: Folder for those trackers that write files.
+    The device is "cpu", "cuda" or "cuda:N"; with several processes each takes a GPU of its own. Trackers that
+    write files do so in ``logs``.
 
     Raises:
         RequestError: fp16 without a GPU.
@@ -61,10 +58,8 @@ def join_processes(
 def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:
     """Return what a loss is multiplied by before it is differentiated.
 
-    Args:
-        accelerator: The processes of the run. Their gradients are averaged, so that each counts as many times
-            as there are processes; in fp16 they are scaled up as well.
-        share: Part of the step's samples, over all processes, that the loss is the mean of.
+    The loss is the mean of a share of the step's samples over all processes. Gradients of processes are
+    averaged, so that each counts as many times as there are processes; in fp16 they are scaled up as well.
     """
 
     def scaled(loss: Tensor) -> Tensor:

@@ -46,12 +46,7 @@ def total(losses: Mapping[str, Tensor]) -> Tensor:
 def separate_gradients(
     losses: Mapping[str, Tensor], weights: Sequence[nn.Parameter], scale: Callable[[Tensor], Tensor]
 ) -> dict[str, list[Tensor | None]]:
-    """Differentiate every term by itself, for rules that combine gradients.
-
-    Args:
-        losses: The terms, ().
-        weights: What is trained.
-        scale: As ``GradientRule`` gets it.
+    """Differentiate every term () by itself, for rules that combine gradients; ``scale`` is the rule's.
 
     Returns:
         Term -> its gradient by each weight; None for weights that it does not reach.

@@ -52,14 +52,15 @@ def ema_decay(decay: float, step: int) -> float:
 class MovingAverage:
     """The exponential moving average of a network's weights, under their names.
 
-    Args:
-        model: The network, with the weights that the average starts from.
-        decay: The share of itself that the average keeps at a step, late in a run.
+    ``decay`` is the share of itself that the average keeps at a step, late in a run. It goes on from a
+    ``saved`` average, or starts from the network's weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, saved: Mapping[str, Tensor] | None = None) -> None:
         self.model, self.decay = model, decay
         self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        for name, weight in (saved or {}).items():
+            self.weights[name].copy_(weight)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -67,11 +68,6 @@ class MovingAverage:
         part = 1 - ema_decay(self.decay, step)
         # Parameters are looked up anew: wrapping a network for several processes may move them.
         torch._foreach_lerp_(list(self.weights.values()), list(self.model.parameters()), part)
-
-    def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from a saved average."""
-        for name, value in self.weights.items():
-            value.copy_(weights[name])
 
     @contextlib.contextmanager
     def in_place(self) -> Generator[None]:

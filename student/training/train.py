@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.progress import Progress
-    from student.loading.batches import Resident
+    from student.loading import Resident
     from student.runs.config import RunConfig
 
 

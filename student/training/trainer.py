@@ -79,31 +79,26 @@ class Trainer:
         self.accelerator, self.run, self.config, self.system = accelerator, run, config, system
         self.training, self.samples, self.held_out = config.training, samples, held_out
         self.trained_on = TrainedOn.of(dataset)
-        self.sampler = Sampler(
-            samples.lengths,
-            batch_size=self.training.batch_size,
-            seed=self.training.seed,
-            shuffle=self.training.shuffle,
-        )
-        torch.manual_seed(self.training.seed)
+        size, seed, shuffle = self.training.batch_size, self.training.seed, self.training.shuffle
+        self.sampler = Sampler(samples.lengths, batch_size=size, seed=seed, shuffle=shuffle)
+        torch.manual_seed(seed)
         self.model = system.build(dataset).to(accelerator.device)
         self.adamw = adamw(self.model, self.training)
         self.epoch = self.step = 0
         self.sums = EpochSums()
         restored = checkpoint.restore(run)
         if restored is not None:
-            restored.checkpoint.check_resumes(config, system, self.trained_on)
+            reached = restored.checkpoint
+            reached.check_resumes(config, system, self.trained_on)
             load_strictly(self.model, restored.weights)
             checkpoint.restore_optimizer(restored.moments, self.model, self.adamw)
             system.gradients.load_state_dict(restored.gradients)
-            self.epoch, self.step = restored.checkpoint.epoch, restored.checkpoint.step
-            self.sums = EpochSums(restored.checkpoint.samples, dict(restored.checkpoint.sums))
-        decay = self.training.ema_decay
-        self.average = None if decay is None else MovingAverage(self.model, decay)
-        if self.average is not None and restored is not None and restored.average is not None:
-            self.average.restore(restored.average)
-        if accelerator.scaler is not None and restored is not None and restored.checkpoint.scaler is not None:
-            accelerator.scaler.load_state_dict(restored.checkpoint.scaler)
+            self.epoch, self.step = reached.epoch, reached.step
+            self.sums = EpochSums(reached.samples, dict(reached.sums))
+            if accelerator.scaler is not None and reached.scaler is not None:
+                accelerator.scaler.load_state_dict(reached.scaler)
+        decay, saved = self.training.ema_decay, None if restored is None else restored.average
+        self.average = None if decay is None else MovingAverage(self.model, decay, saved)
         self._freeze_unreached()
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         # A rule with several backward passes exchanges its gradient itself, so that DDP must not.
@@ -246,13 +241,8 @@ class Trainer:
         return {**{name: losses[name] for name in self.system.losses}, "total": total(losses)}
 
     def _context(self, rows: np.ndarray, positions: np.ndarray, step: int) -> StepContext:
-        return StepContext(
-            self.training.seed,
-            step,
-            samples=len(rows),
-            positions=positions,
-            device=self.accelerator.device,
-        )
+        device = self.accelerator.device
+        return StepContext(self.training.seed, step, samples=len(rows), positions=positions, device=device)
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return this process's part of a batch, cut into micro-batches.
@@ -269,16 +259,9 @@ class Trainer:
         for metrics in steps:
             self.sums.add(metrics.losses, metrics.samples)
             if metrics.step % self.training.log_every == 0:
-                self._write(
-                    {
-                        "kind": "step",
-                        "epoch": metrics.epoch,
-                        "step": metrics.step,
-                        "train": metrics.losses,
-                        "gradient": metrics.gradient,
-                        "learning_rate": learning_rate(self.training, metrics.step - 1, self.steps),
-                    }
-                )
+                line = {"kind": "step", "epoch": metrics.epoch, "step": metrics.step, "train": metrics.losses}
+                rate = learning_rate(self.training, metrics.step - 1, self.steps)
+                self._write({**line, "gradient": metrics.gradient, "learning_rate": rate})
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.log is not None:

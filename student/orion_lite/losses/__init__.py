@@ -25,6 +25,10 @@ LOSSES = {
 class Loss(LossConfig):
     """A term of Orion-Lite's loss."""
 
+    def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """Return the elements whose mean the term is, weight and mask included."""
+        raise NotImplementedError
+
     def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
         """Return the weighted term, (), for B samples."""
-        raise NotImplementedError
+        return self.elements(predicted, batch).mean()

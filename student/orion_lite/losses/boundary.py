@@ -44,7 +44,7 @@ class Boundary(Loss):
     """A lane is of that class from this raw logit on."""
 
     def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Return the elements whose mean the term is: (B, T), weight and mask included."""
+        """See ``Loss``; (B, T)."""
         positions = waypoints(predicted.offsets, batch["command"])  # (B, T, 2)
         is_boundary = batch["lane_logits"][..., self.lane_class] >= self.lane_logit  # (B, L)
         lanes = batch["lane_points"].masked_fill(~is_boundary[:, :, None, None], FAR_AWAY_M)  # (B, L, P, 2)
@@ -54,20 +54,12 @@ class Boundary(Loss):
         penalty = (self.limit_m - distance).relu().masked_fill(crossed, 0.0)
         return self.weight * penalty * batch["ego_trajectory_mask"]
 
-    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """See ``Loss``."""
-        return self.elements(predicted, batch).mean()
-
 
 def nearest(positions: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
     """Find the lane point nearest to each position.
 
-    Args:
-        positions: (B, T, 2).
-        lanes: (B, L, P, 2).
-
-    Returns:
-        The points (B, T, 2), and all points (B, T, P, 2) of the lanes they belong to.
+    Positions are (B, T, 2), lanes (B, L, P, 2). Returns the points (B, T, 2), and all points (B, T, P, 2) of
+    the lanes that they belong to.
     """
     points = lanes.flatten(1, 2)  # (B, L P, 2)
     distance = torch.cdist(positions, points, compute_mode="donot_use_mm_for_euclid_dist")  # (B, T, L P)
@@ -77,14 +69,10 @@ def nearest(positions: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crosses(positions: Tensor, lane: Tensor) -> Tensor:
-    """Return which steps cross a lane; end points count, parallel segments never cross.
+    """Return which steps cross a lane, (B, T) bool; end points count, parallel segments never cross.
 
-    Args:
-        positions: (B, T, 2); the first step starts at the origin.
-        lane: (B, T, P, 2), one lane for each step.
-
-    Returns:
-        (B, T) bool.
+    Positions are (B, T, 2), of which the first step starts at the origin; there is one lane for each step,
+    (B, T, P, 2).
     """
     start = torch.cat([torch.zeros_like(positions[:, :1]), positions[:, :-1]], dim=1)
     step = (positions - start)[:, :, None]  # (B, T, 1, 2)

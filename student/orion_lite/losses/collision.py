@@ -47,7 +47,7 @@ class Collision(Loss):
     five, as in nuScenes. In Bench2Drive's order that includes traffic signs and excludes pedestrians (7)."""
 
     def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Return the elements whose mean the term is: (B, T, 2) for x and y, weight and mask included."""
+        """See ``Loss``; (B, T, 2), for x and y."""
         positions = waypoints(predicted.offsets, batch["command"])[:, :, None]  # (B, T, 1, 2)
         agents = batch["agent_xy"][:, :, None] + batch["agent_offsets"].cumsum(dim=2)  # (B, A, T, 2)
         difference = positions - agents.transpose(1, 2)  # (B, T, A, 2)
@@ -60,7 +60,3 @@ class Collision(Loss):
         side, ahead = distance.unbind(dim=-1)
         penalty = torch.stack([self.side_limit_m - side, self.ahead_limit_m - ahead], dim=-1).relu()
         return self.weight * penalty * batch["ego_trajectory_mask"][..., None]
-
-    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """See ``Loss``."""
-        return self.elements(predicted, batch).mean()

@@ -27,7 +27,7 @@ class Latent(Loss):
     falls to 1e-7 after an epoch: the latent no longer carries information about the future."""
 
     def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Return the elements whose mean the term is: (B), weight included."""
+        """See ``Loss``; (B)."""
         present, future = predicted.present, predicted.future
         if future is None:
             raise ValueError("the latent loss needs a prediction that was given the ground-truth trajectory")
@@ -38,7 +38,3 @@ class Latent(Loss):
         if self.free_nats:
             divergence = divergence.clamp(min=self.free_nats)
         return self.weight * divergence.sum(dim=(1, 2)) * batch["ego_trajectory_mask"].any(dim=1)
-
-    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """See ``Loss``."""
-        return self.elements(predicted, batch).mean()

@@ -30,14 +30,10 @@ class Regression(Loss):
     weight: float = 3.0
 
     def elements(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Return the elements whose mean the term is: (B, M, T, 2), weight and mask included."""
+        """See ``Loss``; (B, M, T, 2)."""
         offsets = predicted.offsets  # (B, M, T, 2)
         error = (offsets - batch["ego_trajectory"][:, None]).abs()
         modes = torch.arange(offsets.shape[1], device=offsets.device)
         commanded = (batch["command"][:, None] == modes)[:, :, None, None]  # (B, M, 1, 1)
         valid = batch["ego_trajectory_mask"][:, None, :, None]  # (B, 1, T, 1)
         return self.weight * error * commanded * valid
-
-    def __call__(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """See ``Loss``."""
-        return self.elements(predicted, batch).mean()

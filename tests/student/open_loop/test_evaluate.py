@@ -174,7 +174,7 @@ def test_a_dataset_without_other_road_users_or_speed(run, write, tmp_path, evalu
     assert (found.collision, found.crowded_frames) == ({}, None)
     assert len(found.missing) == 2
     table = "".join(shown(found).split())  # a long path is folded
-    assert f"teachonce add-truth {bare} --data ROOT".replace(" ", "") in table
+    assert f"teachonce add-ground-truth {bare} --data ROOT".replace(" ", "") in table
 
 
 def test_frames_with_more_agents_than_places_are_counted(evaluation, dataset_path, monkeypatch):

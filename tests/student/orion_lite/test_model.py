@@ -201,4 +201,4 @@ def test_tokens_are_projected_in_the_order_that_the_dataset_declares():
     torch.nn.init.zeros_(layer.bias)
     # Three scene tokens of four times 1 + 1, the ego token, and a map token of four times 2 + 2.
     assert heads.project(features, layer)[0, :, 0].tolist() == [8.0, 8.0, 8.0, 28.0, 16.0]
-    assert [part.length for part in heads.parts] == [3, 1, 1]
+    assert [segment.length for segment in heads.segments] == [3, 1, 1]
