@@ -13,7 +13,6 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.assets import read_asset
 from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
 from cache_schema.errors import DatasetError, IdentityError
 from cache_schema.progress import SILENT
@@ -130,7 +129,7 @@ def asset_files(source: LatentDataset, target: Path) -> dict[str, bytes]:
     """
     if (target / "zarr.json").exists():
         return {}
-    return {asset.name: read_asset(source.backend, asset) for asset in source.manifest.assets}
+    return {asset.name: source.asset_bytes(asset) for asset in source.manifest.assets}
 
 
 def refuse_conflicts(datasets: Sequence[LatentDataset]) -> None:

@@ -164,11 +164,10 @@ def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
     kept = tuple(spec for spec in whole.features if spec.name in features)
     has_inputs = all(spec in kept for spec in whole.features if spec.role == "input")
     assets = tuple(asset for asset in whole.assets if has_inputs or asset.nbytes <= SMALL_ASSET_BYTES)
-    names = {asset.name for asset in assets}
     derivations = tuple(
         derivation
         for derivation in whole.derivations
-        if {*derivation.inputs} <= {*features} and f"{derivation.asset}.safetensors" in names
+        if {*derivation.inputs} <= {*features} and whole.asset(derivation.asset) in assets
     )
     return whole.replace(features=kept, assets=assets, derivations=derivations)
 

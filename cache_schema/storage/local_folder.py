@@ -131,6 +131,6 @@ class LocalBackend(StorageBackend):
                 raise DatasetError(
                     f"{path} is a symbolic link",
                     expected="plain files and folders: a link could lead anywhere",
-                    repair="put the file itself there, or do not use a dataset from a source that you do not trust",
+                    repair="put the file itself there, or do not use a dataset whose source is not trusted",
                 )
         return status
