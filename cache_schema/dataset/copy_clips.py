@@ -7,26 +7,27 @@ comes from; the entry is kept as it is, digest for digest.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.assets import read_asset
 from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
 from cache_schema.errors import DatasetError, IdentityError
-from cache_schema.storage.safe_io import file_size
+from cache_schema.progress import SILENT
 from cache_schema.terminal import size
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
     from pathlib import Path
 
     from cache_schema.dataset.reader import LatentDataset
-    from cache_schema.format.ledger import LedgerEntry
-
-COPY_BYTES = 16 * 2**20
-"""Bytes that are in memory at a time."""
+    from cache_schema.format.ledger import FileRecord, LedgerEntry
+    from cache_schema.format.manifest import AssetSpec
+    from cache_schema.progress import Progress
+    from cache_schema.storage.backend import StorageBackend
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,74 @@ class Copied:
         )
 
 
-def copy_clip(source: LatentDataset, clip: str, target: Path) -> LedgerEntry:
-    """Add one clip of ``source`` to the dataset at ``target``, whose folder must be held.
+class AlteredFileError(DatasetError):
+    """A file is not the one that the ledger or the manifest lists."""
+
+
+def copy_clip(
+    source: StorageBackend,
+    entry: LedgerEntry,
+    target: Path,
+    *,
+    progress: Progress = SILENT,
+    stopped: threading.Event | None = None,
+) -> LedgerEntry:
+    """Add one clip to the dataset at ``target``, whose folder must be held.
+
+    Args:
+        source: Where the clip's dataset is.
+        entry: Its ledger entry; files that it does not list are left behind.
+        target: Folder of the dataset that it is added to.
+        progress: Counts bytes.
+        stopped: Once it is set, by another thread, the copy ends with an error.
 
     Returns:
         The clip's entry in the target.
 
     Raises:
-        DatasetError: A file is not the one that the source's ledger lists, or the disk refuses.
+        AlteredFileError: A file is not the one that the entry lists.
+        DatasetError: The disk refuses.
+        StorageError: The source cannot be reached.
     """
-    entry = source.entry(clip)
+    clip = entry.clip.name
     with disk_errors(target):
         folder = new_clip_folder(target, clip)
-        for name, record in entry.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            digest = _copy(source.path, f"clips/{clip}/{name}", folder / name, record.nbytes)
-            if digest != record.sha256:
-                shutil.rmtree(folder)
-                raise DatasetError(
-                    f"clip {clip!r} of {source.path}: {name} is not the file that was written",
-                    expected=f"{record.nbytes} bytes with sha256 {record.sha256}",
-                    repair=f"run `teachonce repair {source.path}` and make the clip again; "
-                    "what was copied before it is safe",
-                )
-        return commit_folder(target, folder, entry)
+        try:
+            for name, record in entry.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                copy_file(source, f"clips/{clip}/{name}", folder / name, record, progress, stopped)
+            return commit_folder(target, folder, entry)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def copy_file(
+    source: StorageBackend,
+    name: str,
+    target: Path,
+    record: FileRecord | AssetSpec,
+    progress: Progress = SILENT,
+    stopped: threading.Event | None = None,
+) -> None:
+    """Copy one file; no more than the size in its record is ever written. See ``copy_clip``."""
+    digest, arrived = hashlib.sha256(), 0
+    with target.open("wb") as file, contextlib.suppress(FileNotFoundError):
+        for block in source.stream(name):
+            arrived += len(block)
+            if arrived > record.nbytes or (stopped and stopped.is_set()):
+                break
+            digest.update(block)
+            file.write(block)
+            progress.advance(len(block))
+    if arrived != record.nbytes or digest.hexdigest() != record.sha256:
+        target.unlink()
+        raise AlteredFileError(
+            f"{source}/{name} is missing, or is not the file that was written",
+            expected=f"{record.nbytes} bytes with sha256 {record.sha256}",
+            repair="run `teachonce repair` on that dataset and make the clip again, or ask its publisher to; "
+            "then run the same command again, what was copied is safe",
+        )
 
 
 def asset_files(source: LatentDataset, target: Path) -> dict[str, bytes]:
@@ -84,7 +129,7 @@ def asset_files(source: LatentDataset, target: Path) -> dict[str, bytes]:
     """
     if (target / "zarr.json").exists():
         return {}
-    return {asset.name: read_asset(source.backend, asset) for asset in source.manifest.assets}
+    return {asset.name: source.asset_bytes(asset) for asset in source.manifest.assets}
 
 
 def refuse_conflicts(datasets: Sequence[LatentDataset]) -> None:
@@ -108,15 +153,3 @@ def refuse_conflicts(datasets: Sequence[LatentDataset]) -> None:
             expected="one digest for a clip, as the same data, slots and libraries give it",
             repair="decide which dataset is right; let `teachonce subset` leave the clip out of the other",
         )
-
-
-def _copy(root: Path, name: str, target: Path, nbytes: int) -> str | None:
-    """Copy a file of ``nbytes`` and return its sha256; None if it has another size."""
-    if file_size(root, name) != nbytes:
-        return None
-    digest = hashlib.sha256()
-    with (root / name).open("rb") as source, target.open("wb") as copy:
-        while block := source.read(COPY_BYTES):
-            digest.update(block)
-            copy.write(block)
-    return digest.hexdigest()

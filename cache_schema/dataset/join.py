@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import IdentityError, RequestError
 from cache_schema.format.clip_files import feature_of
+from cache_schema.storage.atomic_io import sha256_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,7 +82,7 @@ class JoinedDataset:
     def fingerprint(self) -> str:
         """sha256 over the fingerprints of all datasets, in order."""
         fingerprints = [dataset.fingerprint for dataset in self.datasets]
-        return hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()
+        return sha256_bytes(json.dumps(fingerprints).encode())
 
     def holder(self, feature: str) -> LatentDataset:
         """Return the dataset that a feature is read from, stored or derived.
@@ -155,12 +155,10 @@ class JoinedDataset:
             RequestError: None has it, or two have different ones.
             DatasetError: The file is missing or is not the one that the manifest names.
         """
-        name = f"{stem}.safetensors"
         holders = {
             asset.sha256: dataset
             for dataset in reversed(self.datasets)
-            for asset in dataset.manifest.assets
-            if asset.name == name
+            if (asset := dataset.manifest.asset(stem)) is not None
         }
         if len(holders) > 1:
             raise RequestError(
@@ -211,7 +209,7 @@ def _number_files(entry: LedgerEntry) -> dict[str, FileRecord]:
 
 def _frames_text(dataset: LatentDataset) -> str:
     frames = sum(dataset.clip(clip).frames for clip in dataset.clips)
-    digest = hashlib.sha256("\n".join(dataset.clips).encode()).hexdigest()
+    digest = sha256_bytes("\n".join(dataset.clips).encode())
     return (
         f"{dataset}: {len(dataset.clips)} clips, {frames:,} frames, "
         f"frame_step {dataset.manifest.frame_step}, clip list {digest[:12]}"

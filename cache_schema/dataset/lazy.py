@@ -16,7 +16,7 @@ class LazyArray:
     """An array of one clip, as something that dask can slice.
 
     Args:
-        read: Returns some elements along the first axis: those of a slice, or one by its number.
+        read: Returns the elements of a slice along the first axis.
         shape: Shape of the whole array.
         dtype: Its element type.
         identity: What decides its content.
@@ -24,7 +24,7 @@ class LazyArray:
 
     def __init__(
         self,
-        read: Callable[[slice | int], np.ndarray],
+        read: Callable[[slice], np.ndarray],
         shape: tuple[int, ...],
         dtype: str,
         *identity: str,
@@ -35,8 +35,9 @@ class LazyArray:
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> np.ndarray:
         first, *rest = index
-        values = self._read(first)
-        return values[tuple(rest) if isinstance(first, int) else (slice(None), *rest)]
+        if isinstance(first, int):
+            return self._read(slice(first, first + 1))[(0, *rest)]
+        return self._read(first)[(slice(None), *rest)]
 
 
 def concatenate(arrays: Iterable[LazyArray], block_length: int) -> da.Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from typing import TYPE_CHECKING, Any, Self
@@ -13,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from cache_schema.dataset.array_reader import ArrayReader
-from cache_schema.dataset.assets import broken_asset, read_asset
 from cache_schema.errors import DatasetError, RequestError
 from cache_schema.format.clip_files import feature_of, stored_length
 from cache_schema.format.encodings import decode, stored_arrays
 from cache_schema.format.layout import SHARD_BYTES
 from cache_schema.format.ledger import ClipInfo, Ledger, LedgerEntry
 from cache_schema.format.manifest import Manifest, parse_root
+from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.storage.open import open_backend
 from cache_schema.storage.safe_io import JSON_BYTES
 from cache_schema.vocabulary.orion import implied_derivations
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from cache_schema.format.derivations import Derivation
     from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.manifest import AssetSpec
     from cache_schema.format.ragged import FrameIndex
     from cache_schema.storage.backend import StorageBackend
 
@@ -146,7 +146,7 @@ class LatentDataset:
         """sha256 over the manifest's identity and the digests of all clips: equal ones, equal datasets."""
         digests = {name: self.entry(name).digest for name in self.clips}
         content = json.dumps({"manifest": self.manifest.identity(), "clips": digests}, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return sha256_bytes(content.encode())
 
     def require(self, features: Iterable[str]) -> None:
         """Check that the dataset stores all of ``features``.
@@ -263,7 +263,9 @@ class LatentDataset:
         for clip in self.clips if clips is None else clips:
             entry = self.entry(clip)
             length = stored_length(first, entry.clip.frames, entry.values)
-            read = functools.partial(self._flat_values if spec.ragged else self.read, clip, feature)
+            read = functools.partial(self.read, clip, feature)
+            if spec.ragged:
+                read = functools.partial(self._arrays.flat_values, clip, spec)
             identity = str(self.backend), entry.digest, feature
             arrays.append(LazyArray(read, (length, *shape), spec.dtype, *identity))
         nbytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
@@ -276,7 +278,7 @@ class LatentDataset:
             RequestError: The dataset has no such asset.
             DatasetError: The file is missing or is not the one that the manifest names.
         """
-        spec = next((asset for asset in self.manifest.assets if asset.name == f"{stem}.safetensors"), None)
+        spec = self.manifest.asset(stem)
         if spec is None:
             raise RequestError(
                 f"{self.backend} has no asset {stem!r}",
@@ -284,9 +286,21 @@ class LatentDataset:
                 repair="use a dataset whose teacher provides it",
             )
         try:
-            return load(read_asset(self.backend, spec))
+            return load(self.asset_bytes(spec))
         except SafetensorError as error:
-            raise broken_asset(self.backend, spec) from error
+            raise self._broken(spec) from error
+
+    def asset_bytes(self, spec: AssetSpec) -> bytes:
+        """Return the content of an asset's file.
+
+        Raises:
+            DatasetError: The file is missing or is not the one that the manifest names.
+        """
+        name = f"assets/{spec.name}"
+        content = self.backend.read(name, spec.nbytes) if self.backend.size(name) == spec.nbytes else b""
+        if sha256_bytes(content) != spec.sha256:
+            raise self._broken(spec)
+        return content
 
     @functools.cached_property
     def derivations(self) -> dict[str, Derivation]:
@@ -302,10 +316,12 @@ class LatentDataset:
         derivation.check_asset(maps, {spec.name: spec for spec in self.manifest.features})
         return maps
 
-    def _flat_values(self, clip: str, feature: str, values: slice | int) -> np.ndarray:
-        part = slice(values, values + 1) if isinstance(values, int) else values
-        found = self._arrays.flat_values(clip, self.feature(feature), part)
-        return found[0] if isinstance(values, int) else found
+    def _broken(self, spec: AssetSpec) -> DatasetError:
+        return DatasetError(
+            f"{self.backend}/assets/{spec.name} is missing, or is not the file that the manifest names",
+            expected=f"safetensors of {spec.nbytes} bytes with sha256 {spec.sha256}",
+            repair="fetch the asset again from where the dataset came from",
+        )
 
     def _numbers(self, clip: str, frames: np.ndarray) -> np.ndarray:
         """Return frames as numbers from 0, whether they were counted from the end or given as a mask."""

@@ -31,8 +31,8 @@ class DatasetWriter:
 
     Args:
         path: The dataset's folder.
-        manifest: Who writes, and what every clip holds; None to hold the folder only, and to call
-            ``establish`` once that is known.
+        manifest: Who writes, and what every clip holds; None to hold the folder only, where ``establish`` is
+            called once that is known.
         assets: Bytes of every file that ``manifest.assets`` names.
 
     Raises:
@@ -60,17 +60,12 @@ class DatasetWriter:
             with disk_errors(self.path):
                 clear_remains(self.path)
             if self.manifest is not None:
-                self.establish(self.manifest, self._assets)
+                establish(self.path, self.manifest, self._assets)
             self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
-
-    def establish(self, manifest: Manifest, assets: Mapping[str, bytes]) -> None:
-        """Make the dataset, or check that it was made by the same teacher; see ``establish``."""
-        establish(self.path, manifest, assets)
-        self.manifest = manifest
 
     def committed(self) -> tuple[str, ...]:
         """Return the names of the clips that the dataset has."""

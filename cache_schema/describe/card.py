@@ -6,7 +6,6 @@ all that could be markup is escaped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -21,7 +20,7 @@ from cache_schema.describe.statistics import PERCENTILES, statistics
 from cache_schema.errors import RequestError
 from cache_schema.format.ragged import shape_text
 from cache_schema.progress import SILENT
-from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.atomic_io import sha256_bytes, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.terminal import size
 from cache_schema.vocabulary.credits import credits_of
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from cache_schema.describe.inspect import Summary
     from cache_schema.progress import Progress
 
-HUB_LICENCES = (
+HUB_LICENCES = [
     "apache-2.0",
     "cc-by-4.0",
     "cc-by-nc-4.0",
@@ -47,7 +46,7 @@ HUB_LICENCES = (
     "odbl",
     "odc-by",
     "openrail",
-)
+]
 """Names of licences on the Hub; any other licence is stated as ``other``, with its name."""
 
 SIZES = (
@@ -253,7 +252,7 @@ def _statistics(dataset: LatentDataset, progress: Progress) -> str:
 
 def _citation(dataset: LatentDataset, summary: Summary, authors: str | None, cite: str | None) -> str:
     digests = {clip: dataset.entry(clip).digest for clip in dataset.clips}
-    digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    digest = sha256_bytes(json.dumps(digests, sort_keys=True).encode())
     by = f"{authors}: " if authors else ""
     own = cite or f"{by}{title(summary)}, latent dataset, sha256 {digest}"
     papers = credits_of(summary.manifest.teacher, summary.manifest.data).papers

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_schema.format.features import FeatureSpec
-    from cache_schema.format.ledger import LedgerEntry
 
 
 FLOAT16_BYTES = 2
@@ -138,20 +137,18 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     """
     dataset = LatentDataset.open(where)
     manifest = dataset.manifest
-    infos = []
     clip_table = []
     stored, values, frames_by_split = Counter[str](), Counter[str](), Counter[str]()
     for clip in dataset.clips:
         entry = dataset.entry(clip)
-        infos.append(entry.clip)
+        known = {"stored_bytes": entry.nbytes, "wall_s": entry.wall_s, "writer": entry.writer}
+        clip_table.append(ClipSummary(**dict(entry.clip), **known))
         frames_by_split[entry.clip.split] += entry.clip.frames
         values.update(entry.values)
         for path, file in entry.files.items():
             stored[feature_of(path)] += file.nbytes
-        if clips:
-            clip_table.append(_clip(entry))
     frames = frames_by_split.total()
-    tags = {tag for info in infos for tag in info.tags}
+    tags = {tag for clip in clip_table for tag in clip.tags}
     features = tuple(
         _feature(spec, stored[spec.name], frames=frames, values=values[spec.name])
         for spec in manifest.features
@@ -159,14 +156,14 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     return Summary(
         path=str(where),
         manifest=manifest,
-        clips=len(infos),
+        clips=len(clip_table),
         frames=frames,
         stored_bytes=stored.total(),
         logical_bytes=sum(feature.logical_bytes for feature in features),
         asset_bytes=sum(asset.nbytes for asset in manifest.assets),
-        clips_by_split=_count(info.split for info in infos),
+        clips_by_split=_count(clip.split for clip in clip_table),
         frames_by_split=dict(sorted(frames_by_split.items())),
-        clips_by_tag={tag: _count(info.tags.get(tag, "") for info in infos) for tag in sorted(tags)},
+        clips_by_tag={tag: _count(clip.tags.get(tag, "") for clip in clip_table) for tag in sorted(tags)},
         features=features,
         derived={
             name: Bytes(
@@ -183,28 +180,10 @@ def _feature(spec: FeatureSpec, stored_bytes: int, *, frames: int, values: int) 
     per_frame = None if spec.ragged else spec.nbytes
     nbytes = values * np.dtype(spec.dtype).itemsize if per_frame is None else frames * per_frame
     return FeatureSummary(
-        name=spec.name,
-        role=spec.role,
-        shape=spec.shape,
-        dtype=spec.dtype,
-        unit=spec.unit,
-        encoding=spec.encoding,
+        **spec.model_dump(include={"name", "role", "shape", "dtype", "unit", "encoding", "description"}),
         bytes_per_frame=per_frame,
         stored_bytes=stored_bytes,
         logical_bytes=nbytes,
-        description=spec.description,
-    )
-
-
-def _clip(entry: LedgerEntry) -> ClipSummary:
-    return ClipSummary(
-        name=entry.clip.name,
-        split=entry.clip.split,
-        tags=entry.clip.tags,
-        frames=entry.clip.frames,
-        stored_bytes=entry.nbytes,
-        wall_s=entry.wall_s,
-        writer=entry.writer,
     )
 
 

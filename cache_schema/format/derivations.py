@@ -11,21 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cache_schema.errors import DatasetError
-from cache_schema.format.features import FEATURE_NAME, FeatureSpec
+from cache_schema.format.features import FEATURE_NAME, FeatureSpec, Record
 from cache_schema.format.limits import SEGMENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DerivedSegment(_Record):
+class DerivedSegment(Record):
     """Some consecutive rows of a derived feature."""
 
     name: str
@@ -41,7 +37,7 @@ class DerivedSegment(_Record):
     are D wide already."""
 
 
-class Derivation(_Record):
+class Derivation(Record):
     """A feature of shape (rows, D) that is computed from stored features and an asset."""
 
     name: str = Field(pattern=FEATURE_NAME)
@@ -119,16 +115,11 @@ class Derivation(_Record):
             (n, rows, D) float32.
         """
         parts = []
-        for segment, rows in self.parts(inputs):
-            rows = rows.astype(np.float32)
+        for segment in self.segments:
+            values = inputs[segment.input]
+            rows = values[:, None] if values.ndim == 2 else values
+            rows = rows[:, segment.begin : segment.begin + segment.length].astype(np.float32)  # (n, R, E)
             if segment.projection is not None:
                 rows = rows @ maps[f"{segment.projection}.weight"].T + maps[f"{segment.projection}.bias"]
             parts.append(rows)
         return np.concatenate(parts, axis=1)
-
-    def parts(self, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[DerivedSegment, np.ndarray]]:
-        """Yield every segment and its rows (n, R, E) before they are projected."""
-        for segment in self.segments:
-            values = inputs[segment.input]
-            rows = values[:, None] if values.ndim == 2 else values
-            yield segment, rows[:, segment.begin : segment.begin + segment.length]

@@ -10,6 +10,7 @@ Dimension letters: n frames, * axes of one frame, C its last axis, the channels;
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -30,7 +31,6 @@ BFLOAT16_OVERFLOW = float.fromhex("0x1.ffp127")
 """Magnitudes from here on round to infinity in bfloat16."""
 TRIANGLE_AXIS = "lower_triangle"
 """Name of the axis that takes the place of two where only a triangle is stored."""
-_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(STEPS), np.float32(0))
 
 
 class StoredArray(NamedTuple):
@@ -96,7 +96,7 @@ def encode(spec: FeatureSpec, values: np.ndarray | Sequence[np.ndarray]) -> dict
     # A subnormal scale may be rounded so far down that the largest value is beyond 127 steps.
     too_short = scale * np.float64(STEPS + 0.5) <= largest
     scale = np.where(too_short & (largest > 0), np.nextafter(scale, np.float32(np.inf)), scale)
-    scale = np.minimum(scale, _LARGEST_SCALE)
+    scale = np.minimum(scale, largest_scale("float32"))
     steps = np.rint(values / np.where(scale > 0, scale, np.float32(1)))  # (n, *)
     return {
         spec.name: steps.clip(-STEPS, STEPS).astype(np.int8),
@@ -146,6 +146,17 @@ def decode_values(spec: FeatureSpec, stored: np.ndarray, shape: tuple[int, ...])
         values[..., np.tri(shape[-1], dtype=bool)] = stored.reshape(*shape[:-2], triangle_size(shape[-1]))
         return values
     return stored.reshape(shape)
+
+
+@functools.cache
+def largest_scale(dtype: str) -> np.float32:
+    """Return the scale of which ``STEPS`` still fit ``dtype``."""
+    largest = np.float32(np.finfo(dtype).max)
+    scale = np.nextafter(largest / np.float32(STEPS), np.float32(np.inf))
+    with np.errstate(over="ignore"):
+        while not np.isfinite((np.float32(STEPS) * scale).astype(dtype)):
+            scale = np.nextafter(scale, np.float32(0))
+    return scale
 
 
 def above_diagonal(values: np.ndarray) -> np.ndarray:

@@ -15,14 +15,18 @@ DType = Literal["float16", "float32", "float64", "int8", "int16", "int32", "int6
 Encoding = Literal["full", "bfloat16", "int8-per-channel", "lower-triangle"]
 
 
-class FeatureSpec(BaseModel):
+class Record(BaseModel):
+    """Something that stands on disk: it does not change, and has no field but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FeatureSpec(Record):
     """One named feature, with a value for every frame of every clip.
 
     A feature of shape ``s`` is read as one array of shape ``(frames, *s)`` a clip. A ragged feature, whose
     value differs in shape from frame to frame, is read as a list of one array a frame.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=FEATURE_NAME)
     """Name of the feature; also of its array in every clip."""

@@ -6,10 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from cache_schema.errors import DatasetError, StorageError
-from cache_schema.format.features import FEATURE_NAME
+from cache_schema.format.features import FEATURE_NAME, Record
 from cache_schema.format.limits import FRAMES, TAGS, VALUES
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of, write_durably
 from cache_schema.storage.open import open_backend
@@ -35,11 +35,7 @@ FilePath = Annotated[
 """A file of a clip: of an array or of the group. No such path leaves the clip's folder."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ClipInfo(_Record):
+class ClipInfo(Record):
     """A clip and where it comes from; the attributes of its group."""
 
     name: str = Field(pattern=CLIP_NAME)
@@ -81,14 +77,14 @@ def fits_format_1(tags: Iterable[str]) -> bool:
     return set(tags) <= {*FORMAT_1_TAGS}
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """Size and digest of one file of a clip."""
 
     nbytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class LedgerEntry(_Record):
+class LedgerEntry(Record):
     """One committed clip."""
 
     clip: ClipInfo
@@ -192,8 +188,7 @@ def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
             expected="the JSON that the commit of the clip wrote",
             repair=repair,
         ) from error
-    unsealed = seal is None  # as early datasets have them
-    sealed = unsealed or seal == seal_of(fields)
+    sealed = seal in (None, seal_of(fields))  # early datasets have none
     digest = digest_of(entry.clip, entry.files, entry.values)
     if not sealed or entry.digest != digest or entry.clip.name != clip:
         raise DatasetError(

@@ -7,11 +7,11 @@ import math
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from cache_schema.errors import DatasetError
 from cache_schema.format.derivations import Derivation
-from cache_schema.format.features import FeatureSpec
+from cache_schema.format.features import FeatureSpec, Record
 from cache_schema.format.ledger import FORMAT_1_TAGS, TagName, fits_format_1
 from cache_schema.format.limits import (
     ASSET_BYTES,
@@ -35,11 +35,7 @@ SEAL = "teachonce_sha256"
 """Root attribute beside the manifest: sha256 of its canonical JSON. Early datasets have none."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TeacherIdentity(_Record):
+class TeacherIdentity(Record):
     """Everything that decides a teacher's outputs. Two datasets mix only if all of it agrees."""
 
     name: str
@@ -58,7 +54,7 @@ class TeacherIdentity(_Record):
     """Sizes of the model, enough to build it again."""
 
 
-class DataIdentity(_Record):
+class DataIdentity(Record):
     """The raw data that the teacher saw."""
 
     name: str
@@ -69,7 +65,7 @@ class DataIdentity(_Record):
     """Frames per second."""
 
 
-class CodeIdentity(_Record):
+class CodeIdentity(Record):
     """The program that wrote the dataset."""
 
     teachonce: str
@@ -78,7 +74,7 @@ class CodeIdentity(_Record):
     """Versions of the libraries that decide numbers."""
 
 
-class AssetSpec(_Record):
+class AssetSpec(Record):
     """A small file of weights under ``assets/`` that readers need."""
 
     name: str = Field(pattern=r"^[a-z0-9_]{1,64}\.safetensors$")
@@ -86,7 +82,7 @@ class AssetSpec(_Record):
     nbytes: int = Field(ge=0, le=ASSET_BYTES)
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The group attribute ``teachonce`` of a latent dataset."""
 
     format_version: int = 0
@@ -133,7 +129,7 @@ class Manifest(_Record):
         features = {spec.name: spec for spec in self.features}
         for derivation in self.derivations:
             misfit = derivation.misfit(features)
-            if misfit is None and f"{derivation.asset}.safetensors" not in {a.name for a in self.assets}:
+            if misfit is None and self.asset(derivation.asset) is None:
                 misfit = f"there is no asset {derivation.asset!r}"
             if misfit is not None:
                 raise ValueError(f"{derivation.name} cannot be derived: {misfit}")
@@ -176,6 +172,10 @@ class Manifest(_Record):
     def feature(self, name: str) -> FeatureSpec | None:
         """Return the stored feature called ``name``, or None."""
         return next((spec for spec in self.features if spec.name == name), None)
+
+    def asset(self, stem: str) -> AssetSpec | None:
+        """Return the asset whose file is called ``<stem>.safetensors``, or None."""
+        return next((asset for asset in self.assets if asset.name == f"{stem}.safetensors"), None)
 
     def identity(self) -> dict[str, Any]:
         """Return what must agree before another run may add clips: all but the code's own versions."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import google_crc32c
 import numpy as np
 
-from cache_schema.format.encodings import SCALE, STEPS
+from cache_schema.format.encodings import SCALE, STEPS, largest_scale
 from cache_schema.format.layout import ABSENT, CHECKSUM_BYTES, INDEX_ENTRY_BYTES, layout_of
 from cache_schema.format.ragged import SHAPE
 
@@ -111,7 +111,7 @@ def _bounds(spec: FeatureSpec, stored: StoredArray) -> list[tuple[str, int | Non
     """
     width = np.dtype(stored.dtype).itemsize
     if stored.name.endswith(SCALE):
-        return [(f"<i{width}", 0, int(_largest_scale(spec.dtype).view(np.int32)))]
+        return [(f"<i{width}", 0, int(largest_scale(spec.dtype).view(np.int32)))]
     if stored.name.endswith(SHAPE):
         return [(f"<i{width}", 0, np.iinfo(np.int32).max)]
     if spec.encoding == "int8-per-channel":
@@ -126,13 +126,3 @@ def _bounds(spec: FeatureSpec, stored: StoredArray) -> list[tuple[str, int | Non
         return []
     sign = 1 << (8 * width - 1)
     return [(f"<i{width}", None, infinity - 1), (f"<u{width}", None, sign + infinity - 1)]
-
-
-def _largest_scale(dtype: str) -> np.float32:
-    """Return the scale of which ``STEPS`` still fit ``dtype``."""
-    largest = np.float32(np.finfo(dtype).max)
-    scale = np.nextafter(largest / np.float32(STEPS), np.float32(np.inf))
-    with np.errstate(over="ignore"):
-        while not np.isfinite((np.float32(STEPS) * scale).astype(dtype)):
-            scale = np.nextafter(scale, np.float32(0))
-    return scale

@@ -23,7 +23,8 @@ from cache_schema.integrity.listing import FILE, FOLDER, listing, printable
 from cache_schema.integrity.problem import Problem, problem_table, reason_of
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import sha256_of
-from cache_schema.storage.safe_io import file_size, parse_json, read_file
+from cache_schema.storage.local_folder import LocalBackend
+from cache_schema.storage.safe_io import JSON_BYTES, parse_json
 from cache_schema.terminal import size
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _dataset_problems(
     path: Path, manifest: Manifest, committed: set[str], *, quick: bool
 ) -> Iterator[Problem]:
     try:
-        if parse_json(read_file(path, "clips/zarr.json")) != CLIPS_GROUP:
+        if parse_json(LocalBackend(path).read("clips/zarr.json", JSON_BYTES)) != CLIPS_GROUP:
             yield Problem(None, None, "clips/zarr.json is not that of an empty group")
     except (ValueError, FileNotFoundError, DatasetError) as error:
         yield Problem(None, None, f"clips/zarr.json cannot be read: {reason_of(error)}")
@@ -157,7 +158,7 @@ def _dataset_problems(
 def _asset_wrong(path: Path, asset: AssetSpec, *, quick: bool) -> str | None:
     name = f"assets/{asset.name}"
     try:
-        nbytes = file_size(path, name)
+        nbytes = LocalBackend(path).size(name)
         if nbytes is None:
             return "is missing"
         if nbytes != asset.nbytes:

@@ -7,7 +7,7 @@ running it again fetches what is missing.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
 import shutil
 import threading
@@ -16,20 +16,22 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
+from cache_schema.dataset.commit import disk_errors
+from cache_schema.dataset.copy_clips import AlteredFileError, copy_clip, copy_file
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.dataset.writer import DatasetWriter, establish
 from cache_schema.errors import DatasetError, LeftOut, RequestError, StorageError
 from cache_schema.format.clip_files import ChunkFile, promised_files
 from cache_schema.progress import SILENT
 from cache_schema.sharing.subset import ALL, ClipFilter
 from cache_schema.storage.atomic_io import rename_durably, sync, write_durably
 from cache_schema.storage.backend import CARD
-from cache_schema.storage.safe_io import JSON_BYTES, file_size
+from cache_schema.storage.local_folder import LocalBackend
+from cache_schema.storage.safe_io import JSON_BYTES
 from cache_schema.terminal import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cache_schema.format.ledger import LedgerEntry
@@ -112,10 +114,10 @@ def pull(
         _check_room(path, sum(entry.nbytes for entry in wanted) + sum(a.nbytes for a in manifest.assets))
         for asset in manifest.assets:
             _fetch_asset(source.backend, asset, path)
-        writer.establish(manifest, {})
+        establish(path, manifest, {})
         _fetch_card(source.backend, path)
         progress.expect(sum(entry.nbytes for entry in wanted))
-        fetched = _fetch_clips(_Fetch(source.backend, path, progress), wanted, failed)
+        fetched = _fetch_clips(source.backend, path, wanted, failed, progress)
     return Pulled(
         fetched=tuple(sorted(entry.clip.name for entry in fetched)),
         present=tuple(clip for clip in named if clip in present),
@@ -125,76 +127,34 @@ def pull(
     )
 
 
-def _fetch_clips(fetch: _Fetch, wanted: Sequence[LedgerEntry], failed: list[LeftOut]) -> list[LedgerEntry]:
+def _fetch_clips(
+    source: StorageBackend,
+    path: Path,
+    wanted: Sequence[LedgerEntry],
+    failed: list[LeftOut],
+    progress: Progress,
+) -> list[LedgerEntry]:
     """Fetch clips side by side; add those that cannot be had to ``failed``."""
     fetched: list[LedgerEntry] = []
-    unreachable = 0
+    unreachable, stopped = 0, threading.Event()
+    fetch = functools.partial(copy_clip, source, target=path, progress=progress, stopped=stopped)
     with ThreadPoolExecutor(STREAMS) as pool:
         try:
-            clip_of = {pool.submit(fetch.clip, entry): entry.clip.name for entry in wanted}
+            clip_of = {pool.submit(fetch, entry): entry.clip.name for entry in wanted}
             for done in as_completed(clip_of):
                 try:
                     fetched.append(done.result())
-                    fetch.progress.advance(0, clip_of[done])
-                except (_NotAsListedError, StorageError) as error:
+                    progress.advance(0, clip_of[done])
+                except (AlteredFileError, StorageError) as error:
                     unreachable += isinstance(error, StorageError)
                     if unreachable == PATIENCE:
                         raise
-                    failed.append(LeftOut(clip_of[done], error.happened, error.repair))
+                    failed.append(LeftOut.because(clip_of[done], error))
         except BaseException:
-            fetch.stopped.set()
+            stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
     return fetched
-
-
-class _NotAsListedError(DatasetError):
-    """A file is not the one that the ledger or the manifest lists."""
-
-
-class _Fetch:
-    """Fetches clips from storage into a dataset, in as many threads as call it."""
-
-    def __init__(self, source: StorageBackend, path: Path, progress: Progress) -> None:
-        self.stopped = threading.Event()
-        self._source = source
-        self._path = path
-        self.progress = progress
-
-    def clip(self, entry: LedgerEntry) -> LedgerEntry:
-        """Fetch the files of an entry, and commit them."""
-        name = entry.clip.name
-        with disk_errors(self._path):
-            folder = new_clip_folder(self._path, name)
-            try:
-                for file, record in entry.files.items():
-                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                    self.file(f"clips/{name}/{file}", folder / file, record.nbytes, record.sha256)
-                return commit_folder(self._path, folder, entry)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-
-    def file(self, name: str, target: Path, nbytes: int, sha256: str) -> None:
-        """Fetch one file. No more than its size is ever written."""
-        digest, arrived = hashlib.sha256(), 0
-        with target.open("wb") as file:
-            for piece in self._pieces(name):
-                arrived += len(piece)
-                if arrived > nbytes or self.stopped.is_set():
-                    break
-                digest.update(piece)
-                file.write(piece)
-                self.progress.advance(len(piece))
-        if arrived != nbytes or digest.hexdigest() != sha256:
-            target.unlink()
-            raise _not_as_listed(f"{self._source}/{name} is not the file that was pushed")
-
-    def _pieces(self, name: str) -> Iterator[bytes | memoryview]:
-        try:
-            yield from self._source.stream(name)
-        except FileNotFoundError as error:
-            raise _not_as_listed(f"{self._source}/{name} is not there") from error
 
 
 def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
@@ -204,11 +164,10 @@ def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
     kept = tuple(spec for spec in whole.features if spec.name in features)
     has_inputs = all(spec in kept for spec in whole.features if spec.role == "input")
     assets = tuple(asset for asset in whole.assets if has_inputs or asset.nbytes <= SMALL_ASSET_BYTES)
-    names = {asset.name for asset in assets}
     derivations = tuple(
         derivation
         for derivation in whole.derivations
-        if {*derivation.inputs} <= {*features} and f"{derivation.asset}.safetensors" in names
+        if {*derivation.inputs} <= {*features} and whole.asset(derivation.asset) in assets
     )
     return whole.replace(features=kept, assets=assets, derivations=derivations)
 
@@ -223,7 +182,7 @@ def _entries(
         try:
             return _kept(source.entry(clip), source.manifest, manifest)
         except DatasetError as error:
-            return LeftOut(clip, error.happened, error.repair)
+            return LeftOut.because(clip, error)
 
     with ThreadPoolExecutor(STREAMS) as pool:
         for found in pool.map(read, clips):
@@ -246,7 +205,11 @@ def _kept(entry: LedgerEntry, whole: Manifest, manifest: Manifest) -> LedgerEntr
         if nbytes != expected.nbytes if isinstance(expected, ChunkFile) else nbytes > JSON_BYTES:
             wrong.add(name)
     if wrong:
-        raise _not_as_listed(f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(wrong)}")
+        raise DatasetError(
+            f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(wrong)}",
+            expected="the files that the manifest promises, in their sizes",
+            repair="ask the publisher of the dataset to push it again; then run the same command again",
+        )
     kept = promised_files(manifest.features, frames, entry.values)
     files = {name: record for name, record in entry.files.items() if name in kept}
     return entry.holding(files, {name: n for name, n in entry.values.items() if f"{name}/zarr.json" in files})
@@ -264,12 +227,12 @@ def _check_room(path: Path, nbytes: int) -> None:
 
 def _fetch_asset(source: StorageBackend, asset: AssetSpec, path: Path) -> None:
     name = f"assets/{asset.name}"
-    if file_size(path, name) == asset.nbytes:
+    if LocalBackend(path).size(name) == asset.nbytes:
         return
     temporary = path / "assets" / f".{asset.name}.{os.getpid()}.tmp"
     with disk_errors(path):
         temporary.parent.mkdir(exist_ok=True)
-        _Fetch(source, path, SILENT).file(name, temporary, asset.nbytes, asset.sha256)
+        copy_file(source, name, temporary, asset)
         sync(temporary)
         rename_durably(temporary, path / name)
 
@@ -281,11 +244,3 @@ def _fetch_card(source: StorageBackend, path: Path) -> None:
         return
     with disk_errors(path):
         write_durably(path / CARD, card)
-
-
-def _not_as_listed(happened: str) -> _NotAsListedError:
-    return _NotAsListedError(
-        happened,
-        expected="the bytes that manifest and ledger list",
-        repair="ask the publisher of the dataset to push it again; then run the same command again",
-    )

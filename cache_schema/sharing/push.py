@@ -64,12 +64,7 @@ class Pushed:
         )
 
 
-def push(
-    path: Path,
-    url: str,
-    *,
-    progress: Progress = SILENT,
-) -> Pushed:
+def push(path: Path, url: str, *, progress: Progress = SILENT) -> Pushed:
     """Send a dataset to a folder or URL. What is there already is not sent again, and other clips stay.
 
     Args:
@@ -109,7 +104,8 @@ def push(
         for name in ("clips/zarr.json", *(f"assets/{asset.name}" for asset in dataset.manifest.assets))
         if name not in there or there[name].nbytes != (path / name).stat().st_size
     }
-    progress.expect(_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()))
+    nbytes = _nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values())
+    progress.expect(nbytes)
     if first:
         target.upload([first])
         progress.advance(_nbytes(first.values()))
@@ -136,7 +132,7 @@ def push(
     return Pushed(
         sent=tuple(missing),
         present=tuple(sorted(entries.keys() - missing.keys())),
-        nbytes=_nbytes(first.values()) + sum(_nbytes(files.values()) for files in missing.values()),
+        nbytes=nbytes,
         url=url,
     )
 

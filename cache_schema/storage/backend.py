@@ -95,11 +95,11 @@ class StorageBackend(ABC):
         """Return the names of the files directly in a folder, sorted; none where it does not exist."""
 
     @abstractmethod
-    def files(self, folder: str = "") -> dict[str, ListedFile]:
-        """Return every file below a folder, by its name relative to the backend's root."""
+    def files(self) -> dict[str, ListedFile]:
+        """Return every file, by its name."""
 
     @abstractmethod
-    def zarr_store(self, folder: str = "") -> StorePath:
+    def zarr_store(self, folder: str) -> StorePath:
         """Return a folder as a read-only store: ``zarr.open_array(backend.zarr_store(...), mode="r")``."""
 
     @abstractmethod

@@ -91,9 +91,9 @@ class HubBackend(ObjectStoreBackend):
         """Return the names of the files directly in a folder."""
         return sorted(name.rpartition("/")[2] for name in self._tree(folder, recursive=False))
 
-    def files(self, folder: str = "") -> dict[str, ListedFile]:
-        """Return every file below a folder."""
-        return self._tree(folder, recursive=True)
+    def files(self) -> dict[str, ListedFile]:
+        """Return every file."""
+        return self._tree("", recursive=True)
 
     def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
         """Store all stages in one commit, which readers see whole or not at all."""

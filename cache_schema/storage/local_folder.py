@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from cache_schema.errors import DatasetError
 from cache_schema.storage.atomic_io import sync
 from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
-from cache_schema.storage.safe_io import file_names, file_size, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class LocalBackend(StorageBackend):
-    """A folder of this machine. Symbolic links inside it are refused."""
+    """A folder of this machine, which may hold an untrusted dataset.
+
+    It may lie behind symbolic links; nothing inside may, since a link could lead out of the dataset. Whatever
+    is neither a plain file nor a plain folder is refused as well, with a ``DatasetError``.
+    """
 
     parallel_uploads = 2
 
@@ -31,34 +36,60 @@ class LocalBackend(StorageBackend):
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return a file's bytes."""
-        return read_file(self.path, name, limit_bytes)
+        size = self._existing(name)
+        if size > limit_bytes:
+            raise DatasetError(
+                f"{self.path / name} has {size} bytes",
+                expected=f"at most {limit_bytes}",
+                repair="fetch this file again from where the dataset came from",
+            )
+        return (self.path / name).read_bytes()
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Yield a file's bytes."""
-        if file_size(self.path, name) is None:
-            raise FileNotFoundError(self.path / name)
+        self._existing(name)
         with (self.path / name).open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 yield block
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes."""
-        return file_size(self.path, name)
+        status = self._status(name)
+        if status is None:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(
+                f"{self.path / name} is no file",
+                expected="a plain file",
+                repair="fetch this file again from where the dataset came from",
+            )
+        return status.st_size
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files directly in a folder."""
-        return file_names(self.path, folder)
+        status = self._status(folder)
+        if status is None:
+            return []
+        if not stat.S_ISDIR(status.st_mode):
+            raise DatasetError(
+                f"{self.path / folder} is no folder",
+                expected="a plain folder",
+                repair="fetch the dataset again from where it came from",
+            )
+        with os.scandir(self.path / folder) as entries:
+            # Links are listed too, so that reading one raises an error that names it.
+            return sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
-    def files(self, folder: str = "") -> dict[str, ListedFile]:
-        """Return every file below a folder but for hidden ones, which belong to programs at work."""
-        names = (path.relative_to(self.path) for path in (self.path / folder).rglob("*") if path.is_file())
+    def files(self) -> dict[str, ListedFile]:
+        """Return every file but for hidden ones, which belong to programs at work."""
+        names = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         return {
             name.as_posix(): ListedFile((self.path / name).stat().st_size, None)
             for name in names
             if not any(part.startswith(".") for part in name.parts)
         }
 
-    def zarr_store(self, folder: str = "") -> StorePath:
+    def zarr_store(self, folder: str) -> StorePath:
         """Return a folder as a read-only Zarr store."""
         from zarr.storage import LocalStore, StorePath
 
@@ -80,3 +111,26 @@ class LocalBackend(StorageBackend):
                 temporary.replace(target)
             for folder in {folder for name in stage for folder in PurePosixPath(name).parents}:
                 sync(self.path / folder)
+
+    def _existing(self, name: str) -> int:
+        size = self.size(name)
+        if size is None:
+            raise FileNotFoundError(self.path / name)
+        return size
+
+    def _status(self, name: str) -> os.stat_result | None:
+        path = os.fspath(self.path)
+        status = None
+        for part in PurePosixPath(name).parts:
+            path = os.path.join(path, part)
+            try:
+                status = os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if stat.S_ISLNK(status.st_mode):
+                raise DatasetError(
+                    f"{path} is a symbolic link",
+                    expected="plain files and folders: a link could lead anywhere",
+                    repair="put the file itself there, or do not use a dataset whose source is not trusted",
+                )
+        return status

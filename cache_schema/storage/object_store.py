@@ -63,7 +63,7 @@ class ObjectStoreBackend(StorageBackend):
             except FileNotFoundError:
                 return None
 
-    def zarr_store(self, folder: str = "") -> StorePath:
+    def zarr_store(self, folder: str) -> StorePath:
         """Return a folder as a read-only Zarr store; all folders share one pool of connections."""
         from zarr.storage import ObjectStore, StorePath
 
@@ -88,12 +88,12 @@ class BucketBackend(ObjectStoreBackend):
             found = obstore.list_with_delimiter(self._store, folder)["objects"]
         return sorted(entry["path"].rpartition("/")[2] for entry in found)
 
-    def files(self, folder: str = "") -> dict[str, ListedFile]:
-        """Return every file below a folder."""
+    def files(self) -> dict[str, ListedFile]:
+        """Return every file."""
         with self.errors():
             return {
                 entry["path"]: ListedFile(entry["size"], (entry["e_tag"] or "").strip('"') or None)
-                for batch in obstore.list(self._store, folder or None, chunk_size=1000)
+                for batch in obstore.list(self._store, chunk_size=1000)
                 for entry in batch
             }
 
@@ -129,7 +129,7 @@ class WebBackend(ObjectStoreBackend):
             ) from error
         return sorted(f"{clip}.json" for clip in clips)
 
-    def files(self, folder: str = "") -> dict[str, ListedFile]:
+    def files(self) -> dict[str, ListedFile]:
         """Refuse: a web server's files cannot be listed."""
         raise self._unsupported("list its files")
 

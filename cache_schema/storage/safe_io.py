@@ -1,22 +1,10 @@
-"""Reading untrusted files and JSON.
-
-A dataset may come from an untrusted source. Whatever is read of it is bounded before it is read; symbolic
-links are refused, since they would lead out of the dataset, and so is everything that is not a plain file.
-"""
+"""Reading untrusted JSON: a dataset may come from an untrusted source, so it is bounded in every way."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from cache_schema.errors import DatasetError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Any, NoReturn
 
 JSON_BYTES = 4 * 2**20
 """One JSON file. An entry of 30 arrays takes 5 kB, a manifest 20 kB; parsing takes up to 30 times as much
@@ -62,86 +50,6 @@ def parse_json(content: bytes) -> Any:
 def canonical_json(value: object) -> bytes:
     """Return the bytes that digests are taken over: equal for equal values, whatever the order of keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def read_file(root: Path, name: str, limit: int = JSON_BYTES) -> bytes:
-    """Return the bytes of a file of a dataset.
-
-    Args:
-        root: The dataset's folder. It may lie behind symbolic links; nothing inside may.
-        name: Path of the file relative to ``root``.
-        limit: Largest size that is read.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        DatasetError: It is longer than that, no plain file, or behind a symbolic link.
-    """
-    size = file_size(root, name)
-    if size is None:
-        raise FileNotFoundError(root / name)
-    if size > limit:
-        raise DatasetError(
-            f"{root / name} has {size} bytes",
-            expected=f"at most {limit}",
-            repair="fetch this file again from where the dataset came from",
-        )
-    return (root / name).read_bytes()
-
-
-def file_size(root: Path, name: str) -> int | None:
-    """Return the size of a file of a dataset in bytes; None if there is none.
-
-    Raises:
-        DatasetError: It is no plain file, or behind a symbolic link.
-    """
-    status = _status(root, name)
-    if status is None:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        raise DatasetError(
-            f"{root / name} is no file",
-            expected="a plain file",
-            repair="fetch this file again from where the dataset came from",
-        )
-    return status.st_size
-
-
-def file_names(root: Path, folder: str) -> list[str]:
-    """Return the names in a folder of a dataset that are no folders, sorted; none without the folder.
-
-    Raises:
-        DatasetError: It is no folder, or behind a symbolic link.
-    """
-    status = _status(root, folder)
-    if status is None:
-        return []
-    if not stat.S_ISDIR(status.st_mode):
-        raise DatasetError(
-            f"{root / folder} is no folder",
-            expected="a plain folder",
-            repair="fetch the dataset again from where it came from",
-        )
-    with os.scandir(root / folder) as entries:
-        # Links are listed too, so that reading one raises an error that names it.
-        return sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
-
-
-def _status(root: Path, name: str) -> os.stat_result | None:
-    path = os.fspath(root)
-    status = None
-    for part in PurePosixPath(name).parts:
-        path = os.path.join(path, part)
-        try:
-            status = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if stat.S_ISLNK(status.st_mode):
-            raise DatasetError(
-                f"{path} is a symbolic link",
-                expected="plain files and folders: a link could lead anywhere",
-                repair="put the file itself there, or do not use the dataset if its source is not trusted",
-            )
-    return status
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

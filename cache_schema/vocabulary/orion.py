@@ -69,8 +69,7 @@ def vision_tokens(queries: FeatureSpec, ego_token: FeatureSpec) -> Derivation | 
 def implied_derivations(manifest: Manifest) -> tuple[Derivation, ...]:
     """Return what can be derived in a dataset of format 1, which cannot declare it."""
     queries, ego_token = manifest.feature(SCENE_QUERIES), manifest.feature(EGO_TOKEN)
-    assets = [asset.name for asset in manifest.assets]
-    if queries is None or ego_token is None or f"{HEADS}.safetensors" not in assets:
+    if queries is None or ego_token is None or manifest.asset(HEADS) is None:
         return ()
     derivation = vision_tokens(queries, ego_token)
     return () if derivation is None else (derivation,)

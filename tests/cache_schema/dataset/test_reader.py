@@ -134,7 +134,7 @@ class CountingBackend(LocalBackend):
         self.taken.append((name, len(content)))
         return content
 
-    def zarr_store(self, folder=""):
+    def zarr_store(self, folder):
         whole = super().zarr_store(folder)
         return StorePath(CountingStore(whole.store, self.taken), whole.path)
 
