@@ -1,21 +1,20 @@
-"""What a latent dataset costs to keep, write and read, beside one file a frame, in one run.
+"""Size of a latent dataset and speed of writing and reading it, against one file per frame, in one run.
 
     python -m benchmarks.cache
 
-Content: what the reference writes about a frame (spec Orion-Lite 1.4), with random queries of realistic
-channels through random projections, so that its vision tokens have the structure of real ones. The reference
-keeps it as compressed ``.npz``; beside it stand ``.npy`` (one file an array) and safetensors, at the same
-full width. Ours keeps the queries that the tokens are made from, and of every agent's futures the likeliest,
-once as they are and once with the queries in int8.
+Content: see ``benchmarks.formats``. The reference stores whole vision tokens in compressed ``.npz`` files;
+``.npy`` (one file per array) and safetensors files hold the same. Ours stores the queries that the tokens are
+computed from, and only the likeliest future of every agent: once in float16, once with the queries in int8.
 
-Reading: one frame after the other; frames at random, one at a time; and batches of 64 random frames, as
-training reads them. Per-frame files are batched by a DataLoader with a process a core, ours by the training
-loader; small arrays, which it holds in memory, are loaded before and gathered in time. Everything is read
-from the operating system's cache, batches also from a disk whose cache was emptied. MB and GB are of the
-content at full width, so that they mean the same number of frames everywhere; in verification, of files.
+Reading: one frame after the other; random frames, one at a time; and batches of 64 random frames, as in
+training. Per-frame files are batched by a DataLoader with one process per core, ours by the training loader.
+It loads small arrays into memory beforehand, which is not timed, and gathers batches from them, which is.
+Everything is read from the page cache; batches are also read from the disk, after the cache was dropped.
+MB and GB are those of the reference's uncompressed content, so that they mean the same number of frames in
+every format; for verification they are those of the files.
 
-Then verification, against what the disk hands out and what sha256 takes in; and how long it takes from
-nothing to the first frame of a dataset of 1,000 clips.
+Then the speed of verification, compared with reading the disk and with sha256; and the time from opening a
+dataset of 1,000 clips to its first frame.
 """
 
 from __future__ import annotations
@@ -40,7 +39,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.formats import BATCH, REFERENCE_BYTES, Ours, bytes_of, content, evict, make_ways
+from benchmarks.formats import (
+    BATCH,
+    REFERENCE_BYTES,
+    LatentFormat,
+    bytes_of,
+    content,
+    evict,
+    make_formats,
+    random_heads,
+)
 from benchmarks.record import hardware, write
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.format.ledger import Ledger, digest_of
@@ -50,64 +58,69 @@ from cache_schema.storage.atomic_io import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.formats import Way
+    from benchmarks.formats import StorageFormat
 
 CLIP_FRAMES = 248
-"""Of the clips that are verified and opened: a common length in Bench2Drive."""
-MANY = 1000
-"""Clips of the dataset that is opened."""
+"""Frames of the clips that are verified and opened: a common length in Bench2Drive."""
+OPENED_CLIPS = 1000
+"""Clips of the dataset whose opening is timed."""
 READ_TARGET, VERIFY_TARGET, OPEN_TARGET_S = 20.0, 0.8, 0.5
-"""Random training reads over the reference's; share of the smaller limit; seconds to the first frame."""
+"""Ratio of random training reads to the reference's; ratio of verification to the smaller of its two limits;
+seconds to the first frame."""
 
 
 def cpu_s() -> float:
-    """Seconds of processor time of this process and of those that it waited for."""
+    """Return the processor time of this process and of its finished child processes."""
     return sum(
-        getattr(resource.getrusage(who), field)
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        getattr(resource.getrusage(processes), field)
+        for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         for field in ("ru_utime", "ru_stime")
     )
 
 
 def measure(
-    ways: Sequence[Way], clips: int, frames: int, *, repeats: int, singles: int, batches: int
+    formats: Sequence[StorageFormat], clips: int, frames: int, *, repeats: int, singles: int, batches: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Read every way in turn, again and again: numbers by way and by what they are."""
-    found: dict[str, dict[str, list[float]]] = {way.name: defaultdict(list) for way in ways}
+    """Read every format in turn, ``repeats`` times; return format -> quantity -> one value per repeat."""
+    measured: dict[str, dict[str, list[float]]] = {storage.name: defaultdict(list) for storage in formats}
     for repeat in range(repeats):
         rng = np.random.default_rng(repeat)
         order = [(int(row) // frames, int(row) % frames) for row in rng.permutation(clips * frames)]
         shuffled = [order[number % len(order)] for number in range(batches * BATCH)]
-        for way in ways:
-            numbers = found[way.name]
+        for storage in formats:
+            values = measured[storage.name]
             if repeat == 0:
-                way.read_clip(0, frames)  # opens what stays open
-                way.batch_rate(shuffled[: 2 * BATCH])
-            spent, begun = cpu_s(), time.perf_counter()
+                storage.read_clip(0, frames)  # opens files that stay open
+                storage.batch_rate(shuffled[: 2 * BATCH])
+            cpu_before_s, begun = cpu_s(), time.perf_counter()
             for clip in range(clips):
-                way.read_clip(clip, frames)
-            numbers["in order, frames/s"].append(clips * frames / (time.perf_counter() - begun))
-            numbers["in order, CPU s/GB"].append((cpu_s() - spent) / (clips * frames * REFERENCE_BYTES / 1e9))
-            took = []
-            for place in order[:singles]:
+                storage.read_clip(clip, frames)
+            values["in order, frames/s"].append(clips * frames / (time.perf_counter() - begun))
+            values["in order, CPU s/GB"].append(
+                (cpu_s() - cpu_before_s) / (clips * frames * REFERENCE_BYTES / 1e9)
+            )
+            took_s = []
+            for clip, frame in order[:singles]:
                 begun = time.perf_counter()
-                way.read(*place)
-                took.append(time.perf_counter() - begun)
-            numbers["random, frames/s"].append(len(took) / sum(took))
-            numbers["random, p50 ms"].append(1e3 * float(np.percentile(took, 50)))
-            numbers["random, p99 ms"].append(1e3 * float(np.percentile(took, 99)))
-            spent = cpu_s()
-            numbers["batches, frames/s"].append(way.batch_rate(shuffled))
-            numbers["batches, CPU s/GB"].append((cpu_s() - spent) / (len(shuffled) * REFERENCE_BYTES / 1e9))
-            evict(way.folder)
-            numbers["cold batches, frames/s"].append(way.batch_rate(shuffled))
-    return found
+                storage.read(clip, frame)
+                took_s.append(time.perf_counter() - begun)
+            values["random, frames/s"].append(len(took_s) / sum(took_s))
+            values["random, p50 ms"].append(1e3 * float(np.percentile(took_s, 50)))
+            values["random, p99 ms"].append(1e3 * float(np.percentile(took_s, 99)))
+            cpu_before_s = cpu_s()
+            values["batches, frames/s"].append(storage.batch_rate(shuffled))
+            values["batches, CPU s/GB"].append(
+                (cpu_s() - cpu_before_s) / (len(shuffled) * REFERENCE_BYTES / 1e9)
+            )
+            evict(storage.folder)
+            values["cold batches, frames/s"].append(storage.batch_rate(shuffled))
+    return measured
 
 
 def verification(folder: Path, *, repeats: int) -> dict[str, list[float]]:
-    """MB/s of verifying a dataset from disk and from memory, and of its two limits over the same bytes."""
+    """Return the MB/s of verifying a dataset from disk and from memory, and of its limits."""
     files = [path for path in (folder / "clips").rglob("*") if path.is_file()]
-    size = bytes_of(folder) / 1e6
+    size_mb = bytes_of(folder) / 1e6
     cores = os.cpu_count() or 1
 
     def read(path: Path) -> None:
@@ -121,150 +134,146 @@ def verification(folder: Path, *, repeats: int) -> dict[str, list[float]]:
     def rate(work: Callable[[], object]) -> float:
         begun = time.perf_counter()
         work()
-        return size / (time.perf_counter() - begun)
+        return size_mb / (time.perf_counter() - begun)
 
-    def whole() -> None:
+    def verify_all() -> None:
         report = verify(folder)
         if report.problems:
-            raise RuntimeError(f"the benchmark's own dataset is damaged: {report.problems[0]}")
+            raise RuntimeError(f"the benchmark's dataset is damaged: {report.problems[0]}")
 
-    found: dict[str, list[float]] = defaultdict(list)
-    # A disk gives most to many that wait for it, a processor to as many as it has cores. But to hand out what
-    # a disk has read takes the processor, too: both together are what a check of digests cannot do without.
+    measured: dict[str, list[float]] = defaultdict(list)
+    # A disk is fastest with many readers, hashing with one thread per core. But reading takes processor time,
+    # too, so that a check of digests can be no faster than both together.
     with ThreadPoolExecutor(cores) as hashers, ThreadPoolExecutor(4 * cores) as readers:
         for _ in range(repeats):
-            found["sha256"].append(rate(lambda: list(hashers.map(hashlib.sha256, contents))))
+            measured["sha256"].append(rate(lambda: list(hashers.map(hashlib.sha256, contents))))
             evict(folder)
-            found["disk"].append(rate(lambda: list(readers.map(read, files))))
+            measured["disk"].append(rate(lambda: list(readers.map(read, files))))
             evict(folder)
-            found["disk and sha256"].append(rate(lambda: list(readers.map(sha256_of, files))))
+            measured["disk and sha256"].append(rate(lambda: list(readers.map(sha256_of, files))))
             evict(folder)
-            found["verify from disk"].append(rate(whole))
-            found["verify from memory"].append(rate(whole))
-    return found
+            measured["verify from disk"].append(rate(verify_all))
+            measured["verify from memory"].append(rate(verify_all))
+    return measured
 
 
 def opening(folder: Path, *, repeats: int) -> dict[str, list[float]]:
-    """Seconds from nothing to a first frame of many clips: links to the one that is there."""
+    """Return the seconds to the first frame of a dataset, after linking its one clip under many names."""
     ledger = Ledger(folder)
-    (model,) = ledger.clips()
-    entry = ledger.read(model)
-    for number in range(MANY - 1):
+    (original,) = ledger.clips()
+    entry = ledger.read(original)
+    for number in range(OPENED_CLIPS - 1):
         info = entry.clip.model_copy(update={"name": f"link-{number}"})
-        shutil.copytree(folder / "clips" / model, folder / "clips" / info.name, copy_function=os.link)
+        shutil.copytree(folder / "clips" / original, folder / "clips" / info.name, copy_function=os.link)
         ledger.commit(entry.model_copy(update={"clip": info, "digest": digest_of(info, entry.files)}))
     code = (
         "import sys; from cache_schema.dataset.reader import LatentDataset\n"
         "d = LatentDataset.open(sys.argv[1]); "
         "d.read(d.clips[int(sys.argv[2])], 'scene_queries', 5)"
     )
-    found: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[float]] = defaultdict(list)
     for repeat in range(repeats):
         begun = time.perf_counter()
         dataset = LatentDataset.open(folder)
         dataset.read(dataset.clips[1 + repeat], "scene_queries", 5)
-        found["in a running process"].append(time.perf_counter() - begun)
+        measured["in a running process"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, folder, str(MANY - 1 - repeat)], check=True)
-        found["in a new process, imports included"].append(time.perf_counter() - begun)
-    return found
+        subprocess.run([sys.executable, "-c", code, folder, str(OPENED_CLIPS - 1 - repeat)], check=True)
+        measured["in a new process, imports included"].append(time.perf_counter() - begun)
+    return measured
 
 
 def main(
     repeats: Annotated[int, typer.Option(help="How often everything is read.")] = 5,
-    clips: Annotated[int, typer.Option(help="Clips of each way.")] = 8,
+    clips: Annotated[int, typer.Option(help="Clips of each format.")] = 8,
     frames: Annotated[int, typer.Option(help="Frames of each of these clips.")] = 48,
     singles: Annotated[int, typer.Option(help="Frames read one at a time.")] = 200,
-    batches: Annotated[int, typer.Option(help="Batches read at a time; an odd number.")] = 5,
+    batches: Annotated[
+        int, typer.Option(help="Batches of 64 frames that are read in a row; an odd number.")
+    ] = 5,
     verified: Annotated[int, typer.Option(help="Clips of 248 frames that are verified.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Write, read, verify and open, and print tables of ratios."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    heads: dict[str, np.ndarray] = {}
-    for name in ("scene", "map"):
-        heads[f"{name}.weight"] = rng.standard_normal((4096, 256), np.float32) / 16
-        heads[f"{name}.bias"] = rng.standard_normal(4096, np.float32)
+    heads = random_heads()
     with tempfile.TemporaryDirectory() as temporary:
-        ways = make_ways(Path(temporary), heads)
-        written: dict[str, list[float]] = {way.name: [] for way in ways}
+        formats = make_formats(Path(temporary), heads)
+        written: dict[str, list[float]] = {storage.name: [] for storage in formats}
         for clip in range(clips):
             values = content(frames, heads, clip)
-            for way in ways:
+            for storage in formats:
                 begun = time.perf_counter()
-                way.write(clip, values)
-                written[way.name].append(frames * REFERENCE_BYTES / 1e6 / (time.perf_counter() - begun))
+                storage.write(clip, values)
+                written[storage.name].append(frames * REFERENCE_BYTES / 1e6 / (time.perf_counter() - begun))
         reading = measure(
-            ways, clips, frames, repeats=repeats, singles=min(singles, clips * frames), batches=batches
+            formats, clips, frames, repeats=repeats, singles=min(singles, clips * frames), batches=batches
         )
-        numbers = {
-            way.name: {
-                "bytes/frame": [bytes_of(way.folder) / (clips * frames)],
-                "written, MB/s": written[way.name],
-                **reading[way.name],
+        results: dict[str, dict[str, list[float]]] = {}
+        for storage in formats:
+            nbytes = bytes_of(storage.folder)
+            if isinstance(storage, LatentFormat):
+                # Without manifest and assets, which a dataset has once.
+                nbytes = sum(bytes_of(storage.folder / part) for part in ("clips", "ledger"))
+            results[storage.name] = {
+                "bytes/frame": [nbytes / (clips * frames)],
+                "written, MB/s": written[storage.name],
+                **reading[storage.name],
             }
-            for way in ways
-        }
-        ours = [way for way in ways if isinstance(way, Ours)]
-        # Heads and manifest are a dataset's, not a frame's.
-        for way in ours:
-            kept = sum(bytes_of(way.folder / part) for part in ("clips", "ledger"))
-            numbers[way.name]["bytes/frame"] = [kept / (clips * frames)]
-        for way in ways:
-            shutil.rmtree(way.folder)
-        large = ours[0]
+            shutil.rmtree(storage.folder)
+        latent = next(storage for storage in formats if isinstance(storage, LatentFormat))
         _, tiled = content(frames, heads, 0)
         tiled = {name: array[np.arange(CLIP_FRAMES) % frames] for name, array in tiled.items()}
         for clip in range(verified):
-            large.write(clip, ({}, tiled))
-        verifying = verification(large.folder, repeats=repeats)
-        shutil.rmtree(large.folder)
-        large.write(0, ({}, tiled))
-        opened = opening(large.folder, repeats=repeats)
-    report(numbers, verifying, opened)
+            latent.write(clip, ({}, tiled))
+        verifying = verification(latent.folder, repeats=repeats)
+        shutil.rmtree(latent.folder)
+        latent.write(0, ({}, tiled))
+        opened = opening(latent.folder, repeats=repeats)
+    report(results, verifying, opened)
     record = {
         "load_average": os.getloadavg(),
         "frames": clips * frames,
         "targets": {"batches": READ_TARGET, "verify": VERIFY_TARGET, "open_s": OPEN_TARGET_S},
-        "ways": numbers,
+        "ways": results,
         "verify, MB/s": verifying,
-        f"open {MANY} clips, s": opened,
+        f"open {OPENED_CLIPS} clips, s": opened,
     }
     write("cache", record, out)
 
 
 def report(
-    numbers: dict[str, dict[str, list[float]]],
+    results: dict[str, dict[str, list[float]]],
     verifying: dict[str, list[float]],
     opened: dict[str, list[float]],
 ) -> None:
-    """Print medians, and how many times better than the reference they are."""
+    """Print medians of the reference, and how many times better the other formats are."""
     console = Console()
-    reference, *others = numbers
-    console.print(f"Frames of {REFERENCE_BYTES:,} bytes, kept and read, on {hardware()}")
-    table = Table(title=f"{reference}, and how many times better others are")
+    reference, *others = results
+    console.print(f"Storing and reading frames of {REFERENCE_BYTES:,} bytes on {hardware()}")
+    table = Table(title=f"{reference}, and how many times better the others are")
     table.add_column("", no_wrap=True)
-    for name in numbers:
+    for name in results:
         table.add_column(name, justify="right")
-    for what, theirs in numbers[reference].items():
-        larger_is_better = "frames/s" in what or "MB/s" in what
-        times = [
+    for quantity, values in results[reference].items():
+        larger_is_better = "frames/s" in quantity or "MB/s" in quantity
+        ratios = [
             statistics.median(
-                a / b if larger_is_better else b / a for a, b in zip(numbers[name][what], theirs, strict=True)
+                a / b if larger_is_better else b / a
+                for a, b in zip(results[name][quantity], values, strict=True)
             )
             for name in others
         ]
         table.add_row(
-            what,
-            f"{statistics.median(theirs):,.{0 if theirs[0] > 1000 else 2}f}",
-            *(f"{ratio:.3g}" for ratio in times),
+            quantity,
+            f"{statistics.median(values):,.{0 if values[0] > 1000 else 2}f}",
+            *(f"{ratio:.3g}" for ratio in ratios),
         )
     console.print(table)
     ratios = [
         a / b
         for a, b in zip(
-            numbers["ours"]["batches, frames/s"], numbers[reference]["batches, frames/s"], strict=True
+            results["ours"]["batches, frames/s"], results[reference]["batches, frames/s"], strict=True
         )
     ]
     console.print(
@@ -272,20 +281,20 @@ def report(
         f"({min(ratios):.1f} - {max(ratios):.1f}), target {READ_TARGET:g}"
     )
 
-    def share(of: str, *limits: str) -> str:
+    def share(quantity: str, *limits: str) -> str:
         bounds = [min(rates) for rates in zip(*(verifying[limit] for limit in limits), strict=True)]
-        shares = [a / b for a, b in zip(verifying[of], bounds, strict=True)]
+        shares = [a / b for a, b in zip(verifying[quantity], bounds, strict=True)]
         return f"{statistics.median(shares):.0%} ({min(shares):.0%} - {max(shares):.0%})"
 
-    speeds = ", ".join(f"{what} {statistics.median(rates):,.0f}" for what, rates in verifying.items())
+    speeds = ", ".join(f"{quantity} {statistics.median(rates):,.0f}" for quantity, rates in verifying.items())
     console.print(
         f"verify from memory: {share('verify from memory', 'sha256')} of sha256; from disk: "
-        f"{share('verify from disk', 'disk', 'sha256')} of the smaller of disk and sha256, each with all "
-        f"cores to itself, and {share('verify from disk', 'disk and sha256')} of the two together; "
+        f"{share('verify from disk', 'disk', 'sha256')} of the smaller of disk and sha256, each alone on "
+        f"all cores, and {share('verify from disk', 'disk and sha256')} of the two together; "
         f"target {VERIFY_TARGET:.0%}; MB/s: {speeds}"
     )
     for where, seconds in opened.items():
-        console.print(f"first frame of {MANY} clips, {where}: {statistics.median(seconds):.3f} s")
+        console.print(f"first frame of {OPENED_CLIPS} clips, {where}: {statistics.median(seconds):.3f} s")
     console.print(f"target: {OPEN_TARGET_S:g} s in a running process")
 
 

@@ -1,6 +1,6 @@
-"""Ways to keep what a teacher said about frames: one file a frame, or a latent dataset.
+"""Storage formats for a teacher's outputs: one file per frame, or a latent dataset.
 
-Content: what the reference writes about a frame (spec Orion-Lite 1.4), with random queries of realistic
+Content: what the reference stores of a frame (spec Orion-Lite 1.4), with random queries of realistic
 channels through random projections, so that its vision tokens have the structure of real ones.
 """
 
@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
-from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.storage.atomic_io import sha256_bytes
+from cache_schema.format.manifest import DataIdentity, TeacherIdentity
 from cache_schema.vocabulary.driving import GROUND_TRUTH
 from cache_schema.vocabulary.orion import HEADS, vision_tokens
+from pipeline.manifest import new_manifest
 from pipeline.teachers.orion.presets import ORION_7B
 from student.loading.loader import Loader
 
@@ -31,34 +30,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from cache_schema.format.features import Encoding
+
     Arrays = dict[str, np.ndarray]
 
 REFERENCE_BYTES = 4_518_808
-"""Of a frame's content, uncompressed, at full width."""
+"""Size of a frame's content, uncompressed, as the reference stores it."""
 BATCH = 64
-SAME_TRUTH = ("ego_trajectory", "ego_trajectory_mask", "command")
-FEATURES = (*ORION_7B.features, *(spec for spec in GROUND_TRUTH if spec.name in SAME_TRUTH))
+"""Frames of a training batch."""
+_GROUND_TRUTH = ("ego_trajectory", "ego_trajectory_mask", "command")
+FEATURES = (*ORION_7B.features, *(spec for spec in GROUND_TRUTH if spec.name in _GROUND_TRUTH))
+"""Features of our datasets that hold the same content."""
+
+
+def random_heads() -> Arrays:
+    """Return random projections of scene and map queries to vision tokens."""
+    rng = np.random.default_rng(0)
+    queries, tokens = FEATURES[0].fixed_shape[1], FEATURES[1].fixed_shape[0]
+    heads: Arrays = {}
+    for name in ("scene", "map"):
+        heads[f"{name}.weight"] = rng.standard_normal((tokens, queries), np.float32) / 16
+        heads[f"{name}.bias"] = rng.standard_normal(tokens, np.float32)
+    return heads
 
 
 def content(frames: int, heads: Arrays, seed: int) -> tuple[Arrays, Arrays]:
-    """Random content of some frames, (frames, ...) each: as the reference keeps it, and as we do."""
+    """Return random content of some frames, (frames, ...) each: as the reference stores it, and as we do."""
     rng = np.random.default_rng(seed)
 
     def noise(*shape: int) -> np.ndarray:
         return rng.standard_normal((frames, *shape), np.float32).astype(np.float16)
 
-    queries = FEATURES[0]
-    scales = rng.lognormal(size=queries.shape[1])
+    queries, ego_token = FEATURES[:2]
+    channels = queries.fixed_shape[1]
+    scales = rng.lognormal(size=channels)
     scales[:8] *= rng.uniform(20, 80, 8)
-    ours = {spec.name: noise(*spec.shape) for spec in ORION_7B.features}
-    ours["scene_queries"] = ((ours["scene_queries"] + noise(1, queries.shape[1])) * scales).astype(np.float16)
-    derivation = vision_tokens(queries, FEATURES[1])
+    ours = {spec.name: noise(*spec.fixed_shape) for spec in ORION_7B.features}
+    ours["scene_queries"] = ((ours["scene_queries"] + noise(1, channels)) * scales).astype(np.float16)
+    derivation = vision_tokens(queries, ego_token)
     assert derivation is not None
     tokens = np.stack(
         [
-            derivation.compute({queries.name: q[None], FEATURES[1].name: e[None]}, heads)[0].astype(
-                np.float16
-            )
+            derivation.compute({queries.name: q[None], ego_token.name: e[None]}, heads)[0].astype(np.float16)
             for q, e in zip(ours["scene_queries"], ours["ego_token"], strict=True)
         ]
     )
@@ -85,18 +98,18 @@ def content(frames: int, heads: Arrays, seed: int) -> tuple[Arrays, Arrays]:
     return reference, ours
 
 
-class Way(Protocol):
-    """A way to keep frames."""
+class StorageFormat(Protocol):
+    """A storage format and a folder of frames in it."""
 
     name: str
     folder: Path
 
     def write(self, clip: int, values: tuple[Arrays, Arrays]) -> None:
-        """Keep a clip's frames and force them to the disk."""
+        """Write the frames of a clip and flush them to the disk."""
         ...
 
     def read(self, clip: int, frame: int) -> Arrays:
-        """Read all that is kept of one frame."""
+        """Read all arrays of one frame."""
         ...
 
     def read_clip(self, clip: int, frames: int) -> None:
@@ -104,30 +117,30 @@ class Way(Protocol):
         ...
 
     def batch_rate(self, frames: Sequence[tuple[int, int]]) -> float:
-        """Frames a second of reading batches of (clip, frame) as training does."""
+        """Return the frames per second of reading batches of (clip, frame) as training does."""
         ...
 
 
 def save_npy(path: Path, arrays: Arrays) -> None:
-    """One file an array, in a folder."""
+    """Write one file per array, in a new folder."""
     path.mkdir()
     for name, array in arrays.items():
         np.save(path / f"{name}.npy", array)
 
 
 def load_npy(path: Path) -> Arrays:
-    """See ``save_npy``."""
+    """Read a folder that ``save_npy`` wrote."""
     return {file.stem: np.load(file) for file in sorted(path.iterdir())}
 
 
 def load_npz(path: Path) -> Arrays:
-    """Inflate every array of a file."""
+    """Read and decompress every array of a file."""
     with np.load(path) as file:
         return {name: file[name] for name in file}
 
 
-class FileAFrame(Dataset):
-    """The reference's files or ones like them; a ``Way``, and what a DataLoader asks for frames."""
+class PerFrameFiles(Dataset):
+    """One file or folder per frame; implements ``StorageFormat``, and is what its DataLoader reads."""
 
     def __init__(
         self,
@@ -140,64 +153,80 @@ class FileAFrame(Dataset):
         folder.mkdir()
 
     def write(self, clip: int, values: tuple[Arrays, Arrays]) -> None:
-        """See ``Way``."""
+        """See ``StorageFormat``."""
         reference, _ = values
         for frame in range(len(reference["planning_token"])):
             self._save(self._path(clip, frame), {name: array[frame] for name, array in reference.items()})
         sync(self.folder)
 
     def read(self, clip: int, frame: int) -> Arrays:
-        """See ``Way``."""
+        """See ``StorageFormat``."""
         return self._load(self._path(clip, frame))
 
     def read_clip(self, clip: int, frames: int) -> None:
-        """See ``Way``."""
+        """See ``StorageFormat``."""
         for frame in range(frames):
             self.read(clip, frame)
 
     def batch_rate(self, frames: Sequence[tuple[int, int]]) -> float:
-        """See ``Way``. Counted from the first batch on: workers take a moment to start."""
+        """See ``StorageFormat``. Timed from the first batch on, without the start of the worker processes."""
         loader = DataLoader(self, batch_size=BATCH, sampler=frames, num_workers=os.cpu_count() or 1)
         arrived = [time.perf_counter() for _ in loader]
         return BATCH * (len(arrived) - 1) / (arrived[-1] - arrived[0])
 
-    def __getitem__(self, place: tuple[int, int]) -> Arrays:
-        return self.read(*place)
+    def __getitem__(self, index: tuple[int, int]) -> Arrays:
+        return self.read(*index)
 
     def _path(self, clip: int, frame: int) -> Path:
-        # numpy would add its ending, and the others take any.
+        # np.savez would append this suffix to any other; the other functions accept any name.
         return self.folder / f"data_clip-{clip}_{frame}.npz"
 
 
-class Ours:
-    """A latent dataset; a ``Way``."""
+class LatentFormat:
+    """A latent dataset; implements ``StorageFormat``.
 
-    def __init__(self, name: str, folder: Path, manifest: Manifest, heads: bytes) -> None:
-        self.name, self.folder, self.manifest = name, folder, manifest
-        self._heads = {manifest.assets[0].name: heads}
+    Args:
+        name: Name of the format.
+        folder: The dataset's folder.
+        assets: Content of the dataset's assets, by file name.
+        encoding: Encoding of the scene queries.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, assets: dict[str, bytes], *, encoding: Encoding = "full"
+    ) -> None:
+        self.name, self.folder, self._assets = name, folder, assets
+        queries, *others = FEATURES
+        self._manifest = new_manifest(
+            (queries.model_copy(update={"encoding": encoding}), *others),
+            TeacherIdentity(name="noise", weights="none", precision="none"),
+            DataIdentity(name="noise", licence="CC0-1.0", frame_rate_hz=10),
+            assets,
+            libraries=(),
+        )
 
     def write(self, clip: int, values: tuple[Arrays, Arrays]) -> None:
-        """See ``Way``."""
+        """See ``StorageFormat``."""
         _, ours = values
         info = ClipInfo(name=f"clip-{clip}", frames=len(ours["command"]), split="train")
-        with DatasetWriter(self.folder, self.manifest, self._heads) as writer:
-            written = writer.clip(info)
-            written.append(ours)
-            written.commit(wall_s=0)
+        with DatasetWriter(self.folder, self._manifest, self._assets) as writer:
+            clip_writer = writer.clip(info)
+            clip_writer.append(ours)
+            clip_writer.commit(wall_s=0)
         self.__dict__.pop("_dataset", None)
 
     def read(self, clip: int, frame: int) -> Arrays:
-        """See ``Way``."""
+        """See ``StorageFormat``."""
         return {spec.name: self._dataset.read(f"clip-{clip}", spec.name, frame) for spec in FEATURES}
 
     def read_clip(self, clip: int, frames: int) -> None:
-        """See ``Way``."""
+        """See ``StorageFormat``."""
         for spec in FEATURES:
             assert len(self._dataset.read(f"clip-{clip}", spec.name)) == frames
 
     def batch_rate(self, frames: Sequence[tuple[int, int]]) -> float:
-        """See ``Way``."""
-        loader, held, buffers = self._training
+        """See ``StorageFormat``."""
+        loader, preloaded, buffers = self._training
         lengths = [self._dataset.clip(clip).frames for clip in loader.clips]
         firsts = np.cumsum([0, *lengths[:-1]])
         rows = np.array([firsts[clip] + frame for clip, frame in frames])
@@ -205,7 +234,7 @@ class Ours:
         for begin in range(0, len(rows), BATCH):
             batch = rows[begin : begin + BATCH]
             loader.fill(buffers, batch)
-            for tensor in held.values():
+            for tensor in preloaded.values():
                 tensor.index_select(0, torch.from_numpy(batch))
         return len(rows) / (time.perf_counter() - begun)
 
@@ -215,16 +244,18 @@ class Ours:
 
     @functools.cached_property
     def _training(self) -> tuple[Loader, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The loader, what it holds in memory, and its buffer."""
+        """The loader, the arrays that are in memory before training, and buffers for the others."""
         clips = sorted(self._dataset.clips, key=lambda name: int(name.rpartition("-")[2]))
         loader = Loader(self._dataset, clips, [spec.name for spec in FEATURES])
-        held = {name: loader.whole(name) for name in loader.arrays if not loader.reads_single_samples(name)}
-        buffers = {name: loader.empty(name, BATCH) for name in loader.arrays if name not in held}
-        return loader, held, buffers
+        preloaded = {
+            name: loader.whole(name) for name in loader.arrays if not loader.reads_single_samples(name)
+        }
+        buffers = {name: loader.empty(name, BATCH) for name in loader.arrays if name not in preloaded}
+        return loader, preloaded, buffers
 
 
 def sync(folder: Path) -> None:
-    """Force the files of a folder to the disk: per-frame files must not win by being in memory only."""
+    """Flush the files of a folder to the disk, so that every format writes as much."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -232,7 +263,7 @@ def sync(folder: Path) -> None:
 
 
 def evict(folder: Path) -> None:
-    """Empty the operating system's cache of a folder's files, which must have been forced to the disk."""
+    """Drop a folder's files from the page cache; they must have been flushed to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -240,36 +271,21 @@ def evict(folder: Path) -> None:
 
 
 def bytes_of(folder: Path) -> int:
-    """Bytes of all files."""
+    """Return the size of all files of a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def make_ways(folder: Path, heads: Arrays) -> list[Way]:
-    """Every way, the reference's first."""
-    packed = save(heads)
-    asset = AssetSpec(name=f"{HEADS}.safetensors", sha256=sha256_bytes(packed), nbytes=len(packed))
-
-    def manifest(**changes: str) -> Manifest:
-        queries = FeatureSpec(**FEATURES[0].model_dump() | changes)
-        return Manifest(
-            features=(queries, *FEATURES[1:]),
-            teacher=TeacherIdentity(name="noise", weights="none", precision="none"),
-            data=DataIdentity(name="noise", licence="CC0-1.0", frame_rate_hz=10),
-            code=CodeIdentity(teachonce="0", libraries={}),
-            assets=(asset,),
-        )
-
+def make_formats(folder: Path, heads: Arrays) -> list[StorageFormat]:
+    """Return every format, each with a new folder; the reference's is the first."""
+    assets = {f"{HEADS}.safetensors": save(heads)}
     return [
-        FileAFrame(
-            "npz",
-            folder / "npz",
-            lambda path, arrays: np.savez_compressed(path, **arrays),
-            load_npz,
+        PerFrameFiles(
+            "npz", folder / "npz", lambda path, arrays: np.savez_compressed(path, **arrays), load_npz
         ),
-        FileAFrame("npy", folder / "npy", save_npy, load_npy),
-        FileAFrame(
+        PerFrameFiles("npy", folder / "npy", save_npy, load_npy),
+        PerFrameFiles(
             "safetensors", folder / "safetensors", lambda path, arrays: save_file(arrays, path), load_file
         ),
-        Ours("ours", folder / "full.zarr", manifest(), packed),
-        Ours("ours int8", folder / "int8.zarr", manifest(encoding="int8-per-channel"), packed),
+        LatentFormat("ours", folder / "full.zarr", assets),
+        LatentFormat("ours int8", folder / "int8.zarr", assets, encoding="int8-per-channel"),
     ]

@@ -1,18 +1,19 @@
-"""How fast ORION looks at frames on one GPU: in float32, one clip at a time, against our best, in one run.
+"""Speed of ORION on one GPU: in float32, one clip at a time, against our fastest settings, in one run.
 
-    python benchmarks/gpu_extraction.py
+    python -m benchmarks.gpu_extraction
 
 Random weights at the released sizes. A step begins with camera images in host memory and ends with features
-in host memory; neither image files nor disk take part. The first row is how the reference runs: float32, one
-clip, the language model over its whole prompt. (The reference also keeps its adapters apart, writes out its
-attention, projects padding, and has every future look at every other; this is not imitated.)
+in host memory; no files are read or written. The first row is how the reference runs: float32, one clip, the
+language model computes all positions of its prompt. (The reference also keeps its adapters unmerged, computes
+attention matrices explicitly, projects padding, and lets every future attend to every other; this is not
+reproduced.)
 
 Floating-point operations are counted by torch's flop counter over the model on the meta device: all matrix
-products and attention, the latter as if nothing were masked. The ceiling is a large square matrix product in
-the same type in the same run.
+products and attention, the latter without masks. The peak is a large square matrix product in the same
+precision in the same run.
 
-Where there is no GPU it runs on the CPU with most layers left out, and says so; then precisions other than
-float32 run where they are faster.
+Without a GPU it runs on the CPU with most layers left out, as the table then states; precisions other than
+float32 run only where they are faster.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.arithmetic import ceiling, pays
+from benchmarks.matmul_speed import faster_than_fp32, peak_flops_per_s
 from benchmarks.record import hardware, write
 from pipeline.teachers.orion.checkpoints.tensors import build
 from pipeline.teachers.orion.inputs import OrionBatch
@@ -58,15 +59,15 @@ class Run:
     precision: str
     slots: int
     whole_prompt: bool = False
-    """Compute what nobody reads, as the reference does."""
+    """Compute positions of the prompt whose outputs are not used, as the reference does."""
     compiled: str | None = None
     """Mode of ``torch.compile``; None for eager."""
 
     @property
     def name(self) -> str:
-        """For the table."""
-        how = "whole prompt" if self.whole_prompt else self.compiled or "eager"
-        return f"{self.precision} x {self.slots}, {how}"
+        """Name in the table."""
+        mode = "whole prompt" if self.whole_prompt else self.compiled or "eager"
+        return f"{self.precision} x {self.slots}, {mode}"
 
 
 REFERENCE = Run("fp32", slots=1, whole_prompt=True)
@@ -74,35 +75,35 @@ REFERENCE = Run("fp32", slots=1, whole_prompt=True)
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run took, or why it did not run."""
+    """Result of one run, or why it failed."""
 
     run: Run
     step_s: float | None = None
-    """Median seconds of a step, which is one frame of every slot."""
+    """Median seconds of a step, which computes one frame of every slot."""
     peak_bytes: int | None = None
-    """Most GPU memory in use; None on a CPU."""
+    """Peak GPU memory; None on a CPU."""
     failure: str | None = None
 
     @property
     def frames_per_s(self) -> float | None:
-        """Frames of all slots together."""
+        """Frames per second of all slots together."""
         return self.run.slots / self.step_s if self.step_s else None
 
 
 class WholePrompt(nn.Module):
-    """The language model as the reference runs it: all positions, of which one is read."""
+    """The language model as the reference runs it: it computes all positions, of which one is used."""
 
     def __init__(self, language: LanguageModel) -> None:
         super().__init__()
         self.language = language
 
     def forward(self, vision: Tensor) -> Tensor:
-        """Vision tokens (B, N, D) to the planning token (B, D)."""
+        """Map vision tokens (B, N, D) to the planning token (B, D)."""
         return self.language.hidden_states(vision)[:, self.language.waypoint]
 
 
 def reduced(config: OrionConfig) -> OrionConfig:
-    """The same widths with so few layers that a CPU gets through."""
+    """Return a configuration with the same widths and few layers, for a CPU."""
     decoder = DecoderConfig(layers=1)
     return dataclasses.replace(
         config,
@@ -114,7 +115,7 @@ def reduced(config: OrionConfig) -> OrionConfig:
 
 
 def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> OrionBatch:
-    """Frame ``index`` of as many clips as there are slots: noise, seen while driving straight on."""
+    """Return frame ``index`` of ``slots`` clips: images of noise, while the vehicle drives straight on."""
     width, height = preset.images.cropped
     pose = torch.eye(4).repeat(slots, 1, 1)
     pose[:, 1, 3] = index
@@ -133,17 +134,17 @@ def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> OrionBa
     )
 
 
-def copied(memory: Any) -> Any:
-    """A memory that a CUDA graph cannot overwrite."""
+def copy_memory(memory: Any) -> Any:
+    """Copy a memory, so that a CUDA graph cannot overwrite it."""
     if isinstance(memory, Tensor):
         return memory.clone()
-    return type(memory)(*(copied(getattr(memory, field.name)) for field in dataclasses.fields(memory)))
+    return type(memory)(*(copy_memory(getattr(memory, field.name)) for field in dataclasses.fields(memory)))
 
 
 def measure(teacher: OrionTeacher, preset: OrionPreset, run: Run, *, warm_up: int, steps: int) -> Measured:
-    """Step through clips and time it; running out of memory or failing to compile is a result as well."""
+    """Time steps of the teacher; running out of memory or failing to compile is a result as well."""
     cuda = teacher.device == "cuda"
-    plain, language = teacher.model, teacher.model.language_model
+    model, language = teacher.model, teacher.model.language_model
     torch.compiler.reset()
     if cuda:
         torch.cuda.empty_cache()
@@ -152,30 +153,30 @@ def measure(teacher: OrionTeacher, preset: OrionPreset, run: Run, *, warm_up: in
     took_s = []
     try:
         if run.whole_prompt:
-            plain.set_submodule("language_model", WholePrompt(language))
+            model.set_submodule("language_model", WholePrompt(language))
         if run.compiled:
-            teacher.model = cast("Orion", torch.compile(plain, mode=run.compiled, fullgraph=True))
+            teacher.model = cast("Orion", torch.compile(model, mode=run.compiled, fullgraph=True))
         state = teacher.begin(run.slots)
         for batch in batches:
             begun = time.perf_counter()
-            said, state = teacher.step(batch, state)
-            for values in said.values():
+            outputs, state = teacher.step(batch, state)
+            for values in outputs.values():
                 values.cpu()
             if run.compiled:
-                state = dataclasses.replace(state, memory=copied(state.memory))
+                state = dataclasses.replace(state, memory=copy_memory(state.memory))
             took_s.append(time.perf_counter() - begun)
     except RuntimeError as error:
         if not (run.compiled or isinstance(error, torch.OutOfMemoryError)):
             raise
         return Measured(run, failure=f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
-        teacher.model, plain.language_model = plain, language
+        teacher.model, model.language_model = model, language
     peak = torch.cuda.max_memory_allocated() if cuda else None
     return Measured(run, statistics.median(took_s[warm_up:]), peak)
 
 
 def flops(config: OrionConfig, *, whole_prompt: bool) -> int:
-    """Floating-point operations of one frame of one slot."""
+    """Return the floating-point operations of one frame of one slot."""
     model = build(config).to("meta")
     if whole_prompt:
         model.set_submodule("language_model", WholePrompt(model.language_model))
@@ -196,9 +197,9 @@ def flops(config: OrionConfig, *, whole_prompt: bool) -> int:
 
 
 def main(
-    steps: Annotated[int | None, typer.Option(help="Steps that are timed. [16 on a GPU, 1 on a CPU]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Timed steps. [16 on a GPU, 1 on a CPU]")] = None,
     slots: Annotated[
-        list[int] | None, typer.Option(help="Clips in lock-step. [1, 4, 8, 16 on a GPU, 1 on a CPU]")
+        list[int] | None, typer.Option(help="Clips that advance together. [1, 4, 8, 16 on a GPU, 1 on a CPU]")
     ] = None,
     compiled: Annotated[
         list[str] | None,
@@ -206,7 +207,7 @@ def main(
             help="Modes of torch.compile. [reduce-overhead, max-autotune-no-cudagraphs; none on a CPU]"
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Time the teacher and print a table of ratios."""
     cuda = torch.cuda.is_available()
@@ -218,9 +219,11 @@ def main(
     modes = compiled or (["reduce-overhead", "max-autotune-no-cudagraphs"] if cuda else [])
 
     precisions = (
-        list(TYPES) if cuda else [name for name in TYPES if name == REFERENCE.precision or pays(name)]
+        list(TYPES)
+        if cuda
+        else [name for name in TYPES if name == REFERENCE.precision or faster_than_fp32(name)]
     )
-    ceilings = {precision: ceiling(precision, device) for precision in precisions}
+    peaks = {precision: peak_flops_per_s(precision, device) for precision in precisions}
     counts = {whole: flops(config, whole_prompt=whole) for whole in (True, False)}
     measured: list[Measured] = []
     for precision in precisions:
@@ -233,13 +236,13 @@ def main(
         measured += [measure(teacher, preset, run, warm_up=warm_up, steps=steps) for run in runs]
         del teacher
 
-    report(measured, counts, ceilings, reduced_depth=not cuda)
+    report(measured, counts, peaks, reduced_depth=not cuda)
     numbers = {
         "reduced_depth": not cuda,
         "sizes": dataclasses.asdict(config),
         "flops_per_frame": {"whole prompt": counts[True], "ours": counts[False]},
         "precisions_slower_than_fp32": [name for name in TYPES if name not in precisions],
-        "matrix_product_flops_per_s": ceilings,
+        "matrix_product_flops_per_s": peaks,
         "steps": steps,
         "runs": [dataclasses.asdict(m) | {"frames_per_s": m.frames_per_s} for m in measured],
     }
@@ -249,15 +252,15 @@ def main(
 def report(
     measured: list[Measured],
     counts: dict[bool, int],
-    ceilings: dict[str, float],
+    peaks: dict[str, float],
     *,
     reduced_depth: bool,
 ) -> None:
-    """Print one row a run."""
+    """Print one row per run."""
     title = f"ORION on {hardware()}" + (", NO GPU: most layers left out" if reduced_depth else "")
     table = Table(title=title)
     table.add_column("run", no_wrap=True)
-    for column in ("frames/s", "times the reference", "TFLOP/s", "of the ceiling", "peak memory"):
+    for column in ("frames/s", "x reference", "TFLOP/s", "of peak", "peak memory"):
         table.add_column(column, justify="right")
     first = measured[0].frames_per_s
     for m in measured:
@@ -270,16 +273,16 @@ def report(
             f"{m.frames_per_s:.3g}",
             f"{m.frames_per_s / first:.2f}",
             f"{achieved / TERA:.3g}",
-            f"{achieved / ceilings[m.run.precision]:.0%}",
+            f"{achieved / peaks[m.run.precision]:.0%}",
             "-" if m.peak_bytes is None else f"{m.peak_bytes / 2**30:.1f} GiB",
         )
     console = Console()
     console.print(table)
     console.print(
-        f"{counts[False] / TERA:.2f} TFLOP a frame, {counts[True] / TERA:.2f} with the whole prompt; "
-        "ceilings " + ", ".join(f"{name} {value / TERA:.3g} TFLOP/s" for name, value in ceilings.items())
+        f"{counts[False] / TERA:.2f} TFLOP per frame, {counts[True] / TERA:.2f} with the whole prompt; "
+        "peaks: " + ", ".join(f"{name} {value / TERA:.3g} TFLOP/s" for name, value in peaks.items())
     )
-    if slow := [name for name in TYPES if name not in ceilings]:
+    if slow := [name for name in TYPES if name not in peaks]:
         console.print(f"not run, because slower than fp32 here: {', '.join(slow)}")
 
 

@@ -1,23 +1,22 @@
-"""How long ORION thinks about one frame, and how long a student in place of its language model does.
+"""Latency of one frame: ORION, against a student in place of its language model.
 
     python -m benchmarks.latency
 
-One clip, one frame at a time, random weights at the released sizes; on both sides the same device, and the
-same numbers: the vision backbone, the language model, the student's decoder and the planner compute in the
-chosen precision, the detection and map heads in float32. Two things are timed: the part that the student
-replaces, from scene queries to trajectories (language model and planner against decoder and planner), and
-the whole frame, from camera images in host memory to trajectories in host memory. Each is repeated after a
-warm-up until its time is up, and told in percentiles; with fewer than a hundred repeats the last one is
-little more than the largest.
+One clip, one frame at a time, random weights at the released sizes. Teacher and student run on the same
+device in the same precisions: the vision backbone, the language model, the student's decoder and the planner
+in the chosen precision, the detection and map heads in float32. Two parts are timed: the part that the
+student replaces, from scene queries to trajectories (language model and planner against decoder and planner),
+and the whole frame, from camera images in host memory to trajectories in host memory. Each is repeated for a
+given time after a warm-up, and reported in percentiles; with fewer than a hundred repeats the 99th is close
+to the maximum.
 
-Besides ours there are rows for what the reference does: the language model computes all positions of its
-prompt, of which one is read, and the planner decodes its six steps one after the other. Of these the replaced
-part alone is timed.
+Further rows run as the reference does: the language model computes all positions of its prompt, of which one
+is used, and the planner decodes its six steps one after the other. For these only the replaced part is timed.
 
-Memory is the most that was in use while a row ran: on a GPU what torch had allocated, on a CPU the process
-less what it used before anything was loaded; weights that a row does not need are taken off.
+Memory is the peak while a row ran: on a GPU what torch had allocated, on a CPU the memory of the process
+less what it used before anything was loaded; weights that a row does not need are subtracted.
 
-On a CPU the language model has as many of its layers as fit into memory, and the table says so.
+On a CPU the language model has as many of its layers as fit into memory, which the table states.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.arithmetic import pays
 from benchmarks.gpu_extraction import FRAME_S, WholePrompt, frames
+from benchmarks.matmul_speed import faster_than_fp32
 from benchmarks.record import hardware, write
 from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes
@@ -61,61 +60,67 @@ if TYPE_CHECKING:
 
 PERCENTILES = (50, 90, 99)
 WIDTH = 110
-"""Of a table that goes to a file."""
+"""Width of a table that is written to a file."""
 MEMORY_SHARE = 0.85
-"""Of a machine's free memory that weights may take."""
+"""Share of the free memory that weights may take."""
 LAYERS = re.compile(r"^language_model\.model\.layers\.")
 
 Inputs = tuple[Tensor, Tensor]
-"""Scene queries (1, Q, E) and ego token (1, D)."""
+"""Inputs of a policy: scene queries (1, Q, E) and ego token (1, D)."""
 
 
 @dataclass(frozen=True)
-class Timed:
-    """How long one row took, every time."""
+class Timing:
+    """All repeats of one row."""
 
     precision: str
     part: str
-    """What was timed: ``replaced part``, ``whole frame``, or ``eyes``."""
-    driver: str
+    """What was timed: ``replaced part``, ``whole frame``, or ``vision stack``."""
+    policy: str
     took_s: tuple[float, ...]
     weights_bytes: int
     peak_bytes: int | None
-    """None where it cannot be told."""
+    """Peak memory; None where it was not measured."""
 
     def percentile_s(self, q: int) -> float:
-        """Seconds that ``q`` per cent of the repeats did not exceed."""
+        """Return the seconds that ``q`` per cent of the repeats did not exceed."""
         return float(np.percentile(self.took_s, q))
 
 
 @dataclass(frozen=True)
-class Clock:
+class Timer:
     """How rows are timed."""
 
     device: str
     seconds: float
     """Time for the repeats of a row."""
     at_least: int
+    """Repeats of a row, however long they take."""
     warm_up: int
+    """Repeats before, which do not count."""
     base_bytes: int
-    """What the process used before anything was loaded."""
+    """Memory of the process before anything was loaded."""
 
-    def time(self, drive: Callable[[], Tensor]) -> tuple[tuple[float, ...], int | None]:
-        """Repeat ``drive`` until its trajectories are in host memory; return seconds, and peak memory."""
+    def time(self, compute: Callable[[], Tensor]) -> tuple[tuple[float, ...], int | None]:
+        """Call ``compute`` and copy its result to host memory, repeatedly.
+
+        Returns:
+            Seconds of every repeat, and peak memory in bytes.
+        """
         with torch.inference_mode():
             for _ in range(self.warm_up):
-                drive().cpu()
+                compute().cpu()
             gc.collect()
-            self._forget_peak()
+            self._reset_peak()
             took_s: list[float] = []
             ends = time.perf_counter() + self.seconds
             while len(took_s) < self.at_least or time.perf_counter() < ends:
                 begun = time.perf_counter()
-                drive().cpu()
+                compute().cpu()
                 took_s.append(time.perf_counter() - begun)
         return tuple(took_s), self._peak_bytes()
 
-    def _forget_peak(self) -> None:
+    def _reset_peak(self) -> None:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         elif Path("/proc/self/clear_refs").exists():
@@ -129,7 +134,7 @@ class Clock:
         return int(peak[1]) * 1024 - self.base_bytes if peak else None
 
 
-class OneByOne(nn.Module):
+class StepwiseDecoder(nn.Module):
     """The planner's decoder as the reference runs it: one step of the trajectory after the other."""
 
     def __init__(self, decoder: nn.Module) -> None:
@@ -137,32 +142,32 @@ class OneByOne(nn.Module):
         self.decoder = decoder
 
     def forward(self, steps: Tensor) -> Tensor:
-        """From (T, B, 2D) to (T, B, 2M)."""
+        """Map (T, B, 2D) to (T, B, 2M)."""
         return torch.stack([self.decoder(step) for step in steps])
 
 
-class Unasked(nn.Module):
-    """In the language model's place where a student drives: says nothing (B, D)."""
+class NoLanguageModel(nn.Module):
+    """Takes the place of a language model whose output is not used."""
 
     def forward(self, vision: Tensor) -> Tensor:
-        """Vision tokens (B, N, D) to zeros (B, D)."""
+        """Map vision tokens (B, N, D) to zeros (B, D)."""
         return vision.new_zeros(vision.shape[0], vision.shape[2])
 
 
 @dataclass(frozen=True)
-class Eyes:
-    """The teacher up to its heads, driving straight on through one clip whose images are all alike."""
+class VisionStack:
+    """The teacher up to its heads, on one clip that drives straight on and repeats the same images."""
 
     teacher: OrionTeacher
     preset: OrionPreset
 
-    def watch(self) -> Callable[[], Inputs]:
-        """Return a function that looks at the next frame."""
+    def start(self) -> Callable[[], Inputs]:
+        """Return a function that computes the next frame of the clip."""
         state = self.teacher.begin(1)
         first = frames(self.preset, 1, 0, pin=self.teacher.device == "cuda")
         count = itertools.count()
 
-        def look() -> Inputs:
+        def next_frame() -> Inputs:
             nonlocal state
             index = next(count)
             pose = torch.eye(4)[None]
@@ -173,117 +178,129 @@ class Eyes:
                 ego_pose_inv=torch.linalg.inv(pose),
                 timestamp_s=torch.full((1,), index * FRAME_S, dtype=torch.float64),
             )
-            said, state = self.teacher.forward(frame, state)
-            seen = said.detection
-            return torch.cat((seen.scene, seen.history, said.road_map.queries), dim=1), seen.ego_token
+            output, state = self.teacher.forward(frame, state)
+            detection = output.detection
+            queries = torch.cat((detection.scene, detection.history, output.road_map.queries), dim=1)
+            return queries, detection.ego_token
 
-        return look
+        return next_frame
 
 
 def time_rows(
-    clock: Clock,
-    eyes: Eyes,
-    driver: str,
+    timer: Timer,
+    vision: VisionStack,
+    policy: str,
     module: nn.Module,
-    drive: Callable[[Inputs], Tensor],
+    plan: Callable[[Inputs], Tensor],
     precision: str,
     *,
-    whole: bool,
-) -> list[Timed]:
-    """Time a driver alone, and behind the eyes where the ``whole`` frame is asked for.
+    whole_frame: bool,
+) -> list[Timing]:
+    """Time a policy alone, and behind the vision stack.
 
-    ``module`` is all that ``drive`` computes with.
+    Args:
+        timer: How rows are timed.
+        vision: Computes the policy's inputs.
+        policy: Name of the policy.
+        module: All modules that ``plan`` runs.
+        plan: Maps inputs to trajectories.
+        precision: Name of the precision.
+        whole_frame: Time the whole frame as well.
     """
-    preset = eyes.preset
+    preset = vision.preset
     sizes = (1, preset.config.vision_tokens - 1, preset.config.width), (1, preset.config.language.width)
-    queries, ego_token = (torch.randn(size, device=clock.device) for size in sizes)
-    inputs = queries, ego_token
-    seeing = nbytes(eyes.teacher.model) - nbytes(eyes.teacher.model.language_model)
-    thinking = nbytes(module)
-    took_s, peak = clock.time(lambda: drive(inputs))
-    alone = None if peak is None else peak - seeing
-    rows = [Timed(precision, "replaced part", driver, took_s, thinking, alone)]
-    if whole:
-        look = eyes.watch()
-        took_s, peak = clock.time(lambda: drive(look()))
-        rows.append(Timed(precision, "whole frame", driver, took_s, thinking + seeing, peak))
+    queries, ego_token = (torch.randn(size, device=timer.device) for size in sizes)
+    vision_bytes = nbytes(vision.teacher.model) - nbytes(vision.teacher.model.language_model)
+    policy_bytes = nbytes(module)
+    took_s, peak = timer.time(lambda: plan((queries, ego_token)))
+    peak_alone = None if peak is None else peak - vision_bytes
+    rows = [Timing(precision, "replaced part", policy, took_s, policy_bytes, peak_alone)]
+    if whole_frame:
+        next_frame = vision.start()
+        took_s, peak = timer.time(lambda: plan(next_frame()))
+        rows.append(Timing(precision, "whole frame", policy, took_s, policy_bytes + vision_bytes, peak))
     return rows
 
 
-def student_rows(clock: Clock, preset: OrionPreset, sizes: OrionLiteConfig, precision: str) -> list[Timed]:
+def student_rows(timer: Timer, preset: OrionPreset, sizes: OrionLiteConfig, precision: str) -> list[Timing]:
     """Time the student, with no language model in memory."""
-    few = dataclasses.replace(preset.config.language, layers=1)
-    blind = dataclasses.replace(preset, config=dataclasses.replace(preset.config, language=few))
-    teacher = blind.load(None, device=clock.device, precision=precision)
-    teacher.model.set_submodule("language_model", Unasked())
+    one_layer = with_language_layers(preset, 1)
+    teacher = one_layer.load(None, device=timer.device, precision=precision)
+    teacher.model.set_submodule("language_model", NoLanguageModel())
     stored = {spec.name: spec for spec in teacher.features}
     derivation = vision_tokens(stored[SCENE_QUERIES], stored[EGO_TOKEN])
     assert derivation is not None
     heads = TeacherHeads(derivation, teacher.assets()[HEADS])
     planner = PlannerConfig(token_width=preset.config.language.width)
     dtype = TYPES[precision]
-    student = FoldedStudent(OrionLite(sizes, planner, heads)).to(clock.device, dtype)
+    student = FoldedStudent(OrionLite(sizes, planner, heads)).to(timer.device, dtype)
 
-    def drive(inputs: Inputs) -> Tensor:
+    def plan(inputs: Inputs) -> Tensor:
         queries, ego_token = inputs
         return student(queries.to(dtype), ego_token.to(dtype))[1]
 
-    eyes = Eyes(teacher, preset)
-    look = eyes.watch()
-    looked, _ = clock.time(lambda: look()[0])
-    rows = [Timed(precision, "eyes", "both", looked, nbytes(teacher.model), None)]
-    rows += time_rows(clock, eyes, "student", student, drive, precision, whole=True)
+    vision = VisionStack(teacher, preset)
+    next_frame = vision.start()
+    took_s, _ = timer.time(lambda: next_frame()[0])
+    rows = [Timing(precision, "vision stack", "both", took_s, nbytes(teacher.model), None)]
+    rows += time_rows(timer, vision, "student", student, plan, precision, whole_frame=True)
     decoder = student.student.ego_fut_decoder
-    student.set_submodule("student.ego_fut_decoder", OneByOne(decoder))
-    return rows + time_rows(clock, eyes, "student, one by one", student, drive, precision, whole=False)
+    student.set_submodule("student.ego_fut_decoder", StepwiseDecoder(decoder))
+    return rows + time_rows(timer, vision, "student, one by one", student, plan, precision, whole_frame=False)
 
 
-def teacher_rows(clock: Clock, preset: OrionPreset, precision: str) -> list[Timed]:
-    """Time the teacher itself, as we run it and as the reference does."""
-    teacher = preset.load(None, device=clock.device, precision=precision)
+def teacher_rows(timer: Timer, preset: OrionPreset, precision: str) -> list[Timing]:
+    """Time the teacher, as we run it and as the reference does."""
+    teacher = preset.load(None, device=timer.device, precision=precision)
     dtype = TYPES[precision]
     planner = Planner.from_tensors(teacher.assets()["teacher_planner"])
     del planner.future_distribution
-    planner = planner.to(clock.device, dtype)
+    planner = planner.to(timer.device, dtype)
     model, language = teacher.model, teacher.model.language_model
-    # Beside the eyes, so that they are timed without it and it without them.
-    model.set_submodule("language_model", Unasked())
+    # The vision stack and the language model are timed apart from each other.
+    model.set_submodule("language_model", NoLanguageModel())
     scene_proj, map_proj = model.pts_bbox_head.output_projection, model.map_head.output_projection
     segments = dict(preset.config.scene_segments)
 
-    def driven_by(think: nn.Module) -> Callable[[Inputs], Tensor]:
-        def drive(inputs: Inputs) -> Tensor:
+    def planning_with(language_model: nn.Module) -> Callable[[Inputs], Tensor]:
+        def plan(inputs: Inputs) -> Tensor:
             queries, ego_token = inputs
             before, after = queries.tensor_split([segments["scene"] + segments["history"]], dim=1)
             tokens = torch.cat((scene_proj(before), ego_token[:, None], map_proj(after)), dim=1)
-            return planner.plan(think(tokens).to(dtype)).offsets
+            return planner.plan(language_model(tokens).to(dtype)).offsets
 
-        return drive
+        return plan
 
-    eyes, both = Eyes(teacher, preset), nn.ModuleList([language, planner])
-    rows = time_rows(clock, eyes, "teacher", both, driven_by(language), precision, whole=True)
+    vision, both = VisionStack(teacher, preset), nn.ModuleList([language, planner])
+    rows = time_rows(timer, vision, "teacher", both, planning_with(language), precision, whole_frame=True)
     decoder = planner.ego_fut_decoder
-    planner.set_submodule("ego_fut_decoder", OneByOne(decoder))
-    reference = driven_by(WholePrompt(language))
-    return rows + time_rows(clock, eyes, "teacher, reference", both, reference, precision, whole=False)
+    planner.set_submodule("ego_fut_decoder", StepwiseDecoder(decoder))
+    reference = planning_with(WholePrompt(language))
+    return rows + time_rows(
+        timer, vision, "teacher, reference", both, reference, precision, whole_frame=False
+    )
 
 
 def nbytes(module: nn.Module) -> int:
-    """Bytes of all weights."""
+    """Return the size of all weights."""
     return sum(weight.nbytes for weight in module.parameters())
 
 
-def fitting(preset: OrionPreset, precision: str, free_bytes: int) -> OrionPreset:
-    """The same teacher with as many layers of its language model as fit."""
+def with_language_layers(preset: OrionPreset, layers: int) -> OrionPreset:
+    """Return the same teacher with another number of layers of its language model."""
+    language = dataclasses.replace(preset.config.language, layers=layers)
+    return dataclasses.replace(preset, config=dataclasses.replace(preset.config, language=language))
+
+
+def fit_to_memory(preset: OrionPreset, precision: str, free_bytes: int) -> OrionPreset:
+    """Return the same teacher with as many layers of its language model as fit into memory."""
     shapes = model_shapes(preset.config)
     itemsize = torch.empty(0, dtype=TYPES[precision]).itemsize
-    of_layers = sum(np.prod(shape) for name, shape in shapes.items() if LAYERS.match(name)) * itemsize
-    of_others = sum(np.prod(shape) for name, shape in shapes.items() if not LAYERS.match(name)) * 4
-    language = preset.config.language
-    fit = int((MEMORY_SHARE * free_bytes - of_others) // (of_layers / language.layers))
-    layers = max(1, min(language.layers, fit))
-    language = dataclasses.replace(language, layers=layers)
-    return dataclasses.replace(preset, config=dataclasses.replace(preset.config, language=language))
+    layers_bytes = sum(np.prod(shape) for name, shape in shapes.items() if LAYERS.match(name)) * itemsize
+    others_bytes = sum(np.prod(shape) for name, shape in shapes.items() if not LAYERS.match(name)) * 4
+    layers = preset.config.language.layers
+    fit = int((MEMORY_SHARE * free_bytes - others_bytes) // (layers_bytes / layers))
+    return with_language_layers(preset, max(1, min(layers, fit)))
 
 
 def main(
@@ -298,27 +315,29 @@ def main(
     warm_up: Annotated[
         int | None, typer.Option(help="Repeats before, which do not count. [3 on a GPU, 1 on a CPU]")
     ] = None,
-    tiny: Annotated[bool, typer.Option("--tiny", help="Small sizes, to see that it runs.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Small sizes, to check that it runs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Time teacher and student, and print a table of percentiles and ratios."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precisions = precision or (list(TYPES) if device == "cuda" else ["bf16" if pays("bf16") else "fp32"])
+    precisions = precision or (
+        list(TYPES) if device == "cuda" else ["bf16" if faster_than_fp32("bf16") else "fp32"]
+    )
     warm_up = warm_up or (3 if device == "cuda" else 1)
-    clock = Clock(device, seconds, at_least, warm_up, psutil.Process().memory_info().rss)
+    timer = Timer(device, seconds, at_least, warm_up, psutil.Process().memory_info().rss)
     preset, sizes = dataclasses.replace(ORION_7B, random_seed=0), OrionLiteConfig()
     if tiny:
         preset = ORION_TINY
         sizes = OrionLiteConfig(hidden=32, layers=2, heads=4, feedforward=64)
-    rows: list[Timed] = []
+    rows: list[Timing] = []
     layers: dict[str, int] = {}
     for name in precisions:
-        rows += student_rows(clock, preset, sizes, name)
+        rows += student_rows(timer, preset, sizes, name)
         gc.collect()
         free_bytes = psutil.virtual_memory().available
-        fit = fitting(preset, name, free_bytes) if device == "cpu" else preset
-        layers[name] = fit.config.language.layers
-        rows += teacher_rows(clock, fit, name)
+        fitted = fit_to_memory(preset, name, free_bytes) if device == "cpu" else preset
+        layers[name] = fitted.config.language.layers
+        rows += teacher_rows(timer, fitted, name)
         gc.collect()
     report(rows, layers, preset.config.language.layers)
     numbers = {
@@ -328,7 +347,7 @@ def main(
             {
                 "precision": row.precision,
                 "part": row.part,
-                "driver": row.driver,
+                "driver": row.policy,
                 "repeats": len(row.took_s),
                 **{f"p{q}_s": row.percentile_s(q) for q in PERCENTILES},
                 "weights_bytes": row.weights_bytes,
@@ -340,26 +359,26 @@ def main(
     write("latency", numbers, out)
 
 
-def report(rows: list[Timed], layers: dict[str, int], all_layers: int) -> None:
-    """Print a table a precision; ratios are against our own student, at the median."""
+def report(rows: list[Timing], layers: dict[str, int], all_layers: int) -> None:
+    """Print one table per precision; ratios are of medians, relative to our student."""
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
-    for precision, timed in layers.items():
+    for precision, timed_layers in layers.items():
         title = f"One frame in {precision} on {hardware()}"
-        if timed < all_layers:
-            title += f"\nLANGUAGE MODEL OF {timed} OF ITS {all_layers} LAYERS"
+        if timed_layers < all_layers:
+            title += f"\nLANGUAGE MODEL WITH {timed_layers} OF ITS {all_layers} LAYERS"
         table = Table(title=title, box=box.SIMPLE_HEAD)
-        for column in ("part", "driver"):
+        for column in ("part", "policy"):
             table.add_column(column, no_wrap=True)
         for column in (*(f"p{q} ms" for q in PERCENTILES), "repeats", "x student", "weights GiB", "peak GiB"):
             table.add_column(column, justify="right")
-        mine = [row for row in rows if row.precision == precision]
-        student = {row.part: row.percentile_s(50) for row in mine if row.driver == "student"}
-        for row in sorted(mine, key=lambda row: row.part):
+        of_precision = [row for row in rows if row.precision == precision]
+        student = {row.part: row.percentile_s(50) for row in of_precision if row.policy == "student"}
+        for row in sorted(of_precision, key=lambda row: row.part):
             ratio = row.percentile_s(50) / student[row.part] if row.part in student else None
             table.add_row(
                 row.part,
-                row.driver,
+                row.policy,
                 *(f"{1000 * row.percentile_s(q):.1f}" for q in PERCENTILES),
                 str(len(row.took_s)),
                 "-" if ratio is None else f"{ratio:.2f}",

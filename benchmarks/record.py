@@ -1,4 +1,4 @@
-"""Where a benchmark ran, and where its numbers go."""
+"""The hardware that a benchmark ran on, and the file that its results are written to."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "numpy", "pillow", "zarr", "tensorstore", "safetensors", "accelerate", "distributed")
-"""Libraries that decide speeds."""
+"""Libraries whose versions decide the speed."""
 
 
 def hardware() -> str:
-    """The GPU's name; without one, the CPU's and the number of its cores."""
+    """Return the name of the GPU; without one, that of the CPU and its number of cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    listed = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", listed.read_text()) if listed.exists() else None
-    return f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores"
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"{model[1] if model else platform.processor()}, {os.cpu_count()} cores"
 
 
-def write(name: str, numbers: Mapping[str, object], out: Path | None = None) -> None:
-    """Write a benchmark's numbers as JSON, with the hardware and the libraries named.
+def write(name: str, results: Mapping[str, object], out: Path | None = None) -> None:
+    """Write the results of a benchmark as JSON, with the hardware and the versions of the libraries.
 
     Args:
-        name: The benchmark.
-        numbers: What it measured.
+        name: Name of the benchmark.
+        results: What it measured.
         out: The file; by default one in ``benchmarks/results`` that is named after benchmark and hardware.
     """
     slug = re.sub(r"\W+", "-", hardware().lower()).strip("-")
     out = out or RESULTS / f"{name}-{slug}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
-    record = {"hardware": hardware(), "libraries": versions, **numbers}
+    record = {"hardware": hardware(), "libraries": versions, **results}
     out.write_text(json.dumps(record, indent=1) + "\n")
     Console().print(f"written to {out}")

@@ -1,17 +1,17 @@
-"""How extraction scales: 1 to 64 workers whose teacher is a fixed sleep.
+"""Scaling of extraction: 1 to 64 workers whose teacher only sleeps.
 
-    python benchmarks/scaling.py
+    python -m benchmarks.scaling
 
-Real worker processes on this machine, one dask scheduler, one dataset on its disk. A step sleeps and images
-are blank: what is measured is whether workers keep each other waiting, for the coordinator, for the lock of
-the dataset, or for the disk. Every clip is read, written, flushed and entered in the ledger as always. All
-workers share these cores, as no cluster's do, and since their clips are equally long they all want them at
-the same moments. A clip takes 24 s, about as long as one of Bench2Drive on a fast GPU.
+Real worker processes on this machine, one dask scheduler, one dataset on its disk. A step sleeps for a fixed
+time and no image is opened: what is measured is whether workers wait for each other, for the coordinator, for
+the lock of the dataset, or for the disk. Every clip is read, written, flushed and entered in the ledger as
+usual. Unlike in a cluster all workers share the cores of one machine, and since their clips are equally long
+they need them at the same moments. A clip takes 24 s, about as long as one of Bench2Drive on a fast GPU.
 
-All workers start once, look at a clip each in no time so that everything is loaded, and are then sent home
-group by group. They are forked from one process that has the libraries loaded, because 64 of them would
-otherwise load 64 copies. dask's self-observation is off: at its usual pace it takes 4 % of a core a worker,
-which is little on a machine of its own, but not where 64 share the cores.
+All workers start once, and extract one clip each without sleeping, so that everything is loaded. Then some of
+them are stopped before each smaller measurement. They are forked from one process that has the libraries
+loaded, because 64 of them would otherwise load 64 copies. dask's profiling and monitoring is off or slowed
+down: by default it takes 4 % of a core per worker, which is too much where 64 workers share the cores.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ if TYPE_CHECKING:
     from pipeline.bench2drive.source import DrivingSample
     from pipeline.source import Selection
 
-LEAVE_WITHIN_S = 60
-"""A worker that is told to stop takes no longer."""
+STOP_WITHIN_S = 60
+"""Longest time that workers may take to stop."""
 SHARED_MACHINE = {
     "distributed.worker.multiprocessing-method": "forkserver",
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
 }
-"""Settings of dask that make room for many workers on few cores."""
+"""Settings of dask for many workers on few cores."""
 TARGET = 0.95
-"""Efficiency that the most workers should reach."""
+"""Efficiency that the largest number of workers should reach."""
 
 
-class Sleeper:
-    """A ``Teacher`` that opens no image, sleeps a fixed time over a step, and computes nothing.
+class SleepingTeacher:
+    """Opens no image, sleeps in each step, and returns zeros; implements ``Teacher``.
 
     Args:
         step_s: Seconds of a step.
@@ -72,9 +72,9 @@ class Sleeper:
 
     kind = "driving"
     features: tuple[FeatureSpec, ...] = (
-        FeatureSpec(name="silence", shape=(8,), axes=("channel",), dtype="float16", role="target"),
+        FeatureSpec(name="zeros", shape=(8,), axes=("channel",), dtype="float16", role="target"),
     )
-    identity = TeacherIdentity(name="sleeper", weights="none", precision="none")
+    identity = TeacherIdentity(name="sleeping", weights="none", precision="none")
 
     def __init__(self, step_s: float) -> None:
         self.step_s = step_s
@@ -84,42 +84,42 @@ class Sleeper:
         return sample.clip
 
     def collate(self, inputs: Sequence[str | None]) -> int:
-        """See ``Teacher``: the number of slots."""
+        """Return the number of slots."""
         return len(inputs)
 
     def begin(self, slots: int) -> None:
-        """It has no memory."""
+        """It has no state."""
 
     def step(self, batch: int, state: None) -> tuple[dict[str, Tensor], None]:
         """See ``Teacher``."""
         time.sleep(self.step_s)
-        return {"silence": torch.zeros(batch, 8, dtype=torch.float16)}, state
+        return {"zeros": torch.zeros(batch, 8, dtype=torch.float16)}, state
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
-        """None."""
+        """Return no assets."""
         return {}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one number of workers did."""
+    """Result of one number of workers."""
 
     workers: int
     clips: int
     frames: int
     wall_s: float
-    """From the first clip that is sent out to the last receipt."""
+    """From the first clip that is submitted to the last result."""
     coordinator_s: float
-    """Processor time of the main process, scheduler included, over the same clips."""
+    """Processor time of the main process, which includes the scheduler, for the same clips."""
 
     @property
     def frames_per_s(self) -> float:
-        """Of all workers together."""
+        """Frames per second of all workers together."""
         return self.frames / self.wall_s
 
 
-def many_clips(root: Path, *, clips: int, frames: int) -> None:
-    """Write one synthetic clip under many names; all but the names exist once."""
+def write_clips(root: Path, *, clips: int, frames: int) -> None:
+    """Write one synthetic clip, and hard links to it under other names."""
     (original,) = write_demo_data(root, clips=1, frames=frames)
     stem, number = original.name.split("_Route")
     route, weather = number.split("_")
@@ -128,15 +128,15 @@ def many_clips(root: Path, *, clips: int, frames: int) -> None:
         shutil.copytree(original, original.with_name(name), copy_function=os.link)
 
 
-def send_home(client: distributed.Client, stay: int) -> None:
-    """Stop all but ``stay`` workers of a cluster."""
+def scale_down(client: distributed.Client, workers: int) -> None:
+    """Stop all but ``workers`` workers of a cluster."""
     cluster = client.cluster
     assert cluster is not None
-    cluster.scale(stay)
-    deadline = time.monotonic() + LEAVE_WITHIN_S
-    while len(client.nthreads()) != stay:
+    cluster.scale(workers)
+    deadline = time.monotonic() + STOP_WITHIN_S
+    while len(client.nthreads()) != workers:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{len(client.nthreads())} workers are left where {stay} should be")
+            raise TimeoutError(f"{len(client.nthreads())} workers are left, not {workers}")
         time.sleep(0.1)
 
 
@@ -144,41 +144,41 @@ def measure(selection: Selection, client: distributed.Client, path: Path, *, ste
     """Extract every clip of ``selection`` into a new dataset."""
     workers = len(client.nthreads())
     before_s = time.process_time()
-    report = extract_on_cluster(selection, lambda: Sleeper(step_s), path, client, slots=1)
+    report = extract_on_cluster(selection, lambda: SleepingTeacher(step_s), path, client, slots=1)
     coordinator_s = time.process_time() - before_s
     if report.frames != selection.samples or report.failed:
-        raise RuntimeError(f"{report.frames} of {selection.samples} frames were made: {report.failed}")
+        raise RuntimeError(f"{report.frames} of {selection.samples} frames were extracted: {report.failed}")
     return Measured(workers, len(selection.clips), report.frames, report.wall_s, coordinator_s)
 
 
 def memory_bytes() -> int:
-    """Memory of this process and all that it has started; what they share counts once."""
-    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(process.memory_full_info().pss for process in family)
+    """Return the memory of this process and its descendants; shared memory counts once."""
+    this = psutil.Process()
+    return sum(process.memory_full_info().pss for process in (this, *this.children(recursive=True)))
 
 
 def main(
     workers: Annotated[list[int] | None, typer.Option(help="Numbers of workers. [1, 4, 16, 64]")] = None,
-    clips: Annotated[int, typer.Option(help="Clips a worker.")] = 3,
-    frames: Annotated[int, typer.Option(help="Frames a clip.")] = 8,
-    step_s: Annotated[float, typer.Option(help="Seconds a step.")] = 3.0,
-    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+    clips: Annotated[int, typer.Option(help="Clips per worker.")] = 3,
+    frames: Annotated[int, typer.Option(help="Frames per clip.")] = 8,
+    step_s: Annotated[float, typer.Option(help="Seconds that a step sleeps.")] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
-    """Time some numbers of workers and print a row for each."""
+    """Time some numbers of workers, and print a row for each."""
     dask.config.set(SHARED_MACHINE)
     get_mp_context().set_forkserver_preload(["pipeline.extraction.cluster"])
     counts = sorted(workers or [1, 4, 16, 64], reverse=True)
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "data"
-        many_clips(root, clips=counts[0] * clips, frames=frames)
+        write_clips(root, clips=counts[0] * clips, frames=frames)
         everything = Bench2Drive(root).select()
         with local_cluster(counts[0]) as client:
             warm_up = dataclasses.replace(everything, clips=everything.clips[: counts[0]])
             measure(warm_up, client, Path(temporary) / "warm_up.zarr", step_s=0.0)
             memory = memory_bytes()
             for count in counts:
-                send_home(client, count)
+                scale_down(client, count)
                 some = dataclasses.replace(everything, clips=everything.clips[: count * clips])
                 measured.append(measure(some, client, Path(temporary) / f"{count}.zarr", step_s=step_s))
     measured.reverse()
@@ -198,15 +198,15 @@ def main(
 
 
 def efficiency(m: Measured, measured: Sequence[Measured]) -> float:
-    """Frames a second of a worker, over those of a worker among the fewest."""
+    """Return the frames per second and worker, relative to the smallest number of workers."""
     fewest = measured[0]
     return (m.frames_per_s / m.workers) / (fewest.frames_per_s / fewest.workers)
 
 
 def report(measured: Sequence[Measured], *, step_s: float, memory: int) -> None:
-    """Print one row a number of workers."""
-    table = Table(title=f"Workers that sleep {step_s:g} s a frame, on {hardware()}")
-    columns = ("workers", "clips", "frames/s", "efficiency", "of the sleep alone", "coordinator ms a clip")
+    """Print one row per number of workers."""
+    table = Table(title=f"Workers that sleep {step_s:g} s per frame, on {hardware()}")
+    columns = ("workers", "clips", "frames/s", "efficiency", "of sleeping alone", "coordinator ms/clip")
     for column in columns:
         table.add_column(column, justify="right")
     for m in measured:
@@ -223,7 +223,7 @@ def report(measured: Sequence[Measured], *, step_s: float, memory: int) -> None:
     reached = efficiency(measured[-1], measured)
     console.print(
         f"{measured[-1].workers} workers: efficiency {reached:.3f}, target {TARGET}; "
-        f"all processes together held {memory / 2**30:.1f} GiB"
+        f"all processes together used {memory / 2**30:.1f} GiB"
     )
 
 

@@ -1,14 +1,16 @@
-"""How the reference feeds and steps its student: one compressed file a frame, whole tokens, float32.
+"""The reference's training: one compressed file per frame, whole vision tokens, float32.
 
-Source: spec Orion-Lite 1.4 (the files), 2.2 (the network), 4.1 (the recipe) and 7 (a dozen looks at the host
-a step). The network is ours in names and sizes, the losses are ours in value, so that only the way differs.
+Source: spec Orion-Lite 1.4 (the files), 2.2 (the network), 4.1 (the recipe) and 7 (a dozen transfers of loss
+values to the host in every step). The network has our names and sizes and the losses our values, so that
+only loading and computation differ.
 
-Dimension letters: B batch, N vision token, H hidden width, D token width, T step, M mode.
+Dimension letters: B batch, N vision token, H hidden width, D token width, T step, A agent,
+Z latent.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     Batch = dict[str, Tensor]
 
-SQUEEZED = {
+LEADING_AXES = {
     "visual_queries": 1,
     "planning_token": 2,
     "ego_fut_trajs": 2,
@@ -39,11 +41,11 @@ SQUEEZED = {
     "agent_score_preds": 1,
     "agent_fut_cls_preds": 1,
 }
-"""Key of a file -> leading axes of length 1."""
+"""Key of a file -> number of its leading axes, which have length 1."""
 
 
-class Files(Dataset):
-    """A frame a file; every value is inflated and made float32 by whoever asks."""
+class FrameFiles(Dataset):
+    """One file per frame; reading a frame decompresses all its arrays and converts them to float32."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
@@ -55,17 +57,17 @@ class Files(Dataset):
         with np.load(self.files[index]) as stored:
             return {
                 name: torch.from_numpy(stored[name].astype(np.float32)).flatten(0, axes).squeeze(0)
-                for name, axes in SQUEEZED.items()
+                for name, axes in LEADING_AXES.items()
             }
 
 
 def loader(files: Sequence[Path], *, batch_size: int, workers: int) -> DataLoader:
-    """Load as the reference does: shuffled, in worker processes, not pinned, the last batch kept."""
-    return DataLoader(Files(files), batch_size=batch_size, shuffle=True, num_workers=workers)
+    """Return the reference's loader: shuffled, in worker processes, not pinned, the last batch kept."""
+    return DataLoader(FrameFiles(files), batch_size=batch_size, shuffle=True, num_workers=workers)
 
 
-def as_ours(batch: Batch) -> Batch:
-    """Give a batch the names that our objectives read."""
+def to_our_features(batch: Batch) -> Batch:
+    """Return the features that our losses read, under our names."""
     best = batch["agent_fut_cls_preds"].argmax(dim=-1)[..., None, None, None]  # (B, A, 1, 1, 1)
     return {
         "planning_token": batch["planning_token"],
@@ -80,8 +82,8 @@ def as_ours(batch: Batch) -> Batch:
     }
 
 
-def convolved(distribution: nn.Module, x: Tensor) -> Gaussian:
-    """A Gaussian of (B, 1, Z) from (B, D) by convolutions over a sequence of one."""
+def convolve(distribution: Any, x: Tensor) -> Gaussian:
+    """Map (B, D) to a Gaussian of (B, 1, Z), by convolutions over a sequence of length 1."""
     encoder = distribution.encoder
     hidden = encoder.conv2(encoder.conv1(x[:, :, None]).relu()).relu()
     encoded = distribution.last_conv(encoder.conv3(hidden))  # (B, 2Z, 1)
@@ -89,19 +91,19 @@ def convolved(distribution: nn.Module, x: Tensor) -> Gaussian:
     return Gaussian(mu, log_sigma.clamp(-LOG_SIGMA_LIMIT, LOG_SIGMA_LIMIT))
 
 
-class Whole(OrionLite):
-    """The student as the reference computes it: whole tokens, torch's own decoder, one step at a time."""
+class ReferenceStudent(OrionLite):
+    """The student as the reference computes it: whole tokens, torch's decoder, step after step."""
 
-    def forward(
+    def forward(  # ty: ignore[incompatible-method-override]  # it reads vision tokens
         self, vision_tokens: Tensor, *, trajectory: Tensor | None, noise: Tensor | None
     ) -> Prediction:
-        """Predict from whole vision tokens (B, N, D), as the reference trains."""
+        """Predict from whole vision tokens (B, N, D)."""
         memory = self.embed_tokens(vision_tokens)  # (B, N, H)
         query = self.planning_query.expand(len(memory), -1, -1)
         token = self.norm_output(self.output_proj(self.transformer_decoder(query, memory)[:, 0]))  # (B, D)
         assert trajectory is not None
-        present = convolved(self.present_distribution, token)
-        future = convolved(self.future_distribution, torch.cat([token, trajectory.flatten(1)], dim=-1))
+        present = convolve(self.present_distribution, token)
+        future = convolve(self.future_distribution, torch.cat([token, trajectory.flatten(1)], dim=-1))
         steps = self.planner_config.steps
         z = future.at(noise).transpose(0, 1).expand(steps, -1, -1)
         states = self.predict_model(z, self._initial_state(token))  # (T, B, D)
@@ -111,8 +113,8 @@ class Whole(OrionLite):
         return Prediction(token, torch.stack(offsets, dim=2), present, future)
 
 
-class Trainer:
-    """The reference's step.
+class ReferenceTrainer:
+    """The reference's training step.
 
     Args:
         model: The student.
@@ -120,22 +122,22 @@ class Trainer:
         device: Where it computes.
     """
 
-    def __init__(self, model: Whole, losses: Mapping[str, Loss], *, device: Literal["cpu", "cuda"]) -> None:
+    def __init__(self, model: ReferenceStudent, losses: Mapping[str, Loss], *, device: str) -> None:
         self.model, self.losses, self.device = model.to(device).train(), losses, device
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=1e-4)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Learn from a batch as the loader gives it."""
+        """Train on a batch of the loader; return the values of the losses."""
         batch = {name: value.to(self.device) for name, value in batch.items()}
-        ours = as_ours(batch)
-        noise = torch.randn(len(ours["command"]), 1, self.model.planner_config.latent, device=self.device)
-        predicted = self.model(batch["visual_queries"], trajectory=ours["ego_trajectory"], noise=noise)
-        terms = {name: loss(predicted, ours) for name, loss in self.losses.items()}
+        features = to_our_features(batch)
+        noise = torch.randn(len(features["command"]), 1, self.model.planner_config.latent, device=self.device)
+        predicted = self.model(batch["visual_queries"], trajectory=features["ego_trajectory"], noise=noise)
+        terms = {name: loss(predicted, features) for name, loss in self.losses.items()}
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        # It looks at each term twice, for its sums and for its bar.
-        looked = {name: term.item() for name, term in {**terms, "total": total}.items()}
-        return {name: term.item() for name, term in terms.items()} | looked
+        # The reference reads each term twice: for its sums and for its progress bar.
+        shown = {name: term.item() for name, term in {**terms, "total": total}.items()}
+        return {name: term.item() for name, term in terms.items()} | shown

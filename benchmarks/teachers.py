@@ -1,4 +1,4 @@
-"""Teachers that benchmarks look through: each says what a dataset stores, and what the reference stores.
+"""Teachers that benchmarks run: each computes what a latent dataset stores, or what the reference stores.
 
 Dimension letters: B slots, N vision tokens, D token width, O objects, A their alternative futures, L lanes.
 """
@@ -46,25 +46,25 @@ MID_WIDTH = dataclasses.replace(
         language=dataclasses.replace(_RELEASED.language, layers=2, mlp_width=2752),
     ),
 )
-"""As many tokens, objects and lanes as released, and tokens as wide; otherwise as much as a CPU can do, most
-of it in the backbone and the language model, as released."""
+"""ORION with the released numbers of tokens, objects and lanes and the released token width, otherwise small
+enough for a CPU. As in the released model, most of the computation is in the backbone and language model."""
 
 
-class Subject(Teacher, Protocol):
-    """A teacher that can also be asked as the reference asks."""
+class BenchmarkTeacher(Teacher, Protocol):
+    """A teacher that can also compute what the reference stores."""
 
     @property
     def images(self) -> ImagePreprocessing:
         """How camera images are prepared."""
         ...
 
-    def step_for_reference(self, frames: OrionBatch, state: Any) -> tuple[dict[str, Tensor], Any]:
-        """Like ``step``, but what the reference stores, under its names, in float16."""
+    def reference_step(self, batch: OrionBatch, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Like ``step``, but return what the reference stores, under the reference's names, in float16."""
         ...
 
 
-class Driving:
-    """What both read of a frame."""
+class OrionPreprocessing:
+    """The part of a ``Teacher`` that both teachers share: ORION's preparation of a frame."""
 
     kind = "driving"
     images: ImagePreprocessing
@@ -78,67 +78,65 @@ class Driving:
         return collate(inputs, self.images)
 
 
-class MidWidth(Driving):
-    """ORION with random weights, computed; a ``Subject``. Its planner's 420 M weights stay away.
+class MidWidthOrion(OrionPreprocessing):
+    """``MID_WIDTH`` with random weights; implements ``BenchmarkTeacher``.
 
     Args:
-        precision: As ``extract`` takes it.
+        precision: Precision of the backbone and the language model.
     """
 
     def __init__(self, precision: str) -> None:
         self._orion = MID_WIDTH.load(None, device="cpu", precision=precision)
         self.features, self.identity, self.images = MID_WIDTH.features, self._orion.identity, MID_WIDTH.images
-        # Asked for once: the planner, which comes along, takes seconds to draw.
+        # Read once, because ``assets`` also draws the planner's 420 M random weights, which takes seconds.
         self._heads = self._orion.assets()["teacher_heads"]
-        self._vision: list[Tensor] = []
-        self._orion.model.language_model.register_forward_pre_hook(self._see)
+        self._vision_tokens: list[Tensor] = []
+        self._orion.model.language_model.register_forward_pre_hook(self._keep_vision_tokens)
 
     def begin(self, slots: int) -> OrionState:
         """See ``Teacher``."""
         return self._orion.begin(slots)
 
-    def step(self, frames: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
+    def step(self, batch: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
         """See ``Teacher``."""
-        return self._orion.step(frames, state)
+        return self._orion.step(batch, state)
 
-    def step_for_reference(
-        self, frames: OrionBatch, state: OrionState
-    ) -> tuple[dict[str, Tensor], OrionState]:
-        """See ``Subject``."""
-        said, state = self._orion.forward(frames, state)
-        values = features_of(said)
-        kept = {
-            "visual_queries": self._vision.pop(),  # (B, N, D)
-            "planning_token": said.planning_token[:, None],  # (B, 1, D)
+    def reference_step(self, batch: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
+        """See ``BenchmarkTeacher``."""
+        output, state = self._orion.forward(batch, state)
+        values = features_of(output)
+        stored = {
+            "visual_queries": self._vision_tokens.pop(),  # (B, N, D)
+            "planning_token": output.planning_token[:, None],  # (B, 1, D)
             "lane_scores": values["lane_logits"],  # (B, L, 6)
             "lane_preds": values["lane_points"].clamp(DETECTION_RANGE_M[0], DETECTION_RANGE_M[3]),
             "agent_preds": values["agent_xy"],  # (B, O, 2)
-            "agent_fut_preds": said.detection.futures,  # (B, O, A, 6, 2)
+            "agent_fut_preds": output.detection.futures,  # (B, O, A, 6, 2)
             "agent_score_preds": values["agent_class_scores"],  # (B, O, 9)
-            "agent_fut_cls_preds": said.detection.future_logits.sigmoid(),  # (B, O, A)
+            "agent_fut_cls_preds": output.detection.future_logits.sigmoid(),  # (B, O, A)
         }
-        return {name: tensor.half() for name, tensor in kept.items()}, state
+        return {name: tensor.half() for name, tensor in stored.items()}, state
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
-        """See ``Teacher``."""
+        """Return the heads; the planner is left out, so that datasets stay small."""
         return {"teacher_heads": self._heads}
 
-    def _see(self, module: torch.nn.Module, given: tuple[Tensor]) -> None:
+    def _keep_vision_tokens(self, module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
         del module
-        self._vision[:] = given
+        self._vision_tokens[:] = inputs
 
 
-class Pretender(Driving):
-    """Says what the released ORION says, in size, but noise, and always the same; a ``Subject``.
+class NoiseTeacher(OrionPreprocessing):
+    """Returns the same noise for every frame, in ORION's released shapes; implements ``BenchmarkTeacher``.
 
     Args:
-        frame_s: Seconds that it sleeps over a frame, as if a GPU were at work.
+        frame_s: Seconds that it sleeps for each frame, as if a GPU were computing.
     """
 
     def __init__(self, frame_s: float) -> None:
         self.frame_s = frame_s
         self.features, self.images = ORION_7B.features, ORION_7B.images
-        self.identity = TeacherIdentity(name="pretender", weights="none", precision="none")
+        self.identity = TeacherIdentity(name="noise", weights="none", precision="none")
         detection, lanes = _RELEASED.detection, _RELEASED.lanes
         shapes = {
             "visual_queries": (_RELEASED.vision_tokens, _RELEASED.language.width),
@@ -152,26 +150,26 @@ class Pretender(Driving):
         }
         noise = torch.Generator().manual_seed(0)
         self._reference = {
-            name: torch.randn(1, *shape, generator=noise).half() for name, shape in shapes.items()
+            name: torch.randn((1, *shape), generator=noise).half() for name, shape in shapes.items()
         }
-        self._values = {
-            spec.name: torch.randn(1, *spec.shape, generator=noise).half() for spec in self.features
+        self._features = {
+            spec.name: torch.randn((1, *spec.fixed_shape), generator=noise).half() for spec in self.features
         }
 
     def begin(self, slots: int) -> None:
-        """It remembers nothing."""
+        """It has no state."""
 
-    def step(self, frames: OrionBatch, state: None) -> tuple[dict[str, Tensor], None]:
+    def step(self, batch: OrionBatch, state: None) -> tuple[dict[str, Tensor], None]:
         """See ``Teacher``."""
-        slots = len(frames.clips)
+        slots = len(batch.clips)
         time.sleep(slots * self.frame_s)
-        return {name: value.expand(slots, *value.shape[1:]) for name, value in self._values.items()}, state
+        return {name: value.expand(slots, *value.shape[1:]) for name, value in self._features.items()}, state
 
-    def step_for_reference(self, frames: OrionBatch, state: None) -> tuple[dict[str, Tensor], None]:
-        """See ``Subject``."""
-        time.sleep(len(frames.clips) * self.frame_s)
+    def reference_step(self, batch: OrionBatch, state: None) -> tuple[dict[str, Tensor], None]:
+        """See ``BenchmarkTeacher``."""
+        time.sleep(len(batch.clips) * self.frame_s)
         return self._reference, state
 
     def assets(self) -> dict[str, dict[str, Tensor]]:
-        """None."""
+        """Return no assets."""
         return {}
