@@ -169,7 +169,7 @@ def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:
     if found:
         repair = "use the same teacher, options and data, or another dataset path"
         if all(difference.adds_ground_truth for difference in found):
-            repair = f"add the ground truth that it lacks: `teachonce add-truth {path} --data ROOT`"
+            repair = f"add the ground truth that it lacks: `teachonce add-ground-truth {path} --data ROOT`"
         raise IdentityError(
             f"{path} was made from something else:\n{difference_rows(found, '{} there, {} now')}",
             expected="the same teacher, checkpoint, preprocessing, features and data in every field",

@@ -56,7 +56,7 @@ def test_ragged_ground_truth_makes_a_dataset_of_format_1_format_2(dataset: Path,
 def test_the_error_of_missing_ground_truth_has_the_command_that_adds_it(dataset: Path):
     manifest = LatentDataset.open(dataset).manifest
     more = manifest.replace(features=(*manifest.features, OBJECTS, SPEED))
-    with pytest.raises(IdentityError, match="teachonce add-truth"):
+    with pytest.raises(IdentityError, match="teachonce add-ground-truth"):
         DatasetWriter(dataset, more).__enter__()
     target = SPEED.model_copy(update={"role": "target"})
     with pytest.raises(IdentityError, match="use the same teacher") as caught:

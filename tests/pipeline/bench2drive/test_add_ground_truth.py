@@ -66,7 +66,7 @@ def digests(path: Path) -> dict[str, str]:
 
 def test_an_old_dataset_extended_is_a_new_extraction(old, new, clips_root):
     assert not set(digests(old).values()) & set(digests(new).values())
-    with pytest.raises(IdentityError, match="teachonce add-truth"):
+    with pytest.raises(IdentityError, match="teachonce add-ground-truth"):
         DatasetWriter(old, LatentDataset.open(new).manifest).__enter__()
     report = add_ground_truth(old, clips_root)
     assert set(report.features) == ADDED
