@@ -117,28 +117,6 @@ def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
     assert verify(path).problems == ()
 
 
-def test_the_main_process_killed(undisturbed, clips_root, teacher, tmp_path):
-    path = tmp_path / "main.zarr"
-    process = start(path, clips_root, workers=2, delay_s=0.2)
-    wait_for(lambda: partial_clips(path), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    # At once, though the orphaned workers may not have noticed yet.
-    assert completed(path, clips_root, teacher) == undisturbed
-
-
-def test_ctrl_c_twice(undisturbed, clips_root, teacher, tmp_path):
-    path = tmp_path / "twice.zarr"
-    process = start(path, clips_root, workers=2, delay_s=0.2)
-    wait_for(lambda: partial_clips(path), process)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    code, _, err = finish(process)
-    assert code in (130, -signal.SIGINT), err
-    assert completed(path, clips_root, teacher) == undisturbed
-
-
 def test_the_lock_of_a_dead_host_is_ignored(undisturbed, clips_root, teacher, tmp_path):
     path = tmp_path / "stale.zarr"
     extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)

@@ -68,6 +68,12 @@ def start(path: Path, root: Path, *options: object, **trouble: object) -> subpro
     )
 
 
+def wait_for_partial_clips(path: Path, process: subprocess.Popen) -> None:
+    while not any((path / ".partial").glob("*/*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 def digests(path: Path) -> dict[str, str]:
     dataset = LatentDataset.open(path)
     return {clip: dataset.entry(clip).digest for clip in dataset.clips}
@@ -120,6 +126,32 @@ def test_killed_and_resumed(texts, undisturbed, tmp_path):
     process = start(path, texts)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
+    assert digests(path) == digests(undisturbed)
+    assert verify(path).problems == ()
+
+
+def test_killed_with_two_workers(texts, undisturbed, tmp_path):
+    path = tmp_path / "main.zarr"
+    process = start(path, texts, "--workers", 2, delay_s=0.2)
+    wait_for_partial_clips(path, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    # At once, though the orphaned workers may not have noticed yet.
+    assert extract(Texts(texts).select(), ToyTeacher(), path, slots=2).failed == ()
+    assert digests(path) == digests(undisturbed)
+    assert verify(path).problems == ()
+
+
+def test_ctrl_c_twice(texts, undisturbed, tmp_path):
+    path = tmp_path / "twice.zarr"
+    process = start(path, texts, "--workers", 2, delay_s=0.2)
+    wait_for_partial_clips(path, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert extract(Texts(texts).select(), ToyTeacher(), path, slots=2).failed == ()
     assert digests(path) == digests(undisturbed)
     assert verify(path).problems == ()
 
