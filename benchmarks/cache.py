@@ -189,7 +189,7 @@ def main(
     frames: Annotated[int, typer.Option(help="Frames of each of these clips.")] = 48,
     singles: Annotated[int, typer.Option(help="Frames read one at a time.")] = 200,
     batches: Annotated[
-        int, typer.Option(help="Batches of 64 frames that are read in a row; an odd number.")
+        int, typer.Option(min=3, help="Batches of 64 frames that are read in a row; an odd number.")
     ] = 5,
     verified: Annotated[int, typer.Option(help="Clips of 248 frames that are verified.")] = 8,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
