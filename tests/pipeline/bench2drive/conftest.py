@@ -147,3 +147,16 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo") / "data"
     write_demo_data(root, clips=8, frames=3)
     return root
+
+
+@pytest.fixture
+def clip_of(write_clip, frame_record):
+    """A clip with the given actors in each frame, and the ego standing at the golden place."""
+
+    def write(*frames):
+        records = [frame_record() for _ in frames]
+        for record, actors in zip(records, frames, strict=True):
+            record["bounding_boxes"] += actors
+        return write_clip(records)
+
+    return write

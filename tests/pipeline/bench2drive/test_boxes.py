@@ -23,19 +23,6 @@ def boxes_of(clip) -> list[Boxes]:
     return [frame_boxes(read_annotation(clip.annotation_path(frame)), ALL_LABELS) for frame in clip.frames]
 
 
-@pytest.fixture
-def clip_of(write_clip, frame_record):
-    """A clip with the given actors in each frame, and the ego standing at the golden place."""
-
-    def write(*frames):
-        records = [frame_record() for _ in frames]
-        for record, actors in zip(records, frames, strict=True):
-            record["bounding_boxes"] += actors
-        return write_clip(records)
-
-    return write
-
-
 def test_golden_vehicle(clip_of, vehicle):
     (boxes,) = boxes_of(clip_of([vehicle()]))
     np.testing.assert_allclose(boxes.centre[0], (-3.071797, 21.710508, -1.09), atol=1e-6)

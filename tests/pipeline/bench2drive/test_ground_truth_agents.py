@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 
 from cache_schema.vocabulary.driving import AGENTS, GROUND_TRUTH_AGENTS
 from pipeline.bench2drive.annotations import read_annotation
@@ -12,19 +11,6 @@ from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
 from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
 from pipeline.bench2drive.ground_truth.classes import CLASSES, UNKNOWN
-
-
-@pytest.fixture
-def clip_of(write_clip, frame_record):
-    """A clip with the given actors in each frame, and the ego standing at the golden place."""
-
-    def write(*frames):
-        records = [frame_record() for _ in frames]
-        for record, actors in zip(records, frames, strict=True):
-            record["bounding_boxes"] += actors
-        return write_clip(records)
-
-    return write
 
 
 def agents_of(clip):

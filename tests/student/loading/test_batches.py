@@ -12,6 +12,7 @@ from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from student.loading import loader
 from student.loading.batches import LatentSamples
+from tests.student.loading.manifests import manifest_of
 
 CPU = torch.device("cpu")
 FEATURES = ("scene_queries", "ego_trajectory", "ego_trajectory_mask", "command", "frame_index")
@@ -59,22 +60,7 @@ def encoded(tmp_path_factory):
         ("eighth", (64, 64), "float16", "int8-per-channel"),
         ("count", (), "uint16", "full"),
     )
-    manifest = Manifest(
-        features=tuple(
-            FeatureSpec(
-                name=name,
-                shape=shape,
-                axes=tuple(f"axis{number}" for number in range(len(shape))),
-                dtype=dtype,
-                role="input",
-                encoding=encoding,
-            )
-            for name, shape, dtype, encoding in features
-        ),
-        teacher=TeacherIdentity(name="tiny", weights="random:0", precision="fp32"),
-        data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),
-        code=CodeIdentity(teachonce="0", libraries={}),
-    )
+    manifest = manifest_of(features)
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("encoded") / "encoded.zarr"
     with DatasetWriter(path, manifest, {}) as writer:

@@ -9,13 +9,12 @@ import torch
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import DatasetError
-from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
-from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
 from student.loading import loader
 from student.loading.batches import LatentSamples
 from student.loading.decode import unpack_ragged_triangles, unpack_triangles
 from student.loading.ragged import Ragged, gather, spans
+from tests.student.loading.manifests import manifest_of
 
 CPU = torch.device("cpu")
 FEATURES = (
@@ -46,22 +45,7 @@ def values_of(rng, length):
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory):
     """Return a dataset of two clips whose samples differ in length; one is empty."""
-    manifest = Manifest(
-        features=tuple(
-            FeatureSpec(
-                name=name,
-                shape=shape,
-                axes=tuple(f"axis{number}" for number in range(len(shape))),
-                dtype=dtype,
-                role="input",
-                encoding=encoding,
-            )
-            for name, shape, dtype, encoding in FEATURES
-        ),
-        teacher=TeacherIdentity(name="tiny", weights="random:0", precision="fp32"),
-        data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=10.0),
-        code=CodeIdentity(teachonce="0", libraries={}),
-    )
+    manifest = manifest_of(FEATURES)
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("ragged") / "ragged.zarr"
     with DatasetWriter(path, manifest, {}) as writer:
