@@ -1,23 +1,41 @@
-"""Reading stored arrays: nothing is opened that is not as the manifest and the ledger promise."""
+"""Reading stored arrays: the chunks that are asked for, as manifest and ledger promise them.
+
+There is no compressor and every place is known, so that a chunk is read with one positioned read and compared
+with its checksum. A chunk that is not there is an error: nothing is ever filled in.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
 
+import google_crc32c
 import numpy as np
 import zarr
+from zarr.storage import StorePath, WrapperStore
 
 from cache_schema.errors import DatasetError
 from cache_schema.format.array_metadata import check_document
 from cache_schema.format.clip_files import array_of, stored_length
 from cache_schema.format.encodings import decode_values, stored_arrays
-from cache_schema.format.layout import file_sizes
+from cache_schema.format.layout import (
+    CHECKSUM_BYTES,
+    INDEX_ENTRY_BYTES,
+    Layout,
+    chunk_path,
+    file_sizes,
+    index_wrong,
+    layout_of,
+)
 from cache_schema.format.ragged import SHAPE, FrameIndex, frame_index
 from cache_schema.storage.safe_io import JSON_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
@@ -25,7 +43,17 @@ if TYPE_CHECKING:
     from cache_schema.storage.backend import StorageBackend
 
 OPEN_ARRAYS, OPEN_INDICES = 8192, 2048
-"""Arrays and frame indices that are remembered, up to 30 kB each: more clips than one batch comes from."""
+"""Arrays and indices that are remembered, up to 30 kB each: more clips than one batch comes from."""
+
+
+class _Promised(NamedTuple):
+    """An array whose files are those that manifest and ledger promise."""
+
+    length: int
+    """Elements along the leading axis."""
+    layout: Layout
+    sizes: tuple[int, ...]
+    """Bytes of every file of values."""
 
 
 class ArrayReader:
@@ -38,13 +66,8 @@ class ArrayReader:
 
     def __init__(self, backend: StorageBackend, entry: Callable[[str], LedgerEntry]) -> None:
         self._backend, self._entry = backend, entry
-        self.array = functools.lru_cache(OPEN_ARRAYS)(self._open)
-        """``array(clip, stored)``: one array of a clip, opened for reading.
-
-        Raises:
-            DatasetError: Its metadata is not as promised, or a file that the ledger lists is missing or has
-                another size, so that reading it would yield fill values.
-        """
+        self._promised = functools.lru_cache(OPEN_ARRAYS)(self._find_promised)
+        self._offsets = functools.lru_cache(OPEN_INDICES)(self._read_offsets)
         self.index = functools.lru_cache(OPEN_INDICES)(self._read_index)
         """``index(clip, spec)``: where the values of a ragged feature's frames are.
 
@@ -71,47 +94,126 @@ class ArrayReader:
         stored = self._select(clip, stored_arrays(spec)[0], values)
         return stored if spec.encoding == "lower-triangle" else decode_values(spec, stored, stored.shape)
 
-    def _open(self, clip: str, stored: StoredArray) -> zarr.Array:
-        length = self._check_files(clip, stored)
-        folder = f"clips/{clip}/{stored.name}"
+    def check(self, clip: str, stored: StoredArray) -> None:
+        """Check an array for programs that read it with another library.
+
+        Raises:
+            DatasetError: Its zarr.json is not as promised, or a file is missing or has another size.
+        """
+        promised = self._promised(clip, stored)
         try:
-            # Compared before Zarr acts on it.
-            document = self._backend.read(f"{folder}/zarr.json", JSON_BYTES)
-            wrong = check_document(document, stored, length)
+            document = self._backend.read(f"clips/{clip}/{stored.name}/zarr.json", JSON_BYTES)
+            wrong = check_document(document, stored, promised.length)
             if wrong is not None:
                 raise ValueError(f"its zarr.json {wrong}")
-            with self._backend.errors():
-                return zarr.open_array(self._backend.zarr_store(folder), mode="r", zarr_format=3)
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             raise DatasetError(
                 f"clip {clip!r} has no readable array {stored.name!r}: {error}",
-                expected=f"{stored.dtype}{(length, *stored.shape)}, as the manifest promises",
+                expected=f"{stored.dtype}{(promised.length, *stored.shape)}, as the manifest promises",
                 repair=_repair(clip),
             ) from error
+        for number, nbytes in enumerate(promised.sizes):
+            if self._backend.size(f"clips/{clip}/{chunk_path(stored, number)}") != nbytes:
+                raise self._changed(clip, stored, number, nbytes)
 
-    def _check_files(self, clip: str, stored: StoredArray) -> int:
-        """Check the files of an array; return the length of its leading axis."""
+    def array(self, clip: str, stored: StoredArray) -> zarr.Array:
+        """Open an array with Zarr, which here raises an error where it would fill in values."""
+        self.check(clip, stored)
+        for number in range(len(self._promised(clip, stored).sizes)):
+            self._offsets(clip, stored, number)
+        whole = self._backend.zarr_store(f"clips/{clip}/{stored.name}")
+        with self._backend.errors():
+            return zarr.open_array(StorePath(_StrictStore(whole.store), whole.path), mode="r", zarr_format=3)
+
+    def _select(self, clip: str, stored: StoredArray, elements: slice | np.ndarray) -> np.ndarray:
+        """Read elements along the leading axis of an array, (n, *shape)."""
+        promised = self._promised(clip, stored)
+        if isinstance(elements, slice):
+            elements = np.arange(*elements.indices(promised.length))
+        values = np.empty((len(elements), *stored.shape), stored.dtype)
+        chunk_length, per_file = promised.layout.chunks[0], promised.layout.file_length
+        files = elements // per_file
+        for number in np.unique(files).tolist():
+            here = np.flatnonzero(files == number) if len(promised.sizes) > 1 else slice(None)
+            chunks, within = np.divmod(elements[here] - number * per_file, chunk_length)
+            wanted, place = np.unique(chunks, return_inverse=True)
+            rows = self._read_chunks(clip, stored, number, wanted)  # (chunks, chunk_length, *shape)
+            values[here] = rows[:, 0][place] if chunk_length == 1 else rows[place, within]
+        return values
+
+    def _read_chunks(self, clip: str, stored: StoredArray, number: int, chunks: np.ndarray) -> np.ndarray:
+        """Read chunks of one file, in ascending order, and compare them with their checksums.
+
+        Returns:
+            (chunks, elements of a chunk, *shape), without copy.
+        """
+        promised = self._promised(clip, stored)
+        length = promised.layout.chunks[0]
+        nbytes = length * stored.nbytes
+        stride = nbytes + CHECKSUM_BYTES
+        offsets = self._offsets(clip, stored, number)
+        places = chunks * stride if offsets is None else offsets[chunks]
+        begins = np.concatenate([[0], np.flatnonzero(np.diff(places) != stride) + 1, [len(chunks)]])
+        ranges = [
+            (int(places[begin]), int(end - begin) * stride) for begin, end in itertools.pairwise(begins)
+        ]
+        content = self._read(clip, stored, number, ranges)
+        rows = np.frombuffer(content, np.uint8).reshape(len(chunks), stride)
+        values = rows[:, :nbytes]
+        for row, sum_ in zip(values, rows[:, nbytes:].copy().view("<u4")[:, 0].tolist(), strict=True):
+            if google_crc32c.value(row) != sum_:
+                raise self._broken(clip, stored, "a chunk does not fit its checksum")
+        dtype = np.dtype(stored.dtype).newbyteorder("<")
+        if nbytes % CHECKSUM_BYTES or dtype.itemsize > CHECKSUM_BYTES:
+            values = np.ascontiguousarray(values)  # for dtypes that do not divide the stride
+        return values.view(dtype).reshape(len(chunks), length, *stored.shape)
+
+    def _find_promised(self, clip: str, stored: StoredArray) -> _Promised:
+        """Compare the files that the ledger lists with those that follow from the manifest.
+
+        Sizes follow from the manifest and the clip's length: a ledger that lies cannot make a reader ask for
+        more memory than the files themselves take.
+        """
         entry = self._entry(clip)
         length = stored_length(stored, entry.clip.frames, entry.values)
         sizes = file_sizes(stored, length)
         recorded = {path: file.nbytes for path, file in entry.files.items() if array_of(path) == stored.name}
-        document = f"{stored.name}/zarr.json"
-        if recorded.keys() != {document, *sizes}:
+        recorded.pop(f"{stored.name}/zarr.json", None)
+        if recorded != sizes:
             raise DatasetError(
-                f"clip {clip!r}: the ledger lists {len(recorded)} files of the array {stored.name!r}",
-                expected=f"{len(sizes) + 1}: one zarr.json, and files for {length} {stored.leading}s",
+                f"clip {clip!r}: the ledger lists {len(recorded)} files of values of the array "
+                f"{stored.name!r} with {sum(recorded.values())} bytes",
+                expected=f"{len(sizes)} with {sum(sizes.values())} bytes, for {length} {stored.leading}s",
                 repair=_repair(clip),
             )
-        # Sizes follow from the manifest and the clip's length: a ledger that lies cannot make a reader
-        # ask for more memory than the files themselves take.
-        for path, nbytes in ({document: recorded[document]} | sizes).items():
-            if recorded[path] != nbytes or self._backend.size(f"clips/{clip}/{path}") != nbytes:
-                raise DatasetError(
-                    f"clip {clip!r}, feature {stored.name!r}: {path} is missing or has another size",
-                    expected=f"a file of {nbytes} bytes, as manifest and ledger say",
-                    repair=_repair(clip),
-                )
-        return length
+        return _Promised(length, layout_of(stored, length), tuple(sizes.values()))
+
+    def _read_offsets(self, clip: str, stored: StoredArray, number: int) -> np.ndarray | None:
+        """Read where the chunks of a file begin, (chunks); None where one follows the other from 0 on."""
+        promised = self._promised(clip, stored)
+        entries = promised.layout.index_entries
+        if not entries:
+            return None
+        held = min(promised.layout.file_length, promised.length - number * promised.layout.file_length)
+        chunks = promised.layout.chunks_in(held)
+        nbytes = entries * INDEX_ENTRY_BYTES + CHECKSUM_BYTES
+        index = self._read(clip, stored, number, [(promised.sizes[number] - nbytes, nbytes)])
+        stride = promised.layout.chunks[0] * stored.nbytes + CHECKSUM_BYTES
+        wrong = index_wrong(index, entries, chunks, stride)
+        if wrong is not None:
+            raise self._broken(clip, stored, f"{chunk_path(stored, number)} {wrong}")
+        offsets = np.frombuffer(index, "<u8", 2 * chunks)[::2].astype(np.int64)
+        return None if (offsets == np.arange(chunks) * stride).all() else offsets
+
+    def _read(self, clip: str, stored: StoredArray, number: int, ranges: list[tuple[int, int]]) -> bytes:
+        """Read parts of a file of values, one behind the other."""
+        nbytes = self._promised(clip, stored).sizes[number]
+        try:
+            return self._backend.read_ranges(f"clips/{clip}/{chunk_path(stored, number)}", nbytes, ranges)
+        except FileNotFoundError as error:
+            raise self._changed(clip, stored, number, nbytes) from error
+        except OSError as error:
+            raise self._broken(clip, stored, str(error)) from error
 
     def _read_index(self, clip: str, spec: FeatureSpec) -> FrameIndex:
         entry = self._entry(clip)
@@ -130,20 +232,32 @@ class ArrayReader:
             ) from error
         return index
 
-    def _select(self, clip: str, stored: StoredArray, elements: slice | np.ndarray) -> np.ndarray:
-        """Read elements along the leading axis of an array."""
-        array = self.array(clip, stored)
-        try:
-            with self._backend.errors():
-                if isinstance(elements, np.ndarray):
-                    return np.asarray(array.oindex[elements])
-                return np.asarray(array[elements])
-        except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
-            raise DatasetError(
-                f"clip {clip!r}, feature {stored.name!r}: the stored bytes cannot be decoded: {error}",
-                expected="the bytes that were committed, with the checksum of every chunk intact",
-                repair=_repair(clip),
-            ) from error
+    def _changed(self, clip: str, stored: StoredArray, number: int, nbytes: int) -> DatasetError:
+        return DatasetError(
+            f"clip {clip!r}, feature {stored.name!r}: {chunk_path(stored, number)} is missing or has another "
+            "size",
+            expected=f"a file of {nbytes} bytes, as manifest and ledger say",
+            repair=_repair(clip),
+        )
+
+    def _broken(self, clip: str, stored: StoredArray, wrong: str) -> DatasetError:
+        return DatasetError(
+            f"clip {clip!r}, feature {stored.name!r}: the stored bytes cannot be decoded: {wrong}",
+            expected="the bytes that were committed, with the checksum of every chunk intact",
+            repair=_repair(clip),
+        )
+
+
+class _StrictStore(WrapperStore):
+    """A store whose files are all there."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer:
+        found = await super().get(key, prototype, byte_range)
+        if found is None:
+            raise FileNotFoundError(f"{key} is missing in {self._store}")
+        return found
 
 
 def _repair(clip: str) -> str:

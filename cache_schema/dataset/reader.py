@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dask.array import Array as DaskArray
 
     from cache_schema.format.derivations import Derivation
+    from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
     from cache_schema.format.manifest import AssetSpec
     from cache_schema.format.ragged import FrameIndex
@@ -176,7 +177,9 @@ class LatentDataset:
         return spec
 
     def array(self, clip: str, stored: str) -> zarr.Array:
-        """Return one stored array of a clip, opened for reading; its values are encoded.
+        """Return one stored array of a clip, opened with Zarr for reading; its values are encoded.
+
+        A chunk that goes missing later is an error when it is read, never a fill value.
 
         Args:
             clip: Name of a committed clip.
@@ -184,18 +187,17 @@ class LatentDataset:
 
         Raises:
             DatasetError: It is not as promised, or a file that the ledger lists is missing or has another
-                size, so that reading it would yield fill values.
+                size.
         """
-        feature = feature_of(f"{stored}/")
-        self.require([feature])
-        arrays = {array.name: array for array in stored_arrays(self.feature(feature))}
-        if stored not in arrays:
-            raise RequestError(
-                f"the feature {feature!r} of {self.backend} has no array {stored!r}",
-                expected=f"one of {', '.join(arrays)}",
-                repair="name an array that the feature's encoding has",
-            )
-        return self._arrays.array(clip, arrays[stored])
+        return self._arrays.array(clip, self._stored_array(stored))
+
+    def check_array(self, clip: str, stored: str) -> None:
+        """Check one stored array of a clip, for programs that read it with a library of their own.
+
+        Raises:
+            DatasetError: As of ``array``.
+        """
+        self._arrays.check(clip, self._stored_array(stored))
 
     def frame_index(self, clip: str, feature: str) -> FrameIndex:
         """Return the shapes of a ragged feature's frames, and where the values of each begin.
@@ -315,6 +317,18 @@ class LatentDataset:
         maps = self.asset(derivation.asset)
         derivation.check_asset(maps, {spec.name: spec for spec in self.manifest.features})
         return maps
+
+    def _stored_array(self, name: str) -> StoredArray:
+        feature = feature_of(f"{name}/")
+        self.require([feature])
+        arrays = {array.name: array for array in stored_arrays(self.feature(feature))}
+        if name not in arrays:
+            raise RequestError(
+                f"the feature {feature!r} of {self.backend} has no array {name!r}",
+                expected=f"one of {', '.join(arrays)}",
+                repair="name an array that the feature's encoding has",
+            )
+        return arrays[name]
 
     def _broken(self, spec: AssetSpec) -> DatasetError:
         return DatasetError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from cache_schema.format.encodings import SCALE
@@ -93,3 +94,27 @@ def file_sizes(stored: StoredArray, length: int) -> dict[str, int]:
 def chunk_path(stored: StoredArray, number: int) -> str:
     """Return the path of an array's file of values with this number, in the clip's folder."""
     return ".".join((f"{stored.name}/c", str(number), *("0" for _ in stored.shape)))
+
+
+def index_wrong(index: bytes, entries: int, chunks: int, stride: int) -> str | None:
+    """Return what is wrong with the end of a file of values; None for nothing.
+
+    Args:
+        index: What follows the file's chunks.
+        entries: Chunks that its index has room for; 0 of a file without index.
+        chunks: Chunks that the file holds.
+        stride: Bytes of a chunk and its checksum.
+    """
+    if not entries:
+        return "is longer than its values" if index else None
+    if len(index) != entries * INDEX_ENTRY_BYTES + CHECKSUM_BYTES:
+        return "has an index of another length"
+    if google_crc32c.value(index[:-CHECKSUM_BYTES]) != int.from_bytes(index[-CHECKSUM_BYTES:], "little"):
+        return "has an index that its checksum does not fit"
+    table = np.frombuffer(index, "<u8", entries * 2).reshape(entries, 2)  # offset, length
+    # In any order, but every chunk once: two frames must not share one.
+    offsets = np.arange(chunks, dtype=np.uint64) * stride
+    present = table[:chunks]
+    if (np.sort(present[:, 0]) != offsets).any() or (present[:, 1] != stride).any():
+        return "has an index that leads elsewhere"
+    return "has an index of more chunks than it holds" if (table[chunks:] != ABSENT).any() else None

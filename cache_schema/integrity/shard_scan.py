@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 
 from cache_schema.format.encodings import SCALE, STEPS, largest_scale
-from cache_schema.format.layout import ABSENT, CHECKSUM_BYTES, INDEX_ENTRY_BYTES, layout_of
+from cache_schema.format.layout import CHECKSUM_BYTES, index_wrong, layout_of
 from cache_schema.format.ragged import SHAPE
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def scan(path: Path, promised: ChunkFile) -> ScannedFile:
         rest = file.read()
         digest.update(rest)
     if wrong is None:
-        wrong = _index_wrong(rest, layout.index_entries, chunks, nbytes)
+        wrong = index_wrong(rest, layout.index_entries, chunks, nbytes + CHECKSUM_BYTES)
     return ScannedFile(digest.hexdigest(), wrong)
 
 
@@ -83,24 +83,6 @@ def _chunks_wrong(
         if begin + len(rows) == chunks and rows[-1, nbytes - padding : nbytes].any():
             wrong = wrong or "holds values beyond its end"
     return wrong
-
-
-def _index_wrong(index: bytes, entries: int, chunks: int, nbytes: int) -> str | None:
-    """Check the index of a shard with so many entries, of which the first ``chunks`` must be present."""
-    if not entries:
-        return "is longer than its values" if index else None
-    if len(index) != entries * INDEX_ENTRY_BYTES + CHECKSUM_BYTES:
-        return "has an index of another length"
-    if google_crc32c.value(index[:-CHECKSUM_BYTES]) != int.from_bytes(index[-CHECKSUM_BYTES:], "little"):
-        return "has an index that its checksum does not fit"
-    table = np.frombuffer(index, "<u8", entries * 2).reshape(entries, 2)  # offset, length
-    stride = nbytes + CHECKSUM_BYTES
-    # In any order, but every chunk once: two frames must not share one.
-    offsets = np.arange(chunks, dtype=np.uint64) * stride
-    present = table[:chunks]
-    if (np.sort(present[:, 0]) != offsets).any() or (present[:, 1] != stride).any():
-        return "has an index that leads elsewhere"
-    return "has an index of more chunks than it holds" if (table[chunks:] != ABSENT).any() else None
 
 
 def _bounds(spec: FeatureSpec, stored: StoredArray) -> list[tuple[str, int | None, int]]:

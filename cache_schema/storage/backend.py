@@ -87,6 +87,20 @@ class StorageBackend(ABC):
         """
 
     @abstractmethod
+    def read_ranges(self, name: str, nbytes: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+        """Return parts of a file, one behind the other.
+
+        Args:
+            name: The file.
+            nbytes: Its size.
+            ranges: Where each part begins, and how many bytes it has.
+
+        Raises:
+            FileNotFoundError: There is no such file, or it has another size.
+            StorageError: The backend cannot be reached.
+        """
+
+    @abstractmethod
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes, or None where there is no such file."""
 

@@ -63,6 +63,23 @@ class ObjectStoreBackend(StorageBackend):
             except FileNotFoundError:
                 return None
 
+    def read_ranges(self, name: str, nbytes: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+        """Return parts of a file, one behind the other; neighbours are fetched together."""
+        with self.errors():
+            if list(ranges) == [(0, nbytes)]:
+                return self.read(name, nbytes)
+            if len(ranges) > 1:
+                begins, lengths = zip(*ranges, strict=True)
+                return b"".join(
+                    bytes(part)
+                    for part in obstore.get_ranges(self._store, name, starts=begins, lengths=lengths)
+                )
+            ((begin, length),) = ranges
+            found = obstore.get(self._store, name, options={"range": (begin, begin + length)})
+            if found.meta["size"] != nbytes:
+                raise FileNotFoundError(f"{self}/{name} has another size than {nbytes} bytes")
+            return bytes(found.bytes())
+
     def zarr_store(self, folder: str) -> StorePath:
         """Return a folder as a read-only Zarr store; all folders share one pool of connections."""
         from zarr.storage import ObjectStore, StorePath

@@ -138,7 +138,7 @@ class Loader:
     def _open_checked(self, clip: int, name: str) -> Any:
         """Open an array once the dataset has compared it with the manifest and the ledger."""
         holder = self.dataset.holder(self.feature_of[name])
-        holder.array(self.clips[clip], name)
+        holder.check_array(self.clips[clip], name)
         folder = holder.path / "clips" / self.clips[clip] / name
         return ts.open(
             {

@@ -4,10 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from zarr.storage import StorePath, WrapperStore
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
@@ -109,19 +109,6 @@ def test_a_dataset_travels_to_other_processes_as_its_address(dataset: Path):
     np.testing.assert_array_equal(there.read(CLIPS[0].name, "token"), values_of(CLIPS[0].name, 5)["token"])
 
 
-class CountingStore(WrapperStore):
-    """Writes down how many bytes were asked of it."""
-
-    def __init__(self, store, taken: list):
-        super().__init__(store)
-        self.taken = taken
-
-    async def get(self, key, prototype, byte_range=None):
-        found = await self._store.get(key, prototype, byte_range)
-        self.taken.append((key, len(found)))
-        return found
-
-
 class CountingBackend(LocalBackend):
     """A folder that writes down what is read of it."""
 
@@ -134,9 +121,9 @@ class CountingBackend(LocalBackend):
         self.taken.append((name, len(content)))
         return content
 
-    def zarr_store(self, folder):
-        whole = super().zarr_store(folder)
-        return StorePath(CountingStore(whole.store, self.taken), whole.path)
+    def read_ranges(self, name, nbytes, ranges):
+        self.taken += [(name, length) for _, length in ranges]
+        return super().read_ranges(name, nbytes, ranges)
 
 
 def test_only_what_is_asked_for_is_read(dataset: Path):
@@ -148,14 +135,11 @@ def test_only_what_is_asked_for_is_read(dataset: Path):
     taken = [(name, size) for name, size in opened.backend.taken if not name.endswith(".json")]
     # The shard's index of 7 chunks, and one chunk of 17 x 256 halves; each with its checksum.
     assert taken == [(f"{folder}/c.0.0.0", 7 * 16 + 4), (f"{folder}/c.0.0.0", 17 * 256 * 2 + 4)]
-    assert {name for name, _ in opened.backend.taken if name.endswith(".json")} == {
-        f"ledger/{clip}.json",
-        f"{folder}/zarr.json",
-    }
-    # Once known, an array is not opened again.
+    assert [name for name, _ in opened.backend.taken if name.endswith(".json")] == [f"ledger/{clip}.json"]
+    # The places of chunks are remembered.
     opened.backend.taken.clear()
     opened.read(clip, "queries", np.array([0, 6]))
-    assert sum(size for _, size in opened.backend.taken) == 7 * 16 + 4 + 2 * (17 * 256 * 2 + 4)
+    assert opened.backend.taken == 2 * [(f"{folder}/c.0.0.0", 17 * 256 * 2 + 4)]
 
 
 def rewrite(dataset: Path, clip: str, name: str, change) -> None:
@@ -184,10 +168,15 @@ def rewrite(dataset: Path, clip: str, name: str, change) -> None:
         (lambda document: document.update(data_type="float64"), "data_type"),
     ],
 )
-def test_an_array_that_is_not_as_promised_is_not_even_opened(dataset: Path, change, message: str):
-    rewrite(dataset, CLIPS[0].name, "token/zarr.json", change)
-    with pytest.raises(DatasetError, match=f"no readable array 'token': its zarr.json has {message} "):
-        LatentDataset.open(dataset).read(CLIPS[0].name, "token")
+def test_an_array_that_is_not_as_promised_is_not_opened_with_zarr(dataset: Path, change, message: str):
+    clip = CLIPS[0].name
+    rewrite(dataset, clip, "token/zarr.json", change)
+    opened = LatentDataset.open(dataset)
+    for open_array in (opened.array, opened.check_array):
+        with pytest.raises(DatasetError, match=f"no readable array 'token': its zarr.json has {message} "):
+            open_array(clip, "token")
+    # What is read here follows from the manifest alone.
+    np.testing.assert_array_equal(opened.read(clip, "token"), values_of(clip, CLIPS[0].frames)["token"])
 
 
 def test_a_ledger_that_lies_of_lengths_makes_no_reader_ask_for_memory(dataset: Path):
@@ -197,10 +186,57 @@ def test_a_ledger_that_lies_of_lengths_makes_no_reader_ask_for_memory(dataset: P
     (dataset / "ledger" / f"{info.name}.json").unlink()
     ledger.commit(entry.model_copy(update={"clip": info, "digest": digest_of(info, entry.files)}))
     opened = LatentDataset.open(dataset)
-    with pytest.raises(DatasetError, match=r"token/c\.0\.0 is missing or has another size"):
-        opened.read(info.name, "token")
-    with pytest.raises(DatasetError, match="the ledger lists 2 files of the array 'queries'"):
-        opened.read(info.name, "queries", 0)
+    for name in ("token", "queries"):
+        with pytest.raises(DatasetError, match=f"the ledger lists 1 files of values of the array '{name}'"):
+            opened.read(info.name, name, 0)
+
+
+@pytest.mark.parametrize("feature", ["token", "queries", "command", "mask"])
+def test_a_file_that_goes_while_it_is_read_is_an_error(dataset: Path, feature: str):
+    """Never a fill value: by read, in a dask array, through Zarr."""
+    opened, clip = LatentDataset.open(dataset), CLIPS[0].name
+    lazy, array = opened.dask(feature, [clip]), opened.array(clip, feature)
+    before = opened.read(clip, feature)
+    np.testing.assert_array_equal(array[:], before)
+    (file,) = (dataset / "clips" / clip / feature).glob("c.*")
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        array[:]
+    for changed in (None, content[:-1], content + b"x", bytes(len(content))):
+        if changed is not None:
+            file.write_bytes(changed)
+        with pytest.raises(DatasetError, match=f"feature '{feature}'"):
+            opened.read(clip, feature)
+        with pytest.raises(DatasetError, match=f"feature '{feature}'"):
+            opened.read(clip, feature, 1)
+        with pytest.raises(DatasetError, match=f"feature '{feature}'"):
+            lazy.compute(scheduler="synchronous")
+    file.write_bytes(content)
+    np.testing.assert_array_equal(opened.read(clip, feature), before)
+
+
+def test_chunks_in_any_order_are_the_same_values(dataset: Path):
+    """As another writer of sharded arrays may have them: the index tells where each is."""
+    clip = CLIPS[1].name
+    before = LatentDataset.open(dataset).read(clip, "queries")
+    (file,) = (dataset / "clips" / clip / "queries").glob("c.*")
+    stride, chunks = 17 * 256 * 2 + 4, CLIPS[1].frames
+    content = file.read_bytes()
+    rows = [content[row * stride : (row + 1) * stride] for row in range(chunks)]
+    index = np.frombuffer(content[chunks * stride : -4], "<u8").reshape(chunks, 2).copy()
+    order = np.random.default_rng(0).permutation(chunks)
+    index[order, 0] = np.arange(chunks) * stride
+    table = index.tobytes()
+    checksum = google_crc32c.value(table).to_bytes(4, "little")
+    file.write_bytes(b"".join(rows[row] for row in order) + table + checksum)
+    opened = LatentDataset.open(dataset)
+    np.testing.assert_array_equal(opened.read(clip, "queries"), before)
+    chosen = np.array([5, 0, 5, -1])
+    np.testing.assert_array_equal(opened.read(clip, "queries", chosen), before[chosen])
+        opened.read(clip, "queries", np.array([5, 0, 5, -1])), before[[5, 0, 5, -1]]
+    )
+    np.testing.assert_array_equal(opened.read(clip, "queries", slice(None, None, -2)), before[::-2])
 
 
 def test_a_shard_behind_a_symbolic_link_is_not_read(dataset: Path):

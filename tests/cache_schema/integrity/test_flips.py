@@ -64,8 +64,10 @@ def test_every_flipped_bit_is_found_and_never_read(small: Path):
             refused += 1
         flip_a_bit(file, position)
     assert verify(small).problems == ()
-    # What is left is in attributes that repeat the manifest, and in assets, which the next test reads.
-    assert refused > FLIPS / 2
+    # What is left is in the zarr.json of groups and arrays, which only repeat the manifest, and in assets,
+    # which the next test reads.
+    needed = [file for file in files if file.name != "zarr.json" and file.parent.name != "assets"]
+    assert refused > FLIPS * len(needed) / len(files) - FLIPS / 20
 
 
 def found_in(path: Path) -> set[tuple[str | None, str | None]]:

@@ -276,7 +276,7 @@ def test_metadata_other_than_promised_is_refused_before_zarr_acts_on_it(dataset:
     assert (clip, feature) == (FIRST, "command")
     assert key in what
     with pytest.raises(DatasetError, match="'command'"):
-        LatentDataset.open(dataset).read(FIRST, "command")
+        LatentDataset.open(dataset).array(FIRST, "command")
 
 
 @pytest.mark.parametrize(
