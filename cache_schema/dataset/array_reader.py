@@ -127,45 +127,58 @@ class ArrayReader:
 
     def _select(self, clip: str, stored: StoredArray, elements: slice | np.ndarray) -> np.ndarray:
         """Read elements along the leading axis of an array, (n, *shape)."""
-        promised = self._promised(clip, stored)
+        length, layout, _ = self._promised(clip, stored)
         if isinstance(elements, slice):
-            elements = np.arange(*elements.indices(promised.length))
+            begin, end, step = elements.indices(length)
+            if step == 1:
+                return self._read_span(clip, stored, begin, max(begin, end))
+            elements = np.arange(begin, end, step)
         values = np.empty((len(elements), *stored.shape), stored.dtype)
-        chunk_length, per_file = promised.layout.chunks[0], promised.layout.file_length
-        files = elements // per_file
+        files = elements // layout.file_length
         for number in np.unique(files).tolist():
-            here = np.flatnonzero(files == number) if len(promised.sizes) > 1 else slice(None)
-            chunks, within = np.divmod(elements[here] - number * per_file, chunk_length)
+            here = files == number
+            first = number * layout.file_length
+            chunks, within = np.divmod(elements[here] - first, layout.chunks[0])
             wanted, place = np.unique(chunks, return_inverse=True)
-            rows = self._read_chunks(clip, stored, number, wanted)  # (chunks, chunk_length, *shape)
-            values[here] = rows[:, 0][place] if chunk_length == 1 else rows[place, within]
+            values[here] = self._read_chunks(clip, stored, number, wanted)[place, within]
         return values
+
+    def _read_span(self, clip: str, stored: StoredArray, begin: int, end: int) -> np.ndarray:
+        """Read neighbouring elements, (end - begin, *shape)."""
+        _, layout, _ = self._promised(clip, stored)
+        chunk_length = layout.chunks[0]
+        parts = [np.empty((0, *stored.shape), stored.dtype)]
+        while begin < end:
+            number, within = divmod(begin, layout.file_length)
+            count = min(end - begin, layout.file_length - within)
+            first, last = within // chunk_length, -(-(within + count) // chunk_length)
+            rows = self._read_chunks(clip, stored, number, np.arange(first, last))
+            skipped = within - first * chunk_length
+            parts.append(rows.reshape(-1, *stored.shape)[skipped : skipped + count])
+            begin += count
+        return parts[1].astype(stored.dtype) if len(parts) == 2 else np.concatenate(parts)
 
     def _read_chunks(self, clip: str, stored: StoredArray, number: int, chunks: np.ndarray) -> np.ndarray:
         """Read chunks of one file, in ascending order, and compare them with their checksums.
 
         Returns:
-            (chunks, elements of a chunk, *shape), without copy.
+            (chunks, elements of a chunk, *shape), little-endian.
         """
-        promised = self._promised(clip, stored)
-        length = promised.layout.chunks[0]
+        length = self._promised(clip, stored).layout.chunks[0]
         nbytes = length * stored.nbytes
         stride = nbytes + CHECKSUM_BYTES
         offsets = self._offsets(clip, stored, number)
         places = chunks * stride if offsets is None else offsets[chunks]
-        begins = np.concatenate([[0], np.flatnonzero(np.diff(places) != stride) + 1, [len(chunks)]])
-        ranges = [
-            (int(places[begin]), int(end - begin) * stride) for begin, end in itertools.pairwise(begins)
-        ]
+        # What lies together is read together.
+        edges = [0, *(np.flatnonzero(np.diff(places) != stride) + 1).tolist(), len(places)]
+        ranges = [(int(places[begin]), (end - begin) * stride) for begin, end in itertools.pairwise(edges)]
         content = self._read(clip, stored, number, ranges)
         rows = np.frombuffer(content, np.uint8).reshape(len(chunks), stride)
-        values = rows[:, :nbytes]
-        for row, sum_ in zip(values, rows[:, nbytes:].copy().view("<u4")[:, 0].tolist(), strict=True):
-            if google_crc32c.value(row) != sum_:
-                raise self._broken(clip, stored, "a chunk does not fit its checksum")
+        values = np.ascontiguousarray(rows[:, :nbytes])
+        checksums = np.ascontiguousarray(rows[:, nbytes:]).view("<u4")[:, 0].tolist()
+        if any(google_crc32c.value(row) != sum_ for row, sum_ in zip(values, checksums, strict=True)):
+            raise self._broken(clip, stored, "a chunk does not fit its checksum")
         dtype = np.dtype(stored.dtype).newbyteorder("<")
-        if nbytes % CHECKSUM_BYTES or dtype.itemsize > CHECKSUM_BYTES:
-            values = np.ascontiguousarray(values)  # for dtypes that do not divide the stride
         return values.view(dtype).reshape(len(chunks), length, *stored.shape)
 
     def _find_promised(self, clip: str, stored: StoredArray) -> _Promised:

@@ -157,11 +157,7 @@ class LatentDataset:
         """
         missing = sorted(name for name in set(features) if self.manifest.feature(name) is None)
         if missing:
-            raise RequestError(
-                f"{self.backend} has no feature {', '.join(missing)}",
-                expected=f"one of {', '.join(spec.name for spec in self.manifest.features)}",
-                repair="choose losses that need only these, or extract a dataset that holds the others",
-            )
+            raise self._lacking(missing)
 
     def feature(self, name: str) -> FeatureSpec:
         """Return the spec of one feature, stored or derived.
@@ -169,12 +165,8 @@ class LatentDataset:
         Raises:
             RequestError: There is no such feature.
         """
-        if name in self.derivations:
-            return self.derivations[name].spec
-        self.require([name])
-        spec = self.manifest.feature(name)
-        assert spec is not None
-        return spec
+        derivation = self.derivations.get(name)
+        return self._stored_feature(name) if derivation is None else derivation.spec
 
     def array(self, clip: str, stored: str) -> zarr.Array:
         """Return one stored array of a clip, opened with Zarr for reading; its values are encoded.
@@ -222,9 +214,8 @@ class LatentDataset:
         Raises:
             DatasetError: The stored bytes are not those that were written.
         """
-        self.require([feature])
         selected = self._numbers(clip, frames) if isinstance(frames, np.ndarray) else frames or slice(None)
-        return self._arrays.stored(clip, self.feature(feature), selected)
+        return self._arrays.stored(clip, self._stored_feature(feature), selected)
 
     def read(self, clip: str, feature: str, frames: Frames | int = None) -> Any:
         """Read values of one clip.
@@ -318,10 +309,22 @@ class LatentDataset:
         derivation.check_asset(maps, {spec.name: spec for spec in self.manifest.features})
         return maps
 
+    def _stored_feature(self, name: str) -> FeatureSpec:
+        spec = self.manifest.feature(name)
+        if spec is None:
+            raise self._lacking([name])
+        return spec
+
+    def _lacking(self, features: Iterable[str]) -> RequestError:
+        return RequestError(
+            f"{self.backend} has no feature {', '.join(features)}",
+            expected=f"one of {', '.join(spec.name for spec in self.manifest.features)}",
+            repair="choose losses that need only these, or extract a dataset that holds the others",
+        )
+
     def _stored_array(self, name: str) -> StoredArray:
         feature = feature_of(f"{name}/")
-        self.require([feature])
-        arrays = {array.name: array for array in stored_arrays(self.feature(feature))}
+        arrays = {array.name: array for array in stored_arrays(self._stored_feature(feature))}
         if name not in arrays:
             raise RequestError(
                 f"the feature {feature!r} of {self.backend} has no array {name!r}",

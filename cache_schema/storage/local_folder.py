@@ -55,7 +55,7 @@ class LocalBackend(StorageBackend):
     def read_ranges(self, name: str, nbytes: int, ranges: Sequence[tuple[int, int]]) -> bytes:
         """Return parts of a file, one behind the other."""
         self._existing(name)
-        file = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             # The open file, which can no longer become another.
             if os.fstat(file).st_size != nbytes:
@@ -134,8 +134,8 @@ class LocalBackend(StorageBackend):
     def _status(self, name: str) -> os.stat_result | None:
         path = os.fspath(self.path)
         status = None
-        for part in PurePosixPath(name).parts:
-            path = os.path.join(path, part)
+        for part in name.split("/"):
+            path = f"{path}/{part}"
             try:
                 status = os.lstat(path)
             except (FileNotFoundError, NotADirectoryError):

@@ -234,8 +234,6 @@ def test_chunks_in_any_order_are_the_same_values(dataset: Path):
     np.testing.assert_array_equal(opened.read(clip, "queries"), before)
     chosen = np.array([5, 0, 5, -1])
     np.testing.assert_array_equal(opened.read(clip, "queries", chosen), before[chosen])
-        opened.read(clip, "queries", np.array([5, 0, 5, -1])), before[[5, 0, 5, -1]]
-    )
     np.testing.assert_array_equal(opened.read(clip, "queries", slice(None, None, -2)), before[::-2])
 
 
