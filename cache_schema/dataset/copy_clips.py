@@ -138,14 +138,16 @@ def refuse_conflicts(datasets: Sequence[LatentDataset]) -> None:
     Raises:
         IdentityError: Some are not; all are counted, the first ten named.
     """
-    first: dict[str, tuple[LatentDataset, str]] = {}
-    conflicts = []
+    holders: dict[str, list[LatentDataset]] = {}
     for dataset in datasets:
         for clip in dataset.clips:
-            digest = dataset.entry(clip).digest
-            holder, agreed = first.setdefault(clip, (dataset, digest))
-            if digest != agreed:
-                conflicts.append(f"    {clip}: in {holder.path} and in {dataset.path}")
+            holders.setdefault(clip, []).append(dataset)
+    conflicts = [
+        f"    {clip}: in {first.path} and in {other.path}"
+        for clip, (first, *others) in holders.items()
+        for other in others
+        if other.entry(clip).digest != first.entry(clip).digest
+    ]
     if conflicts:
         shown = "\n".join(conflicts[:10] + ["    ..."] * (len(conflicts) > 10))
         raise IdentityError(

@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
-import dask.array as da
 import numpy as np
-from dask.base import tokenize
+from dask.array.core import Array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
 
-class LazyArray:
-    """An array of one clip, as something that dask can slice.
+def lazy_array(
+    read: Callable[[str, str, int, slice], np.ndarray],
+    feature: str,
+    clips: Sequence[str],
+    lengths: Sequence[int],
+    block_length: int,
+    shape: tuple[int, ...],
+    dtype: str,
+) -> Array:
+    """Return the elements of all clips along the first axis, cut into blocks that cross no clip.
 
     Args:
-        read: Returns the elements of a slice along the first axis.
-        shape: Shape of the whole array.
-        dtype: Its element type.
-        identity: What decides its content.
+        read: Returns some elements of a feature of a clip, which must have as many as it had before.
+        feature: Name of the feature.
+        clips: Names of the clips.
+        lengths: Elements of each.
+        block_length: Most elements of a block.
+        shape: Shape of one element.
+        dtype: Their type.
     """
-
-    def __init__(
-        self,
-        read: Callable[[slice], np.ndarray],
-        shape: tuple[int, ...],
-        dtype: str,
-        *identity: str,
-    ) -> None:
-        self._read = read
-        self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
-        self.name = f"teachonce-{tokenize(identity)}"
-
-    def __getitem__(self, index: tuple[slice | int, ...]) -> np.ndarray:
-        first, *rest = index
-        if isinstance(first, int):
-            return self._read(slice(first, first + 1))[(0, *rest)]
-        return self._read(first)[(slice(None), *rest)]
-
-
-def concatenate(arrays: Iterable[LazyArray], block_length: int) -> da.Array:
-    """Return arrays one after the other along the first axis, cut into blocks of so many elements of it."""
-    return da.concatenate(
-        [
-            da.from_array(
-                array,
-                chunks=(block_length, *array.shape[1:]),
-                name=array.name,
-                fancy=False,
-                meta=np.empty((0,) * array.ndim, array.dtype),
-            )
-            for array in arrays
-        ]
-    )
+    # A name of its own: a clip may be made again between two arrays of one session.
+    name = f"teachonce-{uuid.uuid4().hex}"
+    graph, blocks = {}, []
+    for clip, length in zip(clips, lengths, strict=True):
+        for begin in range(0, length, block_length):
+            part = slice(begin, min(length, begin + block_length))
+            graph[(name, len(blocks), *(0 for _ in shape))] = (read, clip, feature, length, part)
+            blocks.append(part.stop - begin)
+    if not blocks:
+        graph[(name, *(0 for _ in range(1 + len(shape))))] = np.empty((0, *shape), dtype)
+    chunks = (tuple(blocks) or (0,), *((length,) for length in shape))
+    return Array(graph, name, chunks, meta=np.empty((0,) * (1 + len(shape)), dtype))

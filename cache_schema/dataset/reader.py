@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
     Frames = slice | np.ndarray | None
 
-OPEN_ENTRIES = 2048
-"""Ledger entries that are remembered, some 30 kB each: more clips than one batch comes from."""
+OPEN_ENTRIES, OPEN_CLIPS = 2048, 100_000
+"""Ledger entries that are remembered, some 30 kB each: more clips than one batch comes from; and what is
+known of clips, 1 kB each."""
 
 
 def read_manifest(where: str | Path | StorageBackend) -> Manifest:
@@ -81,6 +82,7 @@ class LatentDataset:
         self._where = where
         self._ledger = Ledger(self.backend)
         self._entry = functools.lru_cache(OPEN_ENTRIES)(self._ledger.read)
+        self._clip = functools.lru_cache(OPEN_CLIPS)(self._ledger.clip)
         self._arrays = ArrayReader(self.backend, self.entry)
         self._maps = functools.cache(self.derivation_maps)
 
@@ -132,7 +134,7 @@ class LatentDataset:
 
     def clip(self, name: str) -> ClipInfo:
         """Return what is known of a clip, such as its length and split."""
-        return self.entry(name).clip
+        return self._clip(name)
 
     def entry(self, name: str) -> LedgerEntry:
         """Return the ledger entry of a clip.
@@ -248,21 +250,18 @@ class LatentDataset:
         Of a ragged feature it holds the values of all frames one after the other, in one axis; of a lower
         triangle the stored ones only.
         """
-        from cache_schema.dataset.lazy import LazyArray, concatenate
+        from cache_schema.dataset.lazy import lazy_array
 
         spec = self.feature(feature)
         first, shape = stored_arrays(spec)[0], () if spec.ragged else spec.fixed_shape
-        arrays = []
-        for clip in self.clips if clips is None else clips:
-            entry = self.entry(clip)
-            length = stored_length(first, entry.clip.frames, entry.values)
-            read = functools.partial(self.read, clip, feature)
-            if spec.ragged:
-                read = functools.partial(self._arrays.flat_values, clip, spec)
-            identity = str(self.backend), entry.digest, feature
-            arrays.append(LazyArray(read, (length, *shape), spec.dtype, *identity))
+        names = tuple(self.clips if clips is None else clips)
+        lengths = [
+            stored_length(first, 0, self.entry(clip).values) if spec.ragged else self.clip(clip).frames
+            for clip in names
+        ]
         nbytes = math.prod(shape) * np.dtype(spec.dtype).itemsize
-        return concatenate(arrays, max(1, SHARD_BYTES // nbytes))
+        block = max(1, SHARD_BYTES // nbytes)
+        return lazy_array(self._lazy_part, feature, names, lengths, block, shape, spec.dtype)
 
     def asset(self, stem: str) -> dict[str, np.ndarray]:
         """Return the tensors of ``assets/<stem>.safetensors``, after a check of the file's digest.
@@ -309,6 +308,17 @@ class LatentDataset:
         derivation.check_asset(maps, {spec.name: spec for spec in self.manifest.features})
         return maps
 
+    def _lazy_part(self, clip: str, feature: str, length: int, part: slice) -> np.ndarray:
+        """Read part of an array that was planned with so many elements."""
+        spec, entry = self.feature(feature), self.entry(clip)
+        if length != stored_length(stored_arrays(spec)[0], entry.clip.frames, entry.values):
+            raise DatasetError(
+                f"clip {clip!r} of {self.backend} has changed since the array was made",
+                expected=f"{length} elements of {feature!r}",
+                repair="make the array again",
+            )
+        return self._arrays.flat_values(clip, spec, part) if spec.ragged else self.read(clip, feature, part)
+
     def _stored_feature(self, name: str) -> FeatureSpec:
         spec = self.manifest.feature(name)
         if spec is None:
@@ -342,7 +352,7 @@ class LatentDataset:
 
     def _numbers(self, clip: str, frames: np.ndarray) -> np.ndarray:
         """Return frames as numbers from 0, whether they were counted from the end or given as a mask."""
-        length = self.clip(clip).frames
+        length = self.entry(clip).clip.frames
         frames = np.flatnonzero(frames) if frames.dtype == bool else frames
         beyond = frames[(frames < -length) | (frames >= length)]
         if len(beyond):

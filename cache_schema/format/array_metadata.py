@@ -78,10 +78,12 @@ def check_group(content: bytes, clip: ClipInfo) -> str | None:
     return None
 
 
+@functools.lru_cache(4096)
 def check_document(content: bytes, stored: StoredArray, length: int) -> str | None:
     """Compare the bytes of an array's zarr.json with what the manifest promises; None if nothing differs.
 
-    Attributes only repeat the manifest for readers without it, and may be anything.
+    Attributes only repeat the manifest for readers without it, and may be anything. What was found is
+    remembered: clips of equal length have equal files.
     """
     try:
         document = parse_json(content)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from cache_schema.errors import DatasetError
 from cache_schema.format.encodings import stored_arrays
-from cache_schema.format.layout import chunk_path, file_sizes, layout_of
+from cache_schema.format.layout import file_sizes, layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,11 +58,19 @@ def promised_files(
         for stored in stored_arrays(spec):
             length = stored_length(stored, frames, values)
             files[f"{stored.name}/zarr.json"] = MetadataFile(stored, length)
-            per_file = layout_of(stored, length).file_length
-            for number, nbytes in enumerate(file_sizes(stored, length).values()):
-                held = min(per_file, length - number * per_file)
-                files[chunk_path(stored, number)] = ChunkFile(spec, stored, length, held, nbytes)
+            for path, held, nbytes in _value_files(stored, length):
+                files[path] = ChunkFile(spec, stored, length, held, nbytes)
     return files
+
+
+@functools.lru_cache(4096)
+def _value_files(stored: StoredArray, length: int) -> tuple[tuple[str, int, int], ...]:
+    """Return the path of every file of values, the elements that it holds, and its size."""
+    per_file = layout_of(stored, length).file_length
+    return tuple(
+        (path, min(per_file, length - number * per_file), nbytes)
+        for number, (path, nbytes) in enumerate(file_sizes(stored, length).items())
+    )
 
 
 def stored_length(stored: StoredArray, frames: int, values: Mapping[str, int]) -> int:

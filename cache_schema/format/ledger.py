@@ -179,24 +179,48 @@ def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
     """
     repair = "run `teachonce repair`, then extract or pull the clip again"
     try:
-        fields = parse_json(content)
-        seal = fields.pop("seal", None) if isinstance(fields, dict) else None
-        entry = LedgerEntry.model_validate_json(canonical_json(fields), strict=True)
+        fields, canonical, seal = _open_seal(content)
+        entry = LedgerEntry.model_validate_json(canonical, strict=True)
     except ValueError as error:
         raise DatasetError(
             f"the ledger entry {where} cannot be read: {str(error)[:1000]}",
             expected="the JSON that the commit of the clip wrote",
             repair=repair,
         ) from error
-    sealed = seal in (None, seal_of(fields))  # early datasets have none
-    digest = digest_of(entry.clip, entry.files, entry.values)
-    if not sealed or entry.digest != digest or entry.clip.name != clip:
+    sealed = seal in (None, sha256_bytes(canonical))  # early datasets have none
+    if not sealed or not _has_digest(entry, fields) or entry.clip.name != clip:
         raise DatasetError(
             f"the ledger entry {where} contradicts itself",
             expected="a digest over the clip and the files that it lists, under the clip's own name",
             repair=repair,
         )
     return entry
+
+
+def parse_clip(content: bytes, clip: str) -> ClipInfo | None:
+    """Return what a sealed entry tells of its clip, without its files; None if the whole must be parsed."""
+    try:
+        fields, canonical, seal = _open_seal(content)
+        if seal != sha256_bytes(canonical):
+            return None
+        info = ClipInfo.model_validate_json(canonical_json(fields["clip"]), strict=True)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return info if info.name == clip else None
+
+
+def _open_seal(content: bytes) -> tuple[Any, bytes, object]:
+    """Return the fields of an entry, their canonical JSON, and the seal, which is to be its sha256."""
+    fields = parse_json(content)
+    seal = fields.pop("seal", None) if isinstance(fields, dict) else None
+    return fields, canonical_json(fields), seal
+
+
+def _has_digest(entry: LedgerEntry, fields: dict[str, Any]) -> bool:
+    """Whether the digest of an entry is that of its content, as written or as it would be written now."""
+    written = {name: fields[name] for name in ("clip", "files", "values") if name in fields}
+    as_written = sha256_bytes(json.dumps(written, sort_keys=True).encode())
+    return entry.digest == as_written or entry.digest == digest_of(entry.clip, entry.files, entry.values)
 
 
 def seal_of(fields: dict[str, object]) -> str:
@@ -234,18 +258,18 @@ class Ledger:
         Raises:
             DatasetError: There is none, it does not parse, or its digest does not fit what it lists.
         """
-        name = _entry_of(clip)
-        try:
-            if not re.fullmatch(CLIP_NAME, clip):
-                raise FileNotFoundError(name)
-            content = self._backend.read(name, JSON_BYTES)
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"clip {clip!r} is not in the ledger",
-                expected=f"a committed clip: there are {len(self.clips())}, listed by `teachonce inspect`",
-                repair="correct the name, or extract the clip",
-            ) from error
-        return parse_entry(content, clip, f"{self._backend}/{name}")
+        content = self._content(clip)
+        return parse_entry(content, clip, f"{self._backend}/{_entry_of(clip)}")
+
+    def clip(self, clip: str) -> ClipInfo:
+        """Return what is known of a clip, in less time than its whole entry takes.
+
+        Raises:
+            DatasetError: As of ``read``.
+        """
+        content = self._content(clip)
+        info = parse_clip(content, clip)
+        return self.read(clip).clip if info is None else info
 
     def commit(self, entry: LedgerEntry) -> None:
         """Make a clip part of the dataset, which is a folder of this machine.
@@ -262,6 +286,18 @@ class Ledger:
             )
         parse_entry(content, entry.clip.name, f"{self._backend}/{name}")
         write_durably(self._backend.local / name, content)
+
+    def _content(self, clip: str) -> bytes:
+        try:
+            if not re.fullmatch(CLIP_NAME, clip):
+                raise FileNotFoundError(clip)
+            return self._backend.read(_entry_of(clip), JSON_BYTES)
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"clip {clip!r} is not in the ledger",
+                expected=f"a committed clip: there are {len(self.clips())}, listed by `teachonce inspect`",
+                repair="correct the name, or extract the clip",
+            ) from error
 
 
 def _entry_of(clip: str) -> str:

@@ -23,9 +23,13 @@ class Listed(NamedTuple):
 
 def listing(folder: Path) -> Iterator[tuple[str, Listed]]:
     """Yield the entries of a folder, sorted by name; none if it is no folder or a link to one."""
-    if folder.is_symlink() or not folder.is_dir():
+    path = os.fspath(folder)
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            return
+    except (FileNotFoundError, NotADirectoryError):
         return
-    with os.scandir(folder) as entries:
+    with os.scandir(path) as entries:
         found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     for name, status in sorted(found.items()):
         yield name, Listed(_KINDS.get(stat.S_IFMT(status.st_mode), DEVICE), status.st_size)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from cache_schema.format.ledger import LedgerEntry
     from cache_schema.format.manifest import AssetSpec, Manifest
     from cache_schema.progress import Progress
 
@@ -94,27 +93,24 @@ def verify(
         problems.append(Problem(None, None, error.happened))
         clips = ()
     problems += _dataset_problems(path, manifest, set(clips), quick=quick)
-    entries: list[LedgerEntry] = []
-    for clip in clips:
+
+    def check(clip: str) -> tuple[int, int, list[Problem]]:
         try:
-            entries.append(ledger.read(clip))
+            entry = ledger.read(clip)
         except DatasetError as error:
-            problems.append(Problem(clip, None, error.happened))
+            return 0, 0, [Problem(clip, None, error.happened)]
+        return entry.clip.frames, entry.nbytes, [*clip_problems(path, manifest, entry, quick=quick)]
 
-    def check(entry: LedgerEntry) -> list[Problem]:
-        return [*clip_problems(path, manifest, entry, quick=quick)]
-
+    checked = frames = nbytes = 0
     with ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
-        progress.expect(len(entries))
-        for found in pool.map(check, entries):
+        progress.expect(len(clips))
+        for clip_frames, clip_bytes, found in pool.map(check, clips):
             problems += found
+            checked += clip_frames > 0
+            frames += clip_frames
+            nbytes += clip_bytes
             progress.advance()
-    return Verification(
-        clips=len(entries),
-        frames=sum(entry.clip.frames for entry in entries),
-        nbytes=sum(entry.nbytes for entry in entries),
-        problems=tuple(problems),
-    )
+    return Verification(checked, frames, nbytes, tuple(problems))
 
 
 def _root_problems(path: Path) -> Iterator[Problem]:

@@ -14,6 +14,9 @@ JSON_DEPTH = 32
 CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 """Pattern of a clip's name. No such name leaves the folder that it is in."""
 
+CONTAINERS = (dict, list)
+"""What JSON nests."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that move a terminal's cursor, except line feed and tab."""
 
@@ -27,29 +30,50 @@ def parse_json(content: bytes) -> Any:
     """
     if len(content) > JSON_BYTES:
         raise ValueError(f"{len(content)} bytes of JSON are more than {JSON_BYTES}")
+    text = content.decode()
     try:
-        value = json.loads(
-            content.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if _count_keys(value) != text.count(":"):
+            # A key repeats, or a string holds a colon.
+            json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError(f"JSON is nested more than {JSON_DEPTH} deep") from error
-    waiting = [(value, 0)]
-    while waiting:
-        node, depth = waiting.pop()
-        if depth > JSON_DEPTH:
-            raise ValueError(f"JSON is nested more than {JSON_DEPTH} deep")
-        if isinstance(node, dict):
-            waiting += ((part, depth + 1) for pair in node.items() for part in pair)
-        elif isinstance(node, list):
-            waiting += ((part, depth + 1) for part in node)
-        elif isinstance(node, str) and _CONTROL.search(node):
-            raise ValueError(f"the string {node[:80]!r} holds control characters")
+    # Only from an escape, or from beyond ASCII, can a string get a control character.
+    if "\\" in text or not text.isascii() or "\x7f" in text:
+        _check_strings(value)
     return value
 
 
 def canonical_json(value: object) -> bytes:
     """Return the bytes that digests are taken over: equal for equal values, whatever the order of keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _count_keys(value: Any) -> int:
+    """Count the keys of all objects, and check how deep they are nested."""
+    keys, waiting = 0, [(value, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > JSON_DEPTH:
+            raise ValueError(f"JSON is nested more than {JSON_DEPTH} deep")
+        if isinstance(node, dict):
+            keys += len(node)
+            waiting += [(part, depth + 1) for part in node.values() if isinstance(part, CONTAINERS)]
+        elif isinstance(node, list):
+            waiting += [(part, depth + 1) for part in node if isinstance(part, CONTAINERS)]
+    return keys
+
+
+def _check_strings(value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += (part for pair in node.items() for part in pair)
+        elif isinstance(node, list):
+            waiting += node
+        elif isinstance(node, str) and _CONTROL.search(node):
+            raise ValueError(f"the string {node[:80]!r} holds control characters")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
