@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
 import numpy as np
-import zarr
-from zarr.storage import StorePath, WrapperStore
 
 from cache_schema.errors import DatasetError
 from cache_schema.format.array_metadata import check_document
@@ -34,8 +32,7 @@ from cache_schema.storage.safe_io import JSON_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+    import zarr
 
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
@@ -121,9 +118,10 @@ class ArrayReader:
         self.check(clip, stored)
         for number in range(len(self._promised(clip, stored).sizes)):
             self._offsets(clip, stored, number)
-        whole = self._backend.zarr_store(f"clips/{clip}/{stored.name}")
+        from cache_schema.dataset.zarr_array import open_array
+
         with self._backend.errors():
-            return zarr.open_array(StorePath(_StrictStore(whole.store), whole.path), mode="r", zarr_format=3)
+            return open_array(self._backend.zarr_store(f"clips/{clip}/{stored.name}"))
 
     def _select(self, clip: str, stored: StoredArray, elements: slice | np.ndarray) -> np.ndarray:
         """Read elements along the leading axis of an array, (n, *shape)."""
@@ -259,18 +257,6 @@ class ArrayReader:
             expected="the bytes that were committed, with the checksum of every chunk intact",
             repair=_repair(clip),
         )
-
-
-class _StrictStore(WrapperStore):
-    """A store whose files are all there."""
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer:
-        found = await super().get(key, prototype, byte_range)
-        if found is None:
-            raise FileNotFoundError(f"{key} is missing in {self._store}")
-        return found
 
 
 def _repair(clip: str) -> str:
