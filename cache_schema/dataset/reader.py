@@ -78,10 +78,11 @@ class LatentDataset:
 
     def __init__(self, where: str | Path | StorageBackend) -> None:
         self.backend = open_backend(where)
+        self._root = self.backend.version("zarr.json")
         self.manifest = read_manifest(self.backend)
         self._where = where
         self._ledger = Ledger(self.backend)
-        self._entry = functools.lru_cache(OPEN_ENTRIES)(self._ledger.read)
+        self._entry = functools.lru_cache(OPEN_ENTRIES)(self._read_entry)
         self._clip = functools.lru_cache(OPEN_CLIPS)(self._ledger.clip)
         self._arrays = ArrayReader(self.backend, self.entry)
         self._maps = functools.cache(self.derivation_maps)
@@ -216,6 +217,7 @@ class LatentDataset:
         Raises:
             DatasetError: The stored bytes are not those that were written.
         """
+        self._check_same()
         selected = self._numbers(clip, frames) if isinstance(frames, np.ndarray) else frames or slice(None)
         return self._arrays.stored(clip, self._stored_feature(feature), selected)
 
@@ -342,6 +344,33 @@ class LatentDataset:
                 repair="name an array that the feature's encoding has",
             )
         return arrays[name]
+
+    def _read_entry(self, clip: str) -> LedgerEntry:
+        self._check_same()
+        return self._ledger.read(clip)
+
+    def _check_same(self) -> None:
+        """Check that no other dataset was written to this place since this one was opened.
+
+        Raises:
+            DatasetError: One was, or there is none any more.
+        """
+        root = self.backend.version("zarr.json")
+        if root == self._root:
+            return
+        now = read_manifest(self.backend)
+        # More features may have been added to all clips.
+        extended = all(spec in now.features for spec in self.manifest.features)
+        if (
+            not extended
+            or now.replace(features=self.manifest.features).identity() != self.manifest.identity()
+        ):
+            raise DatasetError(
+                f"another dataset was written to {self.backend} since it was opened",
+                expected="the manifest that was read then",
+                repair="open it again, and make anew what was read before",
+            )
+        self._root = root
 
     def _broken(self, spec: AssetSpec) -> DatasetError:
         return DatasetError(

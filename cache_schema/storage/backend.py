@@ -104,6 +104,10 @@ class StorageBackend(ABC):
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes, or None where there is no such file."""
 
+    def version(self, name: str) -> object:
+        """Return something that changes when a file is written again; None where that is not known."""
+        return None
+
     @abstractmethod
     def names(self, folder: str) -> list[str]:
         """Return the names of the files directly in a folder, sorted; none where it does not exist."""

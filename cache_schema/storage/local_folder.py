@@ -78,6 +78,14 @@ class LocalBackend(StorageBackend):
             )
         return status.st_size
 
+    def version(self, name: str) -> object:
+        """Return what tells a file from one that takes its place; None if there is none."""
+        try:
+            status = os.stat(f"{self.path}/{name}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
     def names(self, folder: str) -> list[str]:
         """Return the names of the files directly in a folder."""
         status = self._status(folder)

@@ -20,6 +20,7 @@ from cache_schema.plugins import resolve
 from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.storage.local_folder import LocalBackend
 from tests.cache_schema.conftest import CLIPS, HEADS, values_of
+from tests.cache_schema.tampering import edit_root
 from tests.paths import ROOT
 
 
@@ -214,6 +215,23 @@ def test_a_file_that_goes_while_it_is_read_is_an_error(dataset: Path, feature: s
             lazy.compute(scheduler="synchronous")
     file.write_bytes(content)
     np.testing.assert_array_equal(opened.read(clip, feature), before)
+
+
+def test_another_dataset_in_the_same_place_is_not_read_for_the_first(dataset: Path):
+    opened, clip = LatentDataset.open(dataset), CLIPS[0].name
+    before = opened.read(clip, "token")
+    root = (dataset / "zarr.json").read_bytes()
+    (dataset / "zarr.json").unlink()
+    (dataset / "zarr.json").write_bytes(root)  # the same, written again
+    np.testing.assert_array_equal(opened.read(clip, "token"), before)
+    edit_root(dataset, lambda manifest: manifest["teacher"].update(weights="random:1"))
+    for name in (clip, CLIPS[1].name):
+        with pytest.raises(DatasetError, match="another dataset was written to"):
+            opened.read(name, "token")
+    LatentDataset.open(dataset).read(clip, "token")
+    (dataset / "zarr.json").unlink()
+    with pytest.raises(DatasetError, match="there is no latent dataset"):
+        opened.read(clip, "token")
 
 
 def test_chunks_in_any_order_are_the_same_values(dataset: Path):
