@@ -361,10 +361,8 @@ class LatentDataset:
         now = read_manifest(self.backend)
         # More features may have been added to all clips.
         extended = all(spec in now.features for spec in self.manifest.features)
-        if (
-            not extended
-            or now.replace(features=self.manifest.features).identity() != self.manifest.identity()
-        ):
+        mine = self.manifest.identity()
+        if not extended or now.replace(features=self.manifest.features).identity() != mine:
             raise DatasetError(
                 f"another dataset was written to {self.backend} since it was opened",
                 expected="the manifest that was read then",
