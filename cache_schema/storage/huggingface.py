@@ -8,6 +8,7 @@ downloads to whole files do not give.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
 from cache_schema.errors import RequestError, StorageError
-from cache_schema.storage.backend import Limits, ListedFile
+from cache_schema.storage.backend import BLOCK_BYTES, Limits, ListedFile
 from cache_schema.storage.object_store import ObjectStoreBackend, http_store
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from obstore.store import RetryConfig
 
-    from cache_schema.storage.backend import Content
+    from cache_schema.storage.backend import Content, LocalFile
 
 URL = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?/?")
 DATASET = "dataset"
@@ -52,6 +53,7 @@ class HubBackend(ObjectStoreBackend):
     # About 500 files a commit; parallel commits would contradict each other.
     clips_per_upload = 16
     parallel_uploads = 1
+    compares_quickly = True
 
     def __init__(self, url: str) -> None:
         found = URL.fullmatch(url)
@@ -97,11 +99,7 @@ class HubBackend(ObjectStoreBackend):
 
     def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
         """Store all stages in one commit, which readers see whole or not at all."""
-        additions = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-            for stage in stages
-            for name, content in stage.items()
-        ]
+        additions = [_addition(name, content) for stage in stages for name, content in stage.items()]
         with self.errors():
             try:
                 # The client leaves out what is there already, and the parent keeps two pushes apart.
@@ -116,6 +114,15 @@ class HubBackend(ObjectStoreBackend):
             except (RuntimeError, ValueError) as error:  # what the client raises where an upload failed
                 raise ConnectionError(f"{error} {error.__cause__ or ''}") from error
         self._open()
+
+    def holds(self, name: str, listed: ListedFile, file: LocalFile) -> bool:
+        """Return whether a file of the repository is this one, by the digest that the hub has."""
+        if listed.nbytes != file.nbytes or listed.sha256 is not None:
+            return listed.nbytes == file.nbytes and listed.sha256 == file.sha256
+        digest = hashlib.sha1(b"blob %d\0" % file.nbytes, usedforsecurity=False)
+        for block in file.blocks():
+            digest.update(block)
+        return digest.hexdigest() == listed.etag
 
     @contextlib.contextmanager
     def errors(self) -> Generator[None]:
@@ -134,7 +141,7 @@ class HubBackend(ObjectStoreBackend):
         with self.errors():
             try:
                 return {
-                    entry.path: ListedFile(entry.size, None)
+                    entry.path: ListedFile(entry.size, entry.blob_id, entry.lfs and entry.lfs.sha256)
                     for entry in self._api.list_repo_tree(
                         self._repository,
                         folder or None,
@@ -146,3 +153,20 @@ class HubBackend(ObjectStoreBackend):
                 }
             except EntryNotFoundError:
                 return {}
+
+
+def _addition(name: str, content: Content) -> CommitOperationAdd:
+    """Return the operation that adds a file.
+
+    Raises:
+        DatasetError: The file is damaged.
+    """
+    if isinstance(content, bytes):
+        return CommitOperationAdd(name, content)
+    if content.nbytes <= BLOCK_BYTES:
+        return CommitOperationAdd(name, b"".join(content.blocks()))
+    addition = CommitOperationAdd(name, content.path)
+    # It is read again while it is sent, under the digest that it has now: the hub refuses other bytes.
+    if addition.upload_info.sha256.hex() != content.sha256:
+        raise content.damaged("holds other bytes than were written")
+    return addition

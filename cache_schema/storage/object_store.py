@@ -7,6 +7,7 @@ retries, where fsspec needs a library with its own pins and its own errors for e
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
     from zarr.storage import StorePath
 
-    from cache_schema.storage.backend import Content
+    from cache_schema.storage.backend import Content, LocalFile
 
 PART_BYTES = 8 * 2**20
 """Larger files are uploaded in parts, so that an upload never holds a whole shard in memory."""
@@ -102,7 +103,22 @@ class BucketBackend(ObjectStoreBackend):
         with self.errors():
             for stage in stages:
                 for name, content in stage.items():
-                    obstore.put(self._store, name, content, chunk_size=PART_BYTES)
+                    if isinstance(content, bytes):
+                        obstore.put(self._store, name, content, use_multipart=False)
+                    elif content.nbytes <= PART_BYTES:
+                        whole = b"".join(content.blocks())
+                        obstore.put(self._store, name, whole, use_multipart=False)
+                    else:
+                        # An object appears once its last part is there, and that comes after the check.
+                        obstore.put(self._store, name, content.blocks(), chunk_size=PART_BYTES)
+
+    def holds(self, name: str, listed: ListedFile, file: LocalFile) -> bool:
+        """Return whether an object that is there is this file."""
+        if listed.nbytes != file.nbytes:
+            return False
+        if re.fullmatch(r"[0-9a-f]{32}(-\d+)?", listed.etag or ""):
+            return listed.etag == etag_of(file)
+        return super().holds(name, listed, file)
 
 
 class WebBackend(ObjectStoreBackend):
@@ -143,6 +159,19 @@ class WebBackend(ObjectStoreBackend):
             expected="for reading, a folder that `teachonce push` filled; for writing, a bucket or a folder",
             repair="push to a folder or bucket, and let the web server serve that",
         )
+
+
+def etag_of(file: LocalFile) -> str:
+    """Return the digest that S3 has of a file which was uploaded in parts of ``PART_BYTES``.
+
+    Raises:
+        DatasetError: The file is damaged.
+    """
+    parts = [hashlib.md5(part, usedforsecurity=False) for part in file.blocks(PART_BYTES)]
+    if len(parts) == 1:
+        return parts[0].hexdigest()
+    together = hashlib.md5(b"".join(part.digest() for part in parts), usedforsecurity=False)
+    return f"{together.hexdigest()}-{len(parts)}"
 
 
 def http_store(url: str, retry_config: RetryConfig | None = None, **options: object) -> HTTPStore:

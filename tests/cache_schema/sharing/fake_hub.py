@@ -180,8 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, content, headers)
 
     def _row(self, name: str, oid: str) -> dict[str, object]:
-        size = len(self.server.hub.blobs[oid])
-        row: dict[str, object] = {"type": "file", "path": name, "oid": oid[:40], "size": size}
+        content = self.server.hub.blobs[oid]
+        size = len(content)
+        git = hashlib.sha1(b"blob %d\0%s" % (size, content)).hexdigest()
+        row: dict[str, object] = {"type": "file", "path": name, "oid": git, "size": size}
         if oid in self.server.hub.large:
             row["lfs"] = {"oid": oid, "size": size, "pointerSize": 130}
         return row
