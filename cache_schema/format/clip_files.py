@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from cache_schema.errors import DatasetError
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import chunk_path, file_sizes, layout_of
+from cache_schema.storage.safe_io import JSON_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.ledger import FileRecord
 
 
 class ChunkFile(NamedTuple):
@@ -62,6 +64,31 @@ def promised_files(
                 held = min(per_file, length - number * per_file)
                 files[chunk_path(stored, number)] = ChunkFile(spec, stored, length, held, nbytes)
     return files
+
+
+def wrongly_listed(
+    files: Mapping[str, FileRecord], promised: Mapping[str, ChunkFile | MetadataFile | None]
+) -> list[str]:
+    """Return the files that a ledger entry lacks, has in a wrong size, or has without an array, sorted.
+
+    An entry may list whole arrays that are not promised: of a feature that is being added, and is promised
+    once every clip has it.
+
+    Args:
+        files: Files of the clip, as its ledger entry lists them.
+        promised: What ``promised_files`` returns for the clip.
+    """
+    wrong = promised.keys() - files.keys()
+    for name, record in files.items():
+        expected = promised.get(name)
+        if name not in promised and f"{array_of(name)}/zarr.json" not in files:
+            wrong.add(name)
+        # So a ledger that lies cannot fill the disk.
+        elif isinstance(expected, ChunkFile):
+            wrong |= {name} if record.nbytes != expected.nbytes else set()
+        elif name in promised and record.nbytes > JSON_BYTES:
+            wrong.add(name)
+    return sorted(wrong)
 
 
 def stored_length(stored: StoredArray, frames: int, values: Mapping[str, int]) -> int:

@@ -141,7 +141,9 @@ class HubBackend(ObjectStoreBackend):
         with self.errors():
             try:
                 return {
-                    entry.path: ListedFile(entry.size, entry.blob_id, entry.lfs and entry.lfs.sha256)
+                    entry.path: ListedFile(
+                        entry.size, entry.blob_id, None if entry.lfs is None else entry.lfs.sha256
+                    )
                     for entry in self._api.list_repo_tree(
                         self._repository,
                         folder or None,
