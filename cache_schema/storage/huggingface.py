@@ -1,8 +1,8 @@
 """A dataset repository of Hugging Face as a storage backend.
 
 The hub's own client finds the repository, lists it and commits to it. Bytes are read from the hub's file
-addresses through obstore, like those of any web server: exact ranges and bounded streams, which the client's
-downloads to whole files do not give.
+addresses like those of any web server: exact ranges and bounded streams, which the client's downloads to
+whole files do not give.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_url
@@ -19,28 +18,24 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
 from cache_schema.errors import RequestError, StorageError
-from cache_schema.storage.backend import BLOCK_BYTES, Limits, ListedFile
-from cache_schema.storage.object_store import ObjectStoreBackend, http_store
+from cache_schema.storage.backend import BLOCK_BYTES, Limits, ListedFile, StorageBackend
+from cache_schema.storage.web_client import Retries, WebClient
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from obstore.store import RetryConfig
+    from zarr.storage import StorePath
 
     from cache_schema.storage.backend import Content, LocalFile
 
 URL = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?/?")
 DATASET = "dataset"
 """The type of repository, in the client's words."""
-RETRIES: RetryConfig = {
-    "max_retries": 12,
-    "backoff": {"init_backoff": timedelta(seconds=1), "max_backoff": timedelta(minutes=1), "base": 2},
-    "retry_timeout": timedelta(minutes=15),
-}
+RETRIES = Retries(16, 60.0)
 """The hub counts requests over five minutes, and answers 429 until they are over."""
 
 
-class HubBackend(ObjectStoreBackend):
+class HubBackend(StorageBackend):
     """``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``, read as of one commit.
 
     Raises:
@@ -64,7 +59,7 @@ class HubBackend(ObjectStoreBackend):
                 repair="correct the URL; a dataset is a whole repository, not a folder in one",
             )
         disable_progress_bars()  # the caller shows one for the whole dataset
-        self.url = url
+        super().__init__(url)
         self._repair = (
             "create the repository (`hf repos create --repo-type dataset`), "
             "log in (`hf auth login`) or set HF_TOKEN"
@@ -78,10 +73,19 @@ class HubBackend(ObjectStoreBackend):
 
     def _open(self) -> None:
         root = hf_hub_url(self._repository, "x", repo_type=DATASET, revision=self._commit).removesuffix("/x")
-        # Sizes must be announced, which they are not where the transfer is compressed.
-        headers = build_hf_headers() | {"accept-encoding": "identity"}
-        store = http_store(root, RETRIES, default_headers=headers)
-        super().__init__(self.url, store, repair=self._repair)
+        self._client = WebClient(root, repair=self._repair, headers=build_hf_headers(), retries=RETRIES)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """Yield a file's bytes."""
+        yield from self._client.stream(name)
+
+    def zarr_store(self, folder: str) -> StorePath:
+        """Return a folder as a read-only Zarr store; all folders share one pool of connections."""
+        from zarr.storage import StorePath
+
+        from cache_schema.storage.web_zarr_store import WebZarrStore
+
+        return StorePath(WebZarrStore(self._client), folder)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes."""
@@ -128,8 +132,7 @@ class HubBackend(ObjectStoreBackend):
     def errors(self) -> Generator[None]:
         """Turn the exceptions of the hub's client and of the network into ``StorageError``."""
         try:
-            with super().errors():
-                yield
+            yield
         except (HTTPError, RepositoryNotFoundError, ConnectionError) as error:
             raise StorageError(
                 f"{self} cannot be used: {' '.join(str(error).split())}",

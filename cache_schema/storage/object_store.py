@@ -1,4 +1,4 @@
-"""Storage backends on obstore: buckets and web servers.
+"""Buckets as storage backends, on obstore.
 
 obstore rather than fsspec: it is one wheel that supports all of them with exact byte ranges, time limits and
 retries, where fsspec needs a library with its own pins and its own errors for each (s3fs, gcsfs, aiohttp).
@@ -11,26 +11,27 @@ import hashlib
 import os
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import GCSStore, HTTPStore, S3Store
+from obstore.store import GCSStore, S3Store
 
-from cache_schema.errors import DatasetError, StorageError
-from cache_schema.storage.backend import BLOCK_BYTES, INDEX, ListedFile, StorageBackend
-from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES, parse_json
+from cache_schema.errors import RequestError, StorageError
+from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ClientConfig, ObjectStore
     from zarr.storage import StorePath
 
     from cache_schema.storage.backend import Content, LocalFile
 
 PART_BYTES = 8 * 2**20
 """Larger files are uploaded in parts, so that an upload never holds a whole shard in memory."""
+ENDPOINT_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 S3_REPAIR = (
     "check bucket and network, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL; "
     "for a public bucket set AWS_SKIP_SIGNATURE=true"
@@ -39,7 +40,6 @@ GS_REPAIR = (
     "check bucket and network, and GOOGLE_APPLICATION_CREDENTIALS; "
     "for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
 )
-WEB_REPAIR = "check the address and the network; from a server without byte ranges, `teachonce pull` it whole"
 
 
 class ObjectStoreBackend(StorageBackend):
@@ -121,46 +121,6 @@ class BucketBackend(ObjectStoreBackend):
         return super().holds(name, listed, file)
 
 
-class WebBackend(ObjectStoreBackend):
-    """A folder behind a web server, read-only. It cannot be listed: ``index.json`` names the clips."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, http_store(url), repair=WEB_REPAIR)
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of the ledger's files from the index; no other folder can be listed."""
-        if folder != "ledger":
-            raise self._unsupported(f"list {folder}/")
-        try:
-            clips = parse_json(self.read(INDEX, JSON_BYTES))["clips"]
-            if not all(re.fullmatch(CLIP_NAME, clip) for clip in clips):
-                raise ValueError("it lists a name that no clip can have")
-        except FileNotFoundError as error:
-            raise self._unsupported(f"list which clips it has: there is no {INDEX}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{self}/{INDEX} is no index of a dataset: {error!r}",
-                expected='JSON such as {"clips": ["Accident_Town03_Route1_Weather0"]}',
-                repair="ask the publisher of the dataset to push it again",
-            ) from error
-        return sorted(f"{clip}.json" for clip in clips)
-
-    def files(self) -> dict[str, ListedFile]:
-        """Refuse: a web server's files cannot be listed."""
-        raise self._unsupported("list its files")
-
-    def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
-        """Refuse: a web server is read-only."""
-        raise self._unsupported("store files")
-
-    def _unsupported(self, operation: str) -> StorageError:
-        return StorageError(
-            f"{self} cannot {operation}",
-            expected="for reading, a folder that `teachonce push` filled; for writing, a bucket or a folder",
-            repair="push to a folder or bucket, and let the web server serve that",
-        )
-
-
 def etag_of(file: LocalFile) -> str:
     """Return the digest that S3 has of a file which was uploaded in parts of ``PART_BYTES``.
 
@@ -174,12 +134,6 @@ def etag_of(file: LocalFile) -> str:
     return f"{together.hexdigest()}-{len(parts)}"
 
 
-def http_store(url: str, retry_config: RetryConfig | None = None, **options: object) -> HTTPStore:
-    """Return a store that reads below ``url``; ``options`` are those of `client_options`."""
-    options["allow_http"] = url.startswith("http:")
-    return HTTPStore.from_url(url, client_options=client_options(**options), retry_config=retry_config)
-
-
 def client_options(**options: object) -> ClientConfig:
     """Return options with time limits for every request: a stall ends it, however long a file takes."""
     return {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h", **options}
@@ -188,12 +142,38 @@ def client_options(**options: object) -> ClientConfig:
 def _bucket_store(url: str) -> ObjectStore:
     if url.startswith("gs:"):
         return GCSStore.from_url(url, client_options=client_options())
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _endpoint()
     if not endpoint:
         return S3Store.from_url(url, client_options=client_options())
     # An endpoint without encryption is named on purpose: a server of the user's own.
     options = client_options(allow_http=endpoint.startswith("http:"))
     return S3Store.from_url(url, endpoint=endpoint, client_options=options)
+
+
+def _endpoint() -> str | None:
+    """Return the server that the environment names, if it does.
+
+    Raises:
+        RequestError: It is no address.
+    """
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        endpoint = os.environ.get(variable)
+        if not endpoint:
+            continue
+        try:
+            parts = urlsplit(endpoint)
+            valid = parts.scheme in ("http", "https") and ENDPOINT_HOST.fullmatch(parts.hostname or "")
+            valid = valid and parts.port != 0 and endpoint.isascii() and endpoint.isprintable()
+        except ValueError:  # a port that is no number
+            valid = False
+        if not valid or " " in endpoint:
+            raise RequestError(
+                f"{variable} is {endpoint!r}, which is no address",
+                expected="an address such as https://host:9000",
+                repair=f"correct {variable}, or unset it for Amazon's own servers",
+            )
+        return endpoint
+    return None
 
 
 @contextlib.contextmanager
