@@ -11,7 +11,7 @@ from cache_schema.errors import DatasetError
 from cache_schema.storage.safe_io import open_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -114,16 +114,7 @@ class StorageBackend(ABC):
             DatasetError: It is larger than ``limit_bytes``; no more than that was read.
             StorageError: The backend cannot be reached.
         """
-        content = bytearray()
-        for block in self.stream(name):
-            content += block
-            if len(content) > limit_bytes:
-                raise DatasetError(
-                    f"{self}/{name} has more than {limit_bytes} bytes",
-                    expected="a file of a plausible size",
-                    repair="do not use this dataset: no program that writes datasets makes such files",
-                )
-        return bytes(content)
+        return read_blocks(self, name, self.stream(name), limit_bytes)
 
     @abstractmethod
     def stream(self, name: str) -> Iterator[bytes | memoryview]:
@@ -171,3 +162,19 @@ class StorageBackend(ABC):
     def errors(self) -> AbstractContextManager[None]:
         """Turn exceptions of the network into ``StorageError``, for reads through ``zarr_store``."""
         return contextlib.nullcontext()
+
+
+def read_blocks(
+    backend: StorageBackend, name: str, blocks: Iterable[bytes | memoryview], limit_bytes: int
+) -> bytes:
+    """Return the blocks of a file together; see ``StorageBackend.read``."""
+    content = bytearray()
+    for block in blocks:
+        content += block
+        if len(content) > limit_bytes:
+            raise DatasetError(
+                f"{backend}/{name} has more than {limit_bytes} bytes",
+                expected="a file of a plausible size",
+                repair="do not use this dataset: no program that writes datasets makes such files",
+            )
+    return bytes(content)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
 from cache_schema.errors import RequestError, StorageError
 from cache_schema.storage.backend import BLOCK_BYTES, Limits, ListedFile, StorageBackend
-from cache_schema.storage.web_client import Retries, WebClient
+from cache_schema.storage.web_client import BUSY, Retries, WebClient
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 URL = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?/?")
 DATASET = "dataset"
 """The type of repository, in the client's words."""
+PAUSES_S = (1.0, 5.0, 30.0, 60.0, 120.0, 120.0)
+"""Pauses after which a commit is sent again where the hub is busy."""
 RETRIES = Retries(16, 60.0)
 """The hub counts requests over five minutes, and answers 429 until they are over."""
 
@@ -105,18 +108,25 @@ class HubBackend(StorageBackend):
         """Store all stages in one commit, which readers see whole or not at all."""
         additions = [_addition(name, content) for stage in stages for name, content in stage.items()]
         with self.errors():
-            try:
-                # The client leaves out what is there already, and the parent keeps two pushes apart.
-                self._commit = self._api.create_commit(
-                    self._repository,
-                    additions,
-                    commit_message=f"Add {len(additions)} files",
-                    repo_type=DATASET,
-                    revision=self._branch,
-                    parent_commit=self._commit,
-                ).oid
-            except (RuntimeError, ValueError) as error:  # what the client raises where an upload failed
-                raise ConnectionError(f"{error} {error.__cause__ or ''}") from error
+            for pause_s in (*PAUSES_S, None):
+                try:
+                    # The client leaves out what is there already, and the parent keeps two pushes apart:
+                    # so a commit whose answer was lost is not made twice.
+                    self._commit = self._api.create_commit(
+                        self._repository,
+                        additions,
+                        commit_message=f"Add {len(additions)} files",
+                        repo_type=DATASET,
+                        revision=self._branch,
+                        parent_commit=self._commit,
+                    ).oid
+                    break
+                except HfHubHTTPError as error:
+                    if pause_s is None or error.response.status_code not in BUSY:
+                        raise
+                    time.sleep(pause_s)
+                except (RuntimeError, ValueError) as error:  # what the client raises where an upload failed
+                    raise ConnectionError(f"{error} {error.__cause__ or ''}") from error
         self._open()
 
     def holds(self, name: str, listed: ListedFile, file: LocalFile) -> bool:

@@ -7,9 +7,12 @@ retries, where fsspec needs a library with its own pins and its own errors for e
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,19 +21,33 @@ from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 
 from cache_schema.errors import RequestError, StorageError
-from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
+from cache_schema.storage.backend import ListedFile, StorageBackend, read_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from obstore.store import ClientConfig, ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
     from zarr.storage import StorePath
 
     from cache_schema.storage.backend import Content, LocalFile
 
 PART_BYTES = 8 * 2**20
 """Larger files are uploaded in parts, so that an upload never holds a whole shard in memory."""
+RETRIES: RetryConfig = {
+    "max_retries": 8,
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2,
+    },
+    "retry_timeout": timedelta(minutes=3),
+}
+"""Where a server is busy or a connection breaks. An object is put whole or not at all, so again is safe."""
+SMALL = "1m"
+"""Limit of requests whose answers are small."""
+SLOWEST_BYTES, SLOWEST_S = 2**16, 60.0
+"""So many bytes arrive within so many seconds of waiting."""
 ENDPOINT_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 S3_REPAIR = (
     "check bucket and network, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL; "
@@ -42,25 +59,29 @@ GS_REPAIR = (
 )
 
 
-class ObjectStoreBackend(StorageBackend):
-    """Files behind an ``obstore`` store."""
+class BucketBackend(StorageBackend):
+    """A prefix of a bucket of S3, of any server with the S3 protocol, or of Google Cloud Storage."""
 
-    def __init__(self, url: str, store: ObjectStore, *, repair: str) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._store = store
-        self._repair = repair
+        self._repair = GS_REPAIR if url.startswith("gs:") else S3_REPAIR
+        with self.errors():
+            self._store = _bucket_store(url, "1h")
+            self._small = _bucket_store(url, SMALL)
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """Return a file's bytes."""
+        return read_blocks(self, name, self._pieces(self._small, name), limit_bytes)
 
     def stream(self, name: str) -> Iterator[memoryview]:
         """Yield a file's bytes."""
-        with self.errors():
-            for block in obstore.get(self._store, name).stream(min_chunk_size=BLOCK_BYTES):
-                yield memoryview(block)
+        return self._pieces(self._store, name)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes."""
         with self.errors():
             try:
-                return obstore.head(self._store, name)["size"]
+                return obstore.head(self._small, name)["size"]
             except FileNotFoundError:
                 return None
 
@@ -68,25 +89,41 @@ class ObjectStoreBackend(StorageBackend):
         """Return a folder as a read-only Zarr store; all folders share one pool of connections."""
         from zarr.storage import ObjectStore, StorePath
 
-        return StorePath(ObjectStore(self._store, read_only=True), folder)
+        return StorePath(ObjectStore(self._values, read_only=True), folder)
 
     def errors(self) -> AbstractContextManager[None]:
         """Turn the client's exceptions into ``StorageError``."""
         return _storage_errors(self.url, self._repair)
 
+    @functools.cached_property
+    def _values(self) -> ObjectStore:
+        return _bucket_store(self.url, "10m")
 
-class BucketBackend(ObjectStoreBackend):
-    """A prefix of a bucket of S3, of any server with the S3 protocol, or of Google Cloud Storage."""
-
-    def __init__(self, url: str) -> None:
-        repair = GS_REPAIR if url.startswith("gs:") else S3_REPAIR
-        with _storage_errors(url, repair):
-            super().__init__(url, _bucket_store(url), repair=repair)
+    def _pieces(self, store: ObjectStore, name: str) -> Iterator[memoryview]:
+        waited, arrived = 0.0, 0
+        with self.errors():
+            pieces = iter(obstore.get(store, name).stream(min_chunk_size=1))
+            while True:
+                begun = time.monotonic()
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                waited += time.monotonic() - begun
+                arrived += len(piece)
+                if arrived >= SLOWEST_BYTES:
+                    waited, arrived = 0.0, 0
+                elif waited > SLOWEST_S:
+                    raise StorageError(
+                        f"{self.url} cannot be used: {name}: {arrived} bytes came in {waited:.0f} s",
+                        expected="a server that sends at least a kilobyte a second",
+                        repair=f"{self._repair}; then run the same command again, what is finished is kept",
+                    )
+                yield memoryview(piece)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files directly in a folder."""
         with self.errors():
-            found = obstore.list_with_delimiter(self._store, folder)["objects"]
+            found = obstore.list_with_delimiter(self._small, folder)["objects"]
         return sorted(entry["path"].rpartition("/")[2] for entry in found)
 
     def files(self) -> dict[str, ListedFile]:
@@ -94,7 +131,7 @@ class BucketBackend(ObjectStoreBackend):
         with self.errors():
             return {
                 entry["path"]: ListedFile(entry["size"], (entry["e_tag"] or "").strip('"') or None)
-                for batch in obstore.list(self._store, chunk_size=1000)
+                for batch in obstore.list(self._small, chunk_size=1000)
                 for entry in batch
             }
 
@@ -134,20 +171,21 @@ def etag_of(file: LocalFile) -> str:
     return f"{together.hexdigest()}-{len(parts)}"
 
 
-def client_options(**options: object) -> ClientConfig:
-    """Return options with time limits for every request: a stall ends it, however long a file takes."""
-    return {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h", **options}
+def client_options(timeout: str, **options: object) -> ClientConfig:
+    """Return options with time limits for every request: a stall ends it before ``timeout`` does."""
+    return {"connect_timeout": "10s", "read_timeout": "60s", "timeout": timeout, **options}
 
 
-def _bucket_store(url: str) -> ObjectStore:
+def _bucket_store(url: str, timeout: str) -> ObjectStore:
+    """Return a store whose requests take no longer than ``timeout``."""
     if url.startswith("gs:"):
-        return GCSStore.from_url(url, client_options=client_options())
+        return GCSStore.from_url(url, client_options=client_options(timeout), retry_config=RETRIES)
     endpoint = _endpoint()
     if not endpoint:
-        return S3Store.from_url(url, client_options=client_options())
+        return S3Store.from_url(url, client_options=client_options(timeout), retry_config=RETRIES)
     # An endpoint without encryption is named on purpose: a server of the user's own.
-    options = client_options(allow_http=endpoint.startswith("http:"))
-    return S3Store.from_url(url, endpoint=endpoint, client_options=options)
+    options = client_options(timeout, allow_http=endpoint.startswith("http:"))
+    return S3Store.from_url(url, endpoint=endpoint, client_options=options, retry_config=RETRIES)
 
 
 def _endpoint() -> str | None:

@@ -16,6 +16,7 @@ from cache_schema.dataset.add_features import extend_clip
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.describe.card import card
+from cache_schema.describe.inspect import inspect
 from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo, FileRecord, Ledger, digest_of, entry_document
@@ -392,3 +393,36 @@ def test_metadata_of_another_spelling_is_fetched(carded: Path, tmp_path: Path):
     push(carded, (tmp_path / "there").as_uri())
     assert pull(str(tmp_path / "there"), tmp_path / "out.zarr").fetched == (FIRST, SECOND)
     assert verify(tmp_path / "out.zarr").problems == ()
+
+
+class Counter(SimpleHTTPRequestHandler):
+    """Hands out a folder, and writes down what is asked."""
+
+    asked: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def send_head(self):
+        self.asked.append(f"{self.command} {self.path}")
+        return super().send_head()
+
+
+def test_how_often_a_web_server_is_asked(carded: Path, tmp_path: Path):
+    push(carded, (tmp_path / "www").as_uri())
+    handler = type("Handler", (Counter,), {"asked": []})
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "www"))
+    )
+    server.daemon_threads = True
+    common = ["GET /index.json", "GET /zarr.json", *(f"GET /ledger/{clip}.json" for clip in (FIRST, SECOND))]
+    with serving(server) as url:
+        inspect(url)
+        assert sorted(handler.asked) == sorted(common)
+        handler.asked.clear()
+        pull(url, tmp_path / "out.zarr")
+    files = ("command/c.0", "mask/c.0.0", "queries/c.0.0.0", "token/c.0.0")
+    values = [f"GET /clips/{clip}/{file}" for clip in (FIRST, SECOND) for file in files]
+    once = ["GET /README.md", "GET /assets/heads.safetensors"]
+    assert sorted(handler.asked) == sorted(common + once + values)

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -353,3 +354,52 @@ def test_a_card_that_is_no_file(dataset: Path, tmp_path: Path, kind: str):
         (dataset / "README.md").symlink_to("/dev/zero")
     with pytest.raises(DatasetError, match=r"no file|link"):
         push(dataset, (tmp_path / "there").as_uri())
+
+
+QUICK = {
+    "max_retries": 3,
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=5),
+        "max_backoff": timedelta(milliseconds=9),
+        "base": 2,
+    },
+    "retry_timeout": timedelta(seconds=60),
+}
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Slow Down", "500 Internal Server Error"])
+def test_a_busy_bucket(carded: Path, bucket: Bucket, monkeypatch, tmp_path: Path, status: str):
+    monkeypatch.setattr("cache_schema.storage.object_store.RETRIES", QUICK)
+    busy = [f"{SECOND}/token/c.", f"ledger/{FIRST}.json", "zarr.json"]
+    bucket.busy = {part: [status] * 2 for part in busy}
+    push(carded, bucket.url)
+    assert not any(bucket.busy.values())
+    pull(bucket.url, tmp_path / "out.zarr")
+    assert verify(tmp_path / "out.zarr").problems == ()
+
+
+def test_a_bucket_that_stays_busy(carded: Path, bucket: Bucket, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("cache_schema.storage.object_store.RETRIES", QUICK)
+    bucket.busy = {f"{SECOND}/token/c.": ["503 Slow Down"] * 99}
+    with pytest.raises(StorageError, match="503"):
+        push(carded, bucket.url)
+    assert len(bucket.busy[f"{SECOND}/token/c."]) == 99 - 4
+    there = open_backend(bucket.url).files()
+    assert f"ledger/{SECOND}.json" not in there
+    assert "zarr.json" not in there
+    bucket.busy.clear()
+    push(carded, bucket.url)
+    assert pull(bucket.url, tmp_path / "out.zarr").fetched == (FIRST, SECOND)
+
+
+def test_a_large_file_that_stops_half_way_never_appears(bucket: Bucket, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("cache_schema.storage.object_store.RETRIES", QUICK)
+    monkeypatch.setattr("cache_schema.storage.object_store.PART_BYTES", 5 * 2**20)
+    large = tmp_path / "large"
+    large.write_bytes(bytes(11 * 2**20))
+    # It is begun, then no part arrives.
+    bucket.busy = {"large": [*["500 Internal Server Error"] * 99, "503 Slow Down"]}
+    backend = open_backend(bucket.url)
+    with pytest.raises(StorageError):
+        backend.upload([{"large": LocalFile(large, 11 * 2**20, sha256_of(large))}])
+    assert backend.files() == {}
