@@ -34,6 +34,7 @@ CONNECT_S = 10.0
 """One attempt to connect."""
 SLOWEST_BYTES, SLOWEST_S = 2**16, 60.0
 """So many bytes, or the rest of an answer, arrive within so many seconds of waiting."""
+UNSEEN_BYTES = 2 * BLOCK_BYTES
 REDIRECTS = 5
 ADDRESSES = 4
 """Addresses of a host that are tried."""
@@ -113,6 +114,7 @@ class WebClient:
                 try:
                     skipped = 0
                     while block := answer.read1(BLOCK_BYTES):
+                        patience.unseen = 0
                         # After a broken connection, what has been yielded already comes once more.
                         new = block[max(0, arrived - skipped) :]
                         skipped += len(block)
@@ -121,7 +123,7 @@ class WebClient:
                             yield new
                     whole = not answer.length  # None where it was not announced
                     broken = f"the connection ended {answer.length} bytes early"
-                except _TooSlowError as error:
+                except (_TooSlowError, _RefusedError) as error:
                     raise self._failed(name, str(error)) from error
                 except (OSError, http.client.HTTPException) as error:
                     broken = f"the connection broke: {error!r}"
@@ -150,7 +152,7 @@ class WebClient:
                     yield answer
                     return
                 refusal = f"{answer.status} {answer.reason}"
-                with contextlib.suppress(OSError, http.client.HTTPException):
+                with contextlib.suppress(OSError, http.client.HTTPException, _RefusedError):
                     refusal += " " + " ".join(answer.read(200).decode(errors="replace").split())
                 if answer.status not in BUSY:
                     raise self._failed(name, refusal.strip())
@@ -222,7 +224,7 @@ class WebClient:
 
     def _keep(self, kept: _Kept, answer: http.client.HTTPResponse) -> None:
         """Keep a connection whose answer was read whole; close any other."""
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, http.client.HTTPException, _RefusedError):
             # What is left of a short answer is not worth a new connection.
             if answer.length is not None and 0 < answer.length <= 4096 and not answer.isclosed():
                 answer.read()
@@ -265,7 +267,7 @@ class _TooSlowError(TimeoutError):
 
 
 class _RefusedError(Exception):
-    """A redirect leads where it is not followed."""
+    """A redirect leads where it is not followed, or an answer is none."""
 
 
 HOPELESS = (
@@ -284,6 +286,8 @@ class _Patience:
 
     def __init__(self) -> None:
         self.repeated = 0
+        self.unseen = 0
+        """Bytes that came since the last one of a file: of headers, which have no end by themselves."""
         self._waited, self._arrived = 0.0, 0
 
     @contextlib.contextmanager
@@ -305,6 +309,9 @@ class _Patience:
                 nbytes = read()
             except TimeoutError as error:
                 raise _TooSlowError from error
+        self.unseen += nbytes or 0
+        if self.unseen > UNSEEN_BYTES:
+            raise _RefusedError("the headers of its answer have no end")
         self._arrived += nbytes or 0
         if self._arrived >= SLOWEST_BYTES:
             self._waited, self._arrived = 0.0, 0

@@ -106,6 +106,22 @@ def test_a_server_that_trickles(answer: Callable[[Handler], None], monkeypatch: 
                 reader.size("a")
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_headers_without_end(where: str):
+    def answer(handler: Handler) -> None:
+        if where == "after":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        while True:
+            handler.wfile.write(
+                (b"HTTP/1.1 100 Continue\r\n\r\n" if where == "before" else b"a: b\r\n") * 1000
+            )
+
+    with client(answer) as (reader, server):
+        with pytest.raises(StorageError, match="have no end"):
+            whole(reader)
+        assert server.asked == ["/a"]
+
+
 def test_a_slow_reader_is_no_slow_server(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(web_client, "SLOWEST_S", 0.5)
     with client(lambda handler: handler.reply(200, CONTENT)) as (reader, _):
