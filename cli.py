@@ -12,7 +12,17 @@ from typer.core import TyperGroup
 
 from cache_schema import commands as dataset_commands
 from cache_schema.errors import TeachonceError
-from cache_schema.terminal import FOUND, INTERRUPTED, USER_ERROR, DatasetUrl, ProgressBar, err, given, out
+from cache_schema.terminal import (
+    FOUND,
+    INTERRUPTED,
+    USER_ERROR,
+    DatasetUrl,
+    ProgressBar,
+    err,
+    given,
+    out,
+    visible,
+)
 from pipeline import commands as teacher_commands
 from student import commands as student_commands
 
@@ -103,7 +113,7 @@ def inspect(
 
     summary = inspect(dataset, clips=clips)
     if as_json:
-        print(summary.model_dump_json(indent=2))  # noqa: T201
+        print(visible(summary.model_dump_json(indent=2)))  # noqa: T201
     else:
         out.print(summary, soft_wrap=True)
 

@@ -174,12 +174,18 @@ def card(
 
 
 @commands.command(rich_help_panel=PANEL)
-def push(dataset: DatasetPath, url: Url) -> None:
+def push(
+    dataset: DatasetPath,
+    url: Url,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare all that is there by digest; send again what differs.")
+    ] = False,
+) -> None:
     """Share a dataset. Safe to stop and to run again."""
     from cache_schema.sharing.push import push
 
     with ProgressBar("push", "bytes") as bar:
-        done = push(dataset, url, progress=bar)
+        done = push(dataset, url, verify_there=verify, progress=bar)
     out.print(done)
 
 

@@ -48,6 +48,10 @@ class DatasetError(TeachonceError):
     """A latent dataset is missing, damaged, or of an unknown format."""
 
 
+class UnknownFormatError(DatasetError):
+    """A latent dataset has a format version that this program does not know."""
+
+
 class StorageError(TeachonceError):
     """A bucket, a server or a repository cannot be reached, or refuses."""
 

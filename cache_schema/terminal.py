@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 
 from cache_schema.errors import RequestError
@@ -18,6 +20,9 @@ from cache_schema.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.console import ConsoleOptions, RenderableType
+    from rich.text import Text
+
     from cache_schema.errors import LeftOut
 
 FOUND, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -25,9 +30,40 @@ FOUND, USER_ERROR, INTERRUPTED = 1, 2, 130
 PLAIN_EVERY_S = 15.0
 """Seconds between plain lines: often enough to be watched, seldom enough for a day's log."""
 
-# Output has text of other sources in it: brackets in a path or a reason are not markup.
-out = Console(markup=False, highlight=False)
-err = Console(markup=False, highlight=False, stderr=True)
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that steer a terminal or turn the direction of text, and halves of characters."""
+
+
+def visible(text: str) -> str:
+    r"""Return text of an unknown source as a terminal may show it: what steers it becomes ``\u001b``.
+
+    What JSON holds stays JSON of the same content.
+    """
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class SafeConsole(Console):
+    """A console for text of other sources: it is no markup, and moves no cursor.
+
+    Args:
+        options: Those of ``rich.console.Console``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as it may be shown; here, so that layouts know its length."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield segments of text as they may be shown; control codes are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 
 class Split(enum.StrEnum):
@@ -136,11 +172,11 @@ class ProgressBar(Progress):
         self.what, self.unit, self.console, self.plain_every_s = what, unit, console, plain_every_s
         self.done, self.total, self.status = 0.0, total, ""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

@@ -32,8 +32,6 @@ from cache_schema.storage.safe_io import JSON_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import zarr
-
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import LedgerEntry
@@ -112,16 +110,6 @@ class ArrayReader:
         for number, nbytes in enumerate(promised.sizes):
             if self._backend.size(f"clips/{clip}/{chunk_path(stored, number)}") != nbytes:
                 raise self._changed(clip, stored, number, nbytes)
-
-    def array(self, clip: str, stored: StoredArray) -> zarr.Array:
-        """Open an array with Zarr, which here raises an error where it would fill in values."""
-        self.check(clip, stored)
-        for number in range(len(self._promised(clip, stored).sizes)):
-            self._offsets(clip, stored, number)
-        from cache_schema.dataset.zarr_array import open_array
-
-        with self._backend.errors():
-            return open_array(self._backend.zarr_store(f"clips/{clip}/{stored.name}"))
 
     def _select(self, clip: str, stored: StoredArray, elements: slice | np.ndarray) -> np.ndarray:
         """Read elements along the leading axis of an array, (n, *shape)."""

@@ -174,7 +174,8 @@ class LatentDataset:
     def array(self, clip: str, stored: str) -> zarr.Array:
         """Return one stored array of a clip, opened with Zarr for reading; its values are encoded.
 
-        A chunk that goes missing later is an error when it is read, never a fill value.
+        The dataset must be in a folder. A file that goes missing later is an error when it is read, never a
+        fill value.
 
         Args:
             clip: Name of a committed clip.
@@ -184,7 +185,10 @@ class LatentDataset:
             DatasetError: It is not as promised, or a file that the ledger lists is missing or has another
                 size.
         """
-        return self._arrays.array(clip, self._stored_array(stored))
+        from cache_schema.dataset.zarr_array import open_array
+
+        self.check_array(clip, stored)
+        return open_array(self.path / "clips" / clip / stored)
 
     def check_array(self, clip: str, stored: str) -> None:
         """Check one stored array of a clip, for programs that read it with a library of their own.

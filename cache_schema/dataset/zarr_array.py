@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import zarr
-from zarr.storage import StorePath, WrapperStore
+from zarr.storage import LocalStore, StorePath, WrapperStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
 
-def open_array(where: StorePath) -> zarr.Array:
-    """Open an array for reading.
-
-    Reading it raises ``FileNotFoundError`` where one of its files is missing.
-    """
-    return zarr.open_array(StorePath(_WholeStore(where.store), where.path), mode="r", zarr_format=3)
+def open_array(folder: Path) -> zarr.Array:
+    """Open an array for reading; that raises ``FileNotFoundError`` where one of its files is missing."""
+    store = _WholeStore(LocalStore(folder, read_only=True))
+    return zarr.open_array(StorePath(store), mode="r", zarr_format=3)
 
 
 class _WholeStore(WrapperStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 FLOAT16_BYTES = 2
+READERS = 16
+"""Ledger entries that are read in parallel."""
 LISTED_TEXTS = 12
 """Different texts of a tag that are still listed one by one."""
 
@@ -139,8 +142,9 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     manifest = dataset.manifest
     clip_table = []
     stored, values, frames_by_split = Counter[str](), Counter[str](), Counter[str]()
-    for clip in dataset.clips:
-        entry = dataset.entry(clip)
+    with ThreadPoolExecutor(READERS) as pool:
+        entries = list(pool.map(dataset.entry, dataset.clips))
+    for entry in entries:
         known = {"stored_bytes": entry.nbytes, "wall_s": entry.wall_s, "writer": entry.writer}
         clip_table.append(ClipSummary(**dict(entry.clip), **known))
         frames_by_split[entry.clip.split] += entry.clip.frames

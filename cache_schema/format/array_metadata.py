@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache_schema.format.encodings import SCALE
+from cache_schema.format.clip_files import stored_length
+from cache_schema.format.encodings import SCALE, stored_arrays
 from cache_schema.format.layout import fill_value_of, layout_of
 from cache_schema.format.ragged import SHAPE
 from cache_schema.storage.safe_io import canonical_json, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import ClipInfo
@@ -60,6 +63,22 @@ def array_document(spec: FeatureSpec, stored: StoredArray, length: int) -> dict[
         attributes["description"] = f"Shape of {spec.name}, by frame."
     promised = {"attributes": attributes, **promised_document(stored, length), "storage_transformers": []}
     return {key: promised[key] for key in KEYS}
+
+
+def documents(features: Iterable[FeatureSpec], clip: ClipInfo, values: Mapping[str, int]) -> dict[str, bytes]:
+    """Return the zarr.json files of a clip as they are written, by their paths in the clip's folder.
+
+    Args:
+        features: What the manifest promises.
+        clip: The clip.
+        values: Stored values of every ragged feature, by its name.
+    """
+    found = {"zarr.json": as_json(clip_group(clip))}
+    for spec in features:
+        for stored in stored_arrays(spec):
+            length = stored_length(stored, clip.frames, values)
+            found[f"{stored.name}/zarr.json"] = as_json(array_document(spec, stored, length))
+    return found
 
 
 def as_json(document: dict[str, Any]) -> bytes:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from cache_schema.errors import DatasetError
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes, layout_of
+from cache_schema.storage.safe_io import JSON_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cache_schema.format.encodings import StoredArray
     from cache_schema.format.features import FeatureSpec
+    from cache_schema.format.ledger import FileRecord
 
 
 class ChunkFile(NamedTuple):
@@ -71,6 +73,31 @@ def _value_files(stored: StoredArray, length: int) -> tuple[tuple[str, int, int]
         (path, min(per_file, length - number * per_file), nbytes)
         for number, (path, nbytes) in enumerate(file_sizes(stored, length).items())
     )
+
+
+def wrongly_listed(
+    files: Mapping[str, FileRecord], promised: Mapping[str, ChunkFile | MetadataFile | None]
+) -> list[str]:
+    """Return the files that a ledger entry lacks, has in a wrong size, or has without an array, sorted.
+
+    An entry may list whole arrays that are not promised: of a feature that is being added, and is promised
+    once every clip has it.
+
+    Args:
+        files: Files of the clip, as its ledger entry lists them.
+        promised: What ``promised_files`` returns for the clip.
+    """
+    wrong = promised.keys() - files.keys()
+    for name, record in files.items():
+        expected = promised.get(name)
+        if name not in promised and f"{array_of(name)}/zarr.json" not in files:
+            wrong.add(name)
+        # So a ledger that lies cannot fill the disk.
+        elif isinstance(expected, ChunkFile):
+            wrong |= {name} if record.nbytes != expected.nbytes else set()
+        elif name in promised and record.nbytes > JSON_BYTES:
+            wrong.add(name)
+    return sorted(wrong)
 
 
 def stored_length(stored: StoredArray, frames: int, values: Mapping[str, int]) -> int:

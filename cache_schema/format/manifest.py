@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import Field, model_serializer, model_validator
 
-from cache_schema.errors import DatasetError
+from cache_schema.errors import DatasetError, UnknownFormatError
 from cache_schema.format.derivations import Derivation
 from cache_schema.format.features import FeatureSpec, Record
 from cache_schema.format.ledger import FORMAT_1_TAGS, TagName, fits_format_1
@@ -220,7 +220,7 @@ def parse_root(content: bytes, where: str) -> Manifest:
             repair="point to the folder that `teachonce extract` made",
         ) from error
     if type(version) is not int or version not in FORMAT_VERSIONS:
-        raise DatasetError(
+        raise UnknownFormatError(
             f"{where} has format version {version!r}",
             expected=f"format version {' or '.join(map(str, FORMAT_VERSIONS))}, which this program reads",
             repair="install the version of teachonce that wrote it, or a newer one",

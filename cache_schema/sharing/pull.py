@@ -11,36 +11,40 @@ import functools
 import os
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.commit import disk_errors
-from cache_schema.dataset.copy_clips import AlteredFileError, copy_clip, copy_file
+from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
+from cache_schema.dataset.copy_clips import AlteredFileError, copy_file
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter, establish
 from cache_schema.errors import DatasetError, LeftOut, RequestError, StorageError
-from cache_schema.format.clip_files import ChunkFile, promised_files
+from cache_schema.format.array_metadata import documents
+from cache_schema.format.clip_files import promised_files, wrongly_listed
 from cache_schema.progress import SILENT
 from cache_schema.sharing.subset import ALL, ClipFilter
-from cache_schema.storage.atomic_io import rename_durably, sync, write_durably
+from cache_schema.storage.atomic_io import rename_durably, sha256_bytes, sha256_of, sync, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.storage.local_folder import LocalBackend
 from cache_schema.storage.safe_io import JSON_BYTES
 from cache_schema.terminal import size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
-    from cache_schema.format.ledger import LedgerEntry
+    from cache_schema.format.ledger import FileRecord, LedgerEntry
     from cache_schema.format.manifest import AssetSpec, Manifest
     from cache_schema.progress import Progress
     from cache_schema.storage.backend import StorageBackend
 
 STREAMS = 8
 """Clips that are fetched in parallel."""
+FILE_STREAMS = 16
+"""Files that are fetched in parallel, of all clips together."""
 PATIENCE = 3
 """Clips that the storage may fail to return before the pull ends."""
 SMALL_ASSET_BYTES = 64 * 2**20
@@ -117,7 +121,7 @@ def pull(
         establish(path, manifest, {})
         _fetch_card(source.backend, path)
         progress.expect(sum(entry.nbytes for entry in wanted))
-        fetched = _fetch_clips(source.backend, path, wanted, failed, progress)
+        fetched = _fetch_clips(source.backend, path, manifest, wanted, failed, progress)
     return Pulled(
         fetched=tuple(sorted(entry.clip.name for entry in fetched)),
         present=tuple(clip for clip in named if clip in present),
@@ -130,6 +134,7 @@ def pull(
 def _fetch_clips(
     source: StorageBackend,
     path: Path,
+    manifest: Manifest,
     wanted: Sequence[LedgerEntry],
     failed: list[LeftOut],
     progress: Progress,
@@ -137,8 +142,14 @@ def _fetch_clips(
     """Fetch clips side by side; add those that cannot be had to ``failed``."""
     fetched: list[LedgerEntry] = []
     unreachable, stopped = 0, threading.Event()
-    fetch = functools.partial(copy_clip, source, target=path, progress=progress, stopped=stopped)
-    with ThreadPoolExecutor(STREAMS) as pool:
+    with ThreadPoolExecutor(FILE_STREAMS) as files, ThreadPoolExecutor(STREAMS) as pool:
+
+        def copy(name: str, target: Path, record: FileRecord) -> None:
+            copy_file(source, name, target, record, progress, stopped)
+
+        def fetch(entry: LedgerEntry) -> LedgerEntry:
+            return _fetch_clip(entry, manifest, path, functools.partial(files.submit, copy), progress)
+
         try:
             clip_of = {pool.submit(fetch, entry): entry.clip.name for entry in wanted}
             for done in as_completed(clip_of):
@@ -155,6 +166,40 @@ def _fetch_clips(
             pool.shutdown(cancel_futures=True)
             raise
     return fetched
+
+
+def _fetch_clip(
+    entry: LedgerEntry,
+    manifest: Manifest,
+    path: Path,
+    copy: Callable[[str, Path, FileRecord], Future[None]],
+    progress: Progress,
+) -> LedgerEntry:
+    """Fetch one clip, its files side by side; what follows from the manifest is written without a request."""
+    clip = entry.clip.name
+    known = documents(manifest.features, entry.clip, entry.values)
+    with disk_errors(path):
+        folder = new_clip_folder(path, clip)
+        copies: list[Future[None]] = []
+        try:
+            for name, record in entry.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                content = known.get(name, b"")
+                # Another version may have spelled it otherwise.
+                if sha256_bytes(content) == record.sha256:
+                    (folder / name).write_bytes(content)
+                    progress.advance(len(content))
+                else:
+                    copies.append(copy(f"clips/{clip}/{name}", folder / name, record))
+            for done in copies:
+                done.result()
+            return commit_folder(path, folder, entry)
+        except BaseException:
+            for waiting in copies:
+                waiting.cancel()
+            wait(copies)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
@@ -196,17 +241,10 @@ def _entries(
 def _kept(entry: LedgerEntry, whole: Manifest, manifest: Manifest) -> LedgerEntry:
     """Return the entry of a clip that holds only what ``manifest`` promises."""
     frames = entry.clip.frames
-    promised = promised_files(whole.features, frames, entry.values)
-    wrong = entry.files.keys() ^ promised.keys()
-    for name in promised.keys() & entry.files.keys():
-        expected = promised[name]
-        nbytes = entry.files[name].nbytes
-        # So a ledger that lies cannot fill the disk.
-        if nbytes != expected.nbytes if isinstance(expected, ChunkFile) else nbytes > JSON_BYTES:
-            wrong.add(name)
+    wrong = wrongly_listed(entry.files, promised_files(whole.features, frames, entry.values))
     if wrong:
         raise DatasetError(
-            f"the ledger entry of clip {entry.clip.name!r} lists a wrong {min(wrong)}",
+            f"the ledger entry of clip {entry.clip.name!r} lists a wrong {wrong[0]}",
             expected="the files that the manifest promises, in their sizes",
             repair="ask the publisher of the dataset to push it again; then run the same command again",
         )
@@ -227,7 +265,7 @@ def _check_room(path: Path, nbytes: int) -> None:
 
 def _fetch_asset(source: StorageBackend, asset: AssetSpec, path: Path) -> None:
     name = f"assets/{asset.name}"
-    if LocalBackend(path).size(name) == asset.nbytes:
+    if LocalBackend(path).size(name) == asset.nbytes and sha256_of(path / name) == asset.sha256:
         return
     temporary = path / "assets" / f".{asset.name}.{os.getpid()}.tmp"
     with disk_errors(path):

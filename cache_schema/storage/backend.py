@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cache_schema.errors import DatasetError
+from cache_schema.storage.safe_io import open_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-
-    from zarr.storage import StorePath
+    from pathlib import Path
 
 CARD = "README.md"
 """The dataset card."""
@@ -22,7 +22,49 @@ INDEX = "index.json"
 BLOCK_BYTES = 2**20
 """Block of a stream: small enough to hold, large enough to hash at full speed."""
 
-Content = Path | bytes
+
+class LocalFile(NamedTuple):
+    """A file of this machine that is to be stored, and what it has to hold."""
+
+    path: Path
+    nbytes: int
+    sha256: str
+
+    def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+        """Yield its bytes, the last block only once all are known to be right: who stores them can stop.
+
+        Raises:
+            DatasetError: It is missing, no plain file, or holds other bytes.
+        """
+        digest, nbytes = hashlib.sha256(), 0
+        try:
+            with open_plain(self.path) as file:
+                block = file.read(block_bytes)
+                while block:
+                    digest.update(block)
+                    nbytes += len(block)
+                    following = file.read(block_bytes) if nbytes <= self.nbytes else b""
+                    if not following:
+                        break
+                    yield block
+                    block = following
+        except OSError as error:
+            raise self.damaged(f"cannot be read: {error.strerror}") from error
+        if nbytes != self.nbytes or digest.hexdigest() != self.sha256:
+            raise self.damaged("holds other bytes than were written")
+        yield block
+
+    def damaged(self, what: str) -> DatasetError:
+        """Return the error that says what is wrong with it."""
+        return DatasetError(
+            f"{self.path} {what}",
+            expected=f"{self.nbytes} bytes with sha256 {self.sha256}",
+            repair="run `teachonce repair`, and extract or pull again what it took out; then run the same "
+            "command again",
+        )
+
+
+Content = LocalFile | bytes
 """What is stored: a local file, or bytes in memory."""
 
 
@@ -30,8 +72,10 @@ class ListedFile(NamedTuple):
     """One file as a backend lists it."""
 
     nbytes: int
-    etag: str | None
-    """The store's own digest; None where it has none that can be computed here."""
+    etag: str | None = None
+    """The store's own digest; None where it has none."""
+    sha256: str | None = None
+    """sha256, where the store knows it."""
 
 
 class Limits(NamedTuple):
@@ -49,6 +93,8 @@ class StorageBackend(ABC):
     """Number of clips that one ``upload`` takes best."""
     parallel_uploads: int = 8
     """Calls of ``upload`` that may run at the same time."""
+    compares_quickly: bool = False
+    """Whether ``holds`` needs neither the network nor whole local files."""
 
     def __init__(self, url: str, *, local: Path | None = None) -> None:
         self.url = url
@@ -66,16 +112,7 @@ class StorageBackend(ABC):
             DatasetError: It is larger than ``limit_bytes``; no more than that was read.
             StorageError: The backend cannot be reached.
         """
-        content = bytearray()
-        for block in self.stream(name):
-            content += block
-            if len(content) > limit_bytes:
-                raise DatasetError(
-                    f"{self}/{name} has more than {limit_bytes} bytes",
-                    expected="a file of a plausible size",
-                    repair="do not use this dataset: no program that writes datasets makes such files",
-                )
-        return bytes(content)
+        return read_blocks(self, name, self.stream(name), limit_bytes)
 
     @abstractmethod
     def stream(self, name: str) -> Iterator[bytes | memoryview]:
@@ -116,9 +153,19 @@ class StorageBackend(ABC):
     def files(self) -> dict[str, ListedFile]:
         """Return every file, by its name."""
 
-    @abstractmethod
-    def zarr_store(self, folder: str) -> StorePath:
-        """Return a folder as a read-only store: ``zarr.open_array(backend.zarr_store(...), mode="r")``."""
+    def holds(self, name: str, listed: ListedFile, file: LocalFile) -> bool:
+        """Return whether a file that is there is this one, by its digest.
+
+        Raises:
+            DatasetError: It cannot be told, because the local file is damaged.
+            StorageError: The backend cannot be reached.
+        """
+        if listed.nbytes != file.nbytes:
+            return False
+        digest = hashlib.sha256()
+        for block in self.stream(name):
+            digest.update(block)
+        return digest.hexdigest() == file.sha256
 
     @abstractmethod
     def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
@@ -127,3 +174,19 @@ class StorageBackend(ABC):
     def errors(self) -> AbstractContextManager[None]:
         """Turn exceptions of the network into ``StorageError``, for reads through ``zarr_store``."""
         return contextlib.nullcontext()
+
+
+def read_blocks(
+    backend: StorageBackend, name: str, blocks: Iterable[bytes | memoryview], limit_bytes: int
+) -> bytes:
+    """Return the blocks of a file together; see ``StorageBackend.read``."""
+    content = bytearray()
+    for block in blocks:
+        content += block
+        if len(content) > limit_bytes:
+            raise DatasetError(
+                f"{backend}/{name} has more than {limit_bytes} bytes",
+                expected="a file of a plausible size",
+                repair="do not use this dataset: no program that writes datasets makes such files",
+            )
+    return bytes(content)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import shutil
+import re
 import stat
 import threading
 from pathlib import Path, PurePosixPath
@@ -12,13 +14,16 @@ from typing import TYPE_CHECKING
 from cache_schema.errors import DatasetError
 from cache_schema.storage.atomic_io import sync
 from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
+from cache_schema.storage.safe_io import open_plain, read_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from zarr.storage import StorePath
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     from cache_schema.storage.backend import Content
+
+TEMPORARY = re.compile(r"\.\d+-\d+\.tmp")
+"""Names of copies at work, directly in the folder that is filled."""
 
 
 class LocalBackend(StorageBackend):
@@ -29,6 +34,7 @@ class LocalBackend(StorageBackend):
     """
 
     parallel_uploads = 2
+    compares_quickly = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), local=path)
@@ -43,12 +49,12 @@ class LocalBackend(StorageBackend):
                 expected=f"at most {limit_bytes}",
                 repair="fetch this file again from where the dataset came from",
             )
-        return (self.path / name).read_bytes()
+        return read_plain(self.path / name, limit_bytes)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Yield a file's bytes."""
         self._existing(name)
-        with (self.path / name).open("rb") as file:
+        with open_plain(self.path / name) as file:
             while block := file.read(BLOCK_BYTES):
                 yield block
 
@@ -105,33 +111,54 @@ class LocalBackend(StorageBackend):
         """Return every file but for hidden ones, which belong to programs at work."""
         names = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         return {
-            name.as_posix(): ListedFile((self.path / name).stat().st_size, None)
+            name.as_posix(): ListedFile((self.path / name).stat().st_size)
             for name in names
             if not any(part.startswith(".") for part in name.parts)
         }
 
-    def zarr_store(self, folder: str) -> StorePath:
-        """Return a folder as a read-only Zarr store."""
-        from zarr.storage import LocalStore, StorePath
-
-        return StorePath(LocalStore(self.path, read_only=True), folder)
-
     def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
         """Copy files; each is whole or absent, whatever happens."""
-        # Beside the folders that are filled, so that a copy which is killed leaves nothing in them.
-        temporary = self.path / f".{os.getpid()}-{threading.get_ident()}.tmp"
         for stage in stages:
             for name, content in stage.items():
+                self._status(name)  # nothing is written through a link
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, bytes):
-                    temporary.write_bytes(content)
-                else:
-                    shutil.copyfile(content, temporary)
-                sync(temporary)
-                temporary.replace(target)
+                with self._temporary() as (file, temporary):
+                    for block in (content,) if isinstance(content, bytes) else content.blocks():
+                        file.write(block)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    temporary.replace(target)
             for folder in {folder for name in stage for folder in PurePosixPath(name).parents}:
                 sync(self.path / folder)
+
+    def clear_remains(self) -> None:
+        """Remove the copies of uploads that were killed: a living one holds a lock on its copy."""
+        if not self.path.is_dir():
+            return
+        for path in self.path.iterdir():
+            with contextlib.suppress(OSError, DatasetError):
+                if TEMPORARY.fullmatch(path.name):
+                    with open_plain(path) as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        path.unlink()
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Generator[tuple[BinaryIO, Path]]:
+        """Open a file beside the folders that are filled, so that a kill leaves nothing in them."""
+        path = self.path / f".{os.getpid()}-{threading.get_ident()}.tmp"
+        while True:
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if not os.fstat(file.fileno()).st_nlink:
+                    continue  # another upload cleared it before it was locked
+                try:
+                    yield file, path
+                finally:
+                    path.unlink(missing_ok=True)
+            return
 
     def _existing(self, name: str) -> int:
         size = self.size(name)

@@ -1,4 +1,4 @@
-"""Storage backends on obstore: buckets and web servers.
+"""Buckets as storage backends, on obstore.
 
 obstore rather than fsspec: it is one wheel that supports all of them with exact byte ranges, time limits and
 retries, where fsspec needs a library with its own pins and its own errors for each (s3fs, gcsfs, aiohttp).
@@ -7,29 +7,46 @@ retries, where fsspec needs a library with its own pins and its own errors for e
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import GCSStore, HTTPStore, S3Store
+from obstore.store import GCSStore, S3Store
 
-from cache_schema.errors import DatasetError, StorageError
-from cache_schema.storage.backend import BLOCK_BYTES, INDEX, ListedFile, StorageBackend
-from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES, parse_json
+from cache_schema.errors import RequestError, StorageError
+from cache_schema.storage.backend import ListedFile, StorageBackend, read_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
-    from zarr.storage import StorePath
 
-    from cache_schema.storage.backend import Content
+    from cache_schema.storage.backend import Content, LocalFile
 
 PART_BYTES = 8 * 2**20
 """Larger files are uploaded in parts, so that an upload never holds a whole shard in memory."""
+RETRIES: RetryConfig = {
+    "max_retries": 8,
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2,
+    },
+    "retry_timeout": timedelta(minutes=3),
+}
+"""Where a server is busy or a connection breaks. An object is put whole or not at all, so again is safe."""
+SMALL = "1m"
+"""Limit of requests whose answers are small."""
+SLOWEST_BYTES, SLOWEST_S = 2**16, 60.0
+"""So many bytes arrive within so many seconds of waiting."""
+ENDPOINT_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 S3_REPAIR = (
     "check bucket and network, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL; "
     "for a public bucket set AWS_SKIP_SIGNATURE=true"
@@ -38,28 +55,31 @@ GS_REPAIR = (
     "check bucket and network, and GOOGLE_APPLICATION_CREDENTIALS; "
     "for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
 )
-WEB_REPAIR = "check the address and the network; from a server without byte ranges, `teachonce pull` it whole"
 
 
-class ObjectStoreBackend(StorageBackend):
-    """Files behind an ``obstore`` store."""
+class BucketBackend(StorageBackend):
+    """A prefix of a bucket of S3, of any server with the S3 protocol, or of Google Cloud Storage."""
 
-    def __init__(self, url: str, store: ObjectStore, *, repair: str) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._store = store
-        self._repair = repair
+        self._repair = GS_REPAIR if url.startswith("gs:") else S3_REPAIR
+        with self.errors():
+            self._store = _bucket_store(url, "1h")
+            self._small = _bucket_store(url, SMALL)
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """Return a file's bytes."""
+        return read_blocks(self, name, self._pieces(self._small, name), limit_bytes)
 
     def stream(self, name: str) -> Iterator[memoryview]:
         """Yield a file's bytes."""
-        with self.errors():
-            for block in obstore.get(self._store, name).stream(min_chunk_size=BLOCK_BYTES):
-                yield memoryview(block)
+        return self._pieces(self._store, name)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes."""
         with self.errors():
             try:
-                return obstore.head(self._store, name)["size"]
+                return obstore.head(self._small, name)["size"]
             except FileNotFoundError:
                 return None
 
@@ -80,29 +100,35 @@ class ObjectStoreBackend(StorageBackend):
                 raise FileNotFoundError(f"{self}/{name} has another size than {nbytes} bytes")
             return bytes(found.bytes())
 
-    def zarr_store(self, folder: str) -> StorePath:
-        """Return a folder as a read-only Zarr store; all folders share one pool of connections."""
-        from zarr.storage import ObjectStore, StorePath
-
-        return StorePath(ObjectStore(self._store, read_only=True), folder)
-
     def errors(self) -> AbstractContextManager[None]:
         """Turn the client's exceptions into ``StorageError``."""
         return _storage_errors(self.url, self._repair)
 
-
-class BucketBackend(ObjectStoreBackend):
-    """A prefix of a bucket of S3, of any server with the S3 protocol, or of Google Cloud Storage."""
-
-    def __init__(self, url: str) -> None:
-        repair = GS_REPAIR if url.startswith("gs:") else S3_REPAIR
-        with _storage_errors(url, repair):
-            super().__init__(url, _bucket_store(url), repair=repair)
+    def _pieces(self, store: ObjectStore, name: str) -> Iterator[memoryview]:
+        waited, arrived = 0.0, 0
+        with self.errors():
+            pieces = iter(obstore.get(store, name).stream(min_chunk_size=1))
+            while True:
+                begun = time.monotonic()
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                waited += time.monotonic() - begun
+                arrived += len(piece)
+                if arrived >= SLOWEST_BYTES:
+                    waited, arrived = 0.0, 0
+                elif waited > SLOWEST_S:
+                    raise StorageError(
+                        f"{self.url} cannot be used: {name}: {arrived} bytes came in {waited:.0f} s",
+                        expected="a server that sends at least a kilobyte a second",
+                        repair=f"{self._repair}; then run the same command again, what is finished is kept",
+                    )
+                yield memoryview(piece)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files directly in a folder."""
         with self.errors():
-            found = obstore.list_with_delimiter(self._store, folder)["objects"]
+            found = obstore.list_with_delimiter(self._small, folder)["objects"]
         return sorted(entry["path"].rpartition("/")[2] for entry in found)
 
     def files(self) -> dict[str, ListedFile]:
@@ -110,7 +136,7 @@ class BucketBackend(ObjectStoreBackend):
         with self.errors():
             return {
                 entry["path"]: ListedFile(entry["size"], (entry["e_tag"] or "").strip('"') or None)
-                for batch in obstore.list(self._store, chunk_size=1000)
+                for batch in obstore.list(self._small, chunk_size=1000)
                 for entry in batch
             }
 
@@ -119,69 +145,78 @@ class BucketBackend(ObjectStoreBackend):
         with self.errors():
             for stage in stages:
                 for name, content in stage.items():
-                    obstore.put(self._store, name, content, chunk_size=PART_BYTES)
+                    if isinstance(content, bytes):
+                        obstore.put(self._store, name, content, use_multipart=False)
+                    elif content.nbytes <= PART_BYTES:
+                        whole = b"".join(content.blocks())
+                        obstore.put(self._store, name, whole, use_multipart=False)
+                    else:
+                        # An object appears once its last part is there, and that comes after the check.
+                        obstore.put(self._store, name, content.blocks(), chunk_size=PART_BYTES)
+
+    def holds(self, name: str, listed: ListedFile, file: LocalFile) -> bool:
+        """Return whether an object that is there is this file."""
+        if listed.nbytes != file.nbytes:
+            return False
+        if re.fullmatch(r"[0-9a-f]{32}(-\d+)?", listed.etag or ""):
+            return listed.etag == etag_of(file)
+        return super().holds(name, listed, file)
 
 
-class WebBackend(ObjectStoreBackend):
-    """A folder behind a web server, read-only. It cannot be listed: ``index.json`` names the clips."""
+def etag_of(file: LocalFile) -> str:
+    """Return the digest that S3 has of a file which was uploaded in parts of ``PART_BYTES``.
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, http_store(url), repair=WEB_REPAIR)
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of the ledger's files from the index; no other folder can be listed."""
-        if folder != "ledger":
-            raise self._unsupported(f"list {folder}/")
-        try:
-            clips = parse_json(self.read(INDEX, JSON_BYTES))["clips"]
-            if not all(re.fullmatch(CLIP_NAME, clip) for clip in clips):
-                raise ValueError("it lists a name that no clip can have")
-        except FileNotFoundError as error:
-            raise self._unsupported(f"list which clips it has: there is no {INDEX}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{self}/{INDEX} is no index of a dataset: {error!r}",
-                expected='JSON such as {"clips": ["Accident_Town03_Route1_Weather0"]}',
-                repair="ask the publisher of the dataset to push it again",
-            ) from error
-        return sorted(f"{clip}.json" for clip in clips)
-
-    def files(self) -> dict[str, ListedFile]:
-        """Refuse: a web server's files cannot be listed."""
-        raise self._unsupported("list its files")
-
-    def upload(self, stages: Sequence[Mapping[str, Content]]) -> None:
-        """Refuse: a web server is read-only."""
-        raise self._unsupported("store files")
-
-    def _unsupported(self, operation: str) -> StorageError:
-        return StorageError(
-            f"{self} cannot {operation}",
-            expected="for reading, a folder that `teachonce push` filled; for writing, a bucket or a folder",
-            repair="push to a folder or bucket, and let the web server serve that",
-        )
+    Raises:
+        DatasetError: The file is damaged.
+    """
+    parts = [hashlib.md5(part, usedforsecurity=False) for part in file.blocks(PART_BYTES)]
+    if len(parts) == 1:
+        return parts[0].hexdigest()
+    together = hashlib.md5(b"".join(part.digest() for part in parts), usedforsecurity=False)
+    return f"{together.hexdigest()}-{len(parts)}"
 
 
-def http_store(url: str, retry_config: RetryConfig | None = None, **options: object) -> HTTPStore:
-    """Return a store that reads below ``url``; ``options`` are those of `client_options`."""
-    options["allow_http"] = url.startswith("http:")
-    return HTTPStore.from_url(url, client_options=client_options(**options), retry_config=retry_config)
+def client_options(timeout: str, **options: object) -> ClientConfig:
+    """Return options with time limits for every request: a stall ends it before ``timeout`` does."""
+    return {"connect_timeout": "10s", "read_timeout": "60s", "timeout": timeout, **options}
 
 
-def client_options(**options: object) -> ClientConfig:
-    """Return options with time limits for every request: a stall ends it, however long a file takes."""
-    return {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h", **options}
-
-
-def _bucket_store(url: str) -> ObjectStore:
+def _bucket_store(url: str, timeout: str) -> ObjectStore:
+    """Return a store whose requests take no longer than ``timeout``."""
     if url.startswith("gs:"):
-        return GCSStore.from_url(url, client_options=client_options())
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return GCSStore.from_url(url, client_options=client_options(timeout), retry_config=RETRIES)
+    endpoint = _endpoint()
     if not endpoint:
-        return S3Store.from_url(url, client_options=client_options())
+        return S3Store.from_url(url, client_options=client_options(timeout), retry_config=RETRIES)
     # An endpoint without encryption is named on purpose: a server of the user's own.
-    options = client_options(allow_http=endpoint.startswith("http:"))
-    return S3Store.from_url(url, endpoint=endpoint, client_options=options)
+    options = client_options(timeout, allow_http=endpoint.startswith("http:"))
+    return S3Store.from_url(url, endpoint=endpoint, client_options=options, retry_config=RETRIES)
+
+
+def _endpoint() -> str | None:
+    """Return the server that the environment names, if it does.
+
+    Raises:
+        RequestError: It is no address.
+    """
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        endpoint = os.environ.get(variable)
+        if not endpoint:
+            continue
+        try:
+            parts = urlsplit(endpoint)
+            valid = parts.scheme in ("http", "https") and ENDPOINT_HOST.fullmatch(parts.hostname or "")
+            valid = valid and parts.port != 0 and endpoint.isascii() and endpoint.isprintable()
+        except ValueError:  # a port that is no number
+            valid = False
+        if not valid or " " in endpoint:
+            raise RequestError(
+                f"{variable} is {endpoint!r}, which is no address",
+                expected="an address such as https://host:9000",
+                repair=f"correct {variable}, or unset it for Amazon's own servers",
+            )
+        return endpoint
+    return None
 
 
 @contextlib.contextmanager

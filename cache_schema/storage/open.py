@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -10,6 +11,11 @@ from urllib.request import url2pathname
 from cache_schema.errors import RequestError
 from cache_schema.storage.backend import StorageBackend
 from cache_schema.storage.local_folder import LocalBackend
+
+URL = re.compile(r"(hf|s3|gs|https?|ftp|file):|[^/]*://", re.IGNORECASE)
+"""What begins like this is no folder: a misspelt URL must not become one."""
+PRINTABLE = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 
 
 def open_backend(where: str | Path | StorageBackend) -> StorageBackend:
@@ -26,10 +32,15 @@ def open_backend(where: str | Path | StorageBackend) -> StorageBackend:
     """
     if isinstance(where, StorageBackend):
         return where
-    if isinstance(where, Path) or "://" not in where:
+    if isinstance(where, Path) or not URL.match(where):
         return LocalBackend(Path(where))
-    parts = urlsplit(where)
-    scheme = parts.scheme.lower()
+    try:
+        parts = urlsplit(where)
+        scheme, port = parts.scheme.lower(), parts.port
+    except ValueError:  # a port that is no number, brackets that do not close
+        parts, scheme, port = urlsplit(""), "", None
+    if not PRINTABLE.fullmatch(where):
+        scheme = ""
     if scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalBackend(Path(url2pathname(parts.path)))
     if scheme == "hf":
@@ -37,11 +48,12 @@ def open_backend(where: str | Path | StorageBackend) -> StorageBackend:
 
         return HubBackend(where)
     if parts.netloc and not (parts.query or parts.fragment or "@" in parts.netloc):
-        from cache_schema.storage.object_store import BucketBackend, WebBackend
+        from cache_schema.storage.object_store import BucketBackend
+        from cache_schema.storage.web import WebBackend
 
         if scheme == "https" or (scheme == "http" and _is_loopback(parts.hostname or "")):
             return WebBackend(where.rstrip("/"))
-        if scheme in ("s3", "gs"):
+        if scheme in ("s3", "gs") and BUCKET.fullmatch(parts.netloc) and port is None:
             return BucketBackend(where.rstrip("/"))
     raise RequestError(
         f"{where!r} names no storage that datasets can be in",

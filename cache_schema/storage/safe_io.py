@@ -1,10 +1,19 @@
-"""Reading untrusted JSON: a dataset may come from an untrusted source, so it is bounded in every way."""
+"""Reading untrusted files: a dataset may come from an untrusted source, so it is bounded in every way."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
-from typing import Any, NoReturn
+import stat
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cache_schema.errors import DatasetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
 
 JSON_BYTES = 4 * 2**20
 """One JSON file. An entry of 30 arrays takes 5 kB, a manifest 20 kB; parsing takes up to 30 times as much
@@ -19,6 +28,57 @@ CONTAINERS = (dict, list)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that move a terminal's cursor, except line feed and tab."""
+
+
+def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
+    """Open a plain file for reading. A pipe, which would make a reader wait, or a device is refused.
+
+    Args:
+        path: The file.
+        links: Whether it may lie behind symbolic links.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DatasetError: It is no plain file.
+    """
+    try:
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+        )
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise _not_plain(path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_plain(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path, limit_bytes: int, *, links: bool = False) -> bytes:
+    """Return the bytes of a plain file, as ``open_plain`` opens it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DatasetError: It is no plain file, or larger than ``limit_bytes``.
+    """
+    with open_plain(path, links=links) as file:
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise DatasetError(
+            f"{path} has more than {limit_bytes} bytes",
+            expected=f"at most {limit_bytes}",
+            repair="fetch this file again from where it came from",
+        )
+    return content
+
+
+def _not_plain(path: Path) -> DatasetError:
+    return DatasetError(
+        f"{path} is no plain file",
+        expected="a plain file: no pipe, device, folder or symbolic link",
+        repair="put the file itself there",
+    )
 
 
 def parse_json(content: bytes) -> Any:

@@ -27,6 +27,8 @@ class Bucket:
     seen: list[Seen] = field(default_factory=list)
     gates: dict[str, threading.Event] = field(default_factory=dict)
     """Requests whose path holds a key wait for its event."""
+    busy: dict[str, list[str]] = field(default_factory=dict)
+    """Statuses that the next requests whose path holds a key get instead of an answer, the last one first."""
     denied: set[str] = field(default_factory=set)
     """Requests whose path holds one of these are forbidden."""
 
@@ -49,6 +51,11 @@ class Watched:
             if part in seen.path:
                 gate.wait(60)
         bucket.seen.append(seen)
+        for part, statuses in bucket.busy.items():
+            if part in seen.path and statuses:
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                start_response(statuses.pop(), [("Content-Length", "4")])
+                return [b"busy"]
         if any(part in seen.path for part in bucket.denied):
             start_response("403 Forbidden", [("Content-Length", "9")])
             return [b"forbidden"]

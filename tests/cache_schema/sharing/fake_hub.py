@@ -24,6 +24,10 @@ class Hub:
     large: set[str] = field(default_factory=set)
     """Blobs that were sent through the store of large files."""
     uploads: int = 0
+    busy: list[int] = field(default_factory=list)
+    """Statuses that the next commits get instead of being made, the last one first."""
+    lost: bool = False
+    """Whether the next commit is made, and answered as if it were not."""
     downloads: list[tuple[str, str | None, int]] = field(default_factory=list)
     """Name, asked range and bytes of every file that was handed out."""
     leaked: list[str] = field(default_factory=list)
@@ -127,6 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, revision: str, body: bytes) -> None:
         hub = self.server.hub
+        if hub.busy:
+            return self._answer(hub.busy.pop(), {"error": "busy"})
         header, *operations = [json.loads(line) for line in body.splitlines()]
         if header["value"].get("parentCommit", hub.sha()) != hub.sha():
             return self._answer(412, {"error": "A commit has happened since"})
@@ -142,6 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
                 assert value["oid"] in hub.blobs
                 files[value["path"]] = value["oid"]
         hub.commits.append(files)
+        if hub.lost:
+            hub.lost = False
+            return self._answer(502, {"error": "lost"})
         url = f"http://{self.headers['Host']}/datasets/{REPOSITORY}/commit/{hub.sha()}"
         self._answer(200, {"commitUrl": url, "commitOid": hub.sha()})
 
@@ -180,8 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, content, headers)
 
     def _row(self, name: str, oid: str) -> dict[str, object]:
-        size = len(self.server.hub.blobs[oid])
-        row: dict[str, object] = {"type": "file", "path": name, "oid": oid[:40], "size": size}
+        content = self.server.hub.blobs[oid]
+        size = len(content)
+        git = hashlib.sha1(b"blob %d\0%s" % (size, content)).hexdigest()
+        row: dict[str, object] = {"type": "file", "path": name, "oid": git, "size": size}
         if oid in self.server.hub.large:
             row["lfs"] = {"oid": oid, "size": size, "pointerSize": 130}
         return row

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -147,3 +148,41 @@ def test_two_pushes_do_not_mix(hub: FakeHub, run: Run):
     )
     assert run(code) == ["StorageError True"]
     assert hub.hub.commits[-1].keys() == {"a.json", "b.json"}
+
+
+QUICK = "import cache_schema.storage.huggingface as hub\nhub.PAUSES_S = (0.01, 0.01)\n"
+
+
+def test_a_busy_hub_is_asked_again(hub: FakeHub, run: Run):
+    hub.hub.busy = [503, 429]
+    assert run(QUICK + "print(len(push(dataset, url).sent), len(pull(url, out).fetched))") == ["2 2"]
+    assert len(hub.hub.commits) == 4
+    hub.hub.busy = [503] * 3
+    code = (
+        "try: open_backend(url).upload([{'a.json': b'1'}])\n"
+        "except TeachonceError as error: print(error.happened)"
+    )
+    assert "503" in run(QUICK + code)[0]
+    assert hub.hub.busy == []
+    assert len(hub.hub.commits) == 4
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: FakeHub, run: Run, tmp_path: Path):
+    hub.hub.lost = True
+    code = "try: push(dataset, url)\nexcept TeachonceError as error: print('412' in error.happened)\n"
+    assert run(QUICK + code) == ["True"]
+    assert len(hub.hub.commits) == 2
+    assert run("print(len(push(dataset, url).sent), len(pull(url, out).fetched))") == ["2 2"]
+    assert verify(tmp_path / "out.zarr").problems == ()
+
+
+def test_a_damaged_file_of_the_hub_is_replaced(carded: Path, hub: FakeHub, run: Run, tmp_path: Path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(carded, damaged)
+    names = (f"clips/{FIRST}/token/c.0.0", f"clips/{FIRST}/token/zarr.json", "assets/heads.safetensors")
+    for name in names:
+        content = (damaged / name).read_bytes()
+        (damaged / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    hub.hub.fill(damaged)
+    assert run("print(push(dataset, url).sent, len(pull(url, out).fetched))") == [f"({FIRST!r},) 2"]
+    assert verify(tmp_path / "out.zarr").problems == ()

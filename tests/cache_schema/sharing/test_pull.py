@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from cache_schema.dataset.add_features import extend_clip
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.describe.card import card
+from cache_schema.describe.inspect import inspect
 from cache_schema.errors import DatasetError, IdentityError, RequestError, StorageError
-from cache_schema.format.ledger import ClipInfo, Ledger, digest_of, entry_document
+from cache_schema.format.features import FeatureSpec
+from cache_schema.format.ledger import ClipInfo, FileRecord, Ledger, digest_of, entry_document
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.pull import pull
 from cache_schema.sharing.push import push
 from cache_schema.sharing.subset import ClipFilter
+from cache_schema.storage.atomic_io import sha256_of
 from cache_schema.storage.open import open_backend
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.format_2 import CLIPS as FORMAT_2_CLIPS
@@ -54,7 +58,9 @@ def test_there_and_back_again(carded: Path, shared: Bucket, tmp_path: Path):
     assert reported.totals == [done.nbytes]
     assert done.nbytes == sum(here.entry(clip).nbytes for clip in (FIRST, SECOND)) == sum(reported.amounts)
     assert {*reported.statuses} == {"", FIRST, SECOND}
-    assert len(shared.asked("GET", "/clips/")) == 18  # each file once
+    # Each file of values once; what follows from the manifest is not fetched.
+    assert len(shared.asked("GET", "/clips/")) == 8
+    assert not [seen for seen in shared.asked("GET", "/clips/") if "zarr.json" in seen.path]
 
 
 def test_what_is_there_is_not_fetched_again(shared: Bucket, tmp_path: Path):
@@ -105,7 +111,7 @@ def test_only_the_clips_asked_for(shared: Bucket, tmp_path: Path):
         FIRST,
     )
     assert pull(shared.url, tmp_path / "none.zarr", ClipFilter(clips="Acc*", split="val")).fetched == ()
-    assert len(shared.asked("GET", f"clips/{FIRST}/")) == len(shared.asked("GET", f"clips/{SECOND}/")) == 9
+    assert len(shared.asked("GET", f"clips/{FIRST}/")) == len(shared.asked("GET", f"clips/{SECOND}/")) == 4
     assert pull(shared.url, tmp_path / "town.zarr", ClipFilter(tags={"town": "Town05"})).present == ()
     assert LatentDataset.open(tmp_path / "town.zarr").clips == (SECOND,)
     with pytest.raises(RequestError, match="no clip that fits"):
@@ -121,12 +127,15 @@ def test_only_the_features_asked_for(carded: Path, shared: Bucket, tmp_path: Pat
     here, there = LatentDataset.open(carded), LatentDataset.open(out)
     for clip in (FIRST, SECOND):
         fetched = shared.asked("GET", f"clips/{clip}/")
-        assert {seen.path.partition(f"clips/{clip}/")[2] for seen in fetched} == kept
+        assert {seen.path.partition(f"clips/{clip}/")[2] for seen in fetched} == {
+            "token/c.0.0",
+            "command/c.0",
+        }
         files = {name: record for name, record in here.entry(clip).files.items() if name in kept}
         assert there.entry(clip).files == files
         assert there.entry(clip).digest == digest_of(here.clip(clip), files) != here.entry(clip).digest
         np.testing.assert_array_equal(there.read(clip, "token"), here.read(clip, "token"))
-    assert sum(seen.nbytes for seen in shared.asked("GET", "/clips/")) == done.nbytes
+    assert done.nbytes == sum(there.entry(clip).nbytes for clip in (FIRST, SECOND))
     assert [spec.name for spec in there.manifest.features] == ["token", "command"]
     assert verify(out).problems == ()
     # No student can be trained from these, so that no large asset is of use.
@@ -340,3 +349,80 @@ def test_a_number_of_values_that_lies_costs_nothing(format_2: Path, bucket: Buck
     done = pull(bucket.url, tmp_path / "out.zarr", ClipFilter(clips="scene-1"))
     assert [left.clip for left in done.failed] == ["scene-1"]
     assert not bucket.asked("GET", "/clips/")
+
+
+def test_a_damaged_asset_is_fetched_again(shared: Bucket, tmp_path: Path):
+    out = tmp_path / "out.zarr"
+    pull(shared.url, out)
+    asset = out / "assets" / "heads.safetensors"
+    good = asset.read_bytes()
+    asset.write_bytes(bytes(len(good)))
+    shared.seen.clear()
+    pull(shared.url, out)
+    assert asset.read_bytes() == good
+    assert len(shared.asked("GET", "assets")) == 1
+    assert verify(out).problems == ()
+
+
+def test_a_dataset_of_which_some_clips_have_more_features(carded: Path, bucket: Bucket, tmp_path: Path):
+    """As `add-ground-truth` leaves it where one raw clip is missing: as written, so it can be had."""
+    speed = FeatureSpec(name="truth_speed", shape=(), axes=(), dtype="float32", role="truth")
+    before = LatentDataset.open(carded)
+    with DatasetWriter(carded):
+        extend_clip(
+            carded, before.manifest, before.entry(FIRST), (speed,), {speed.name: np.ones(5, np.float32)}
+        )
+    assert verify(carded).problems == ()
+    push(carded, bucket.url)
+    out = tmp_path / "out.zarr"
+    done = pull(bucket.url, out)
+    assert (done.fetched, done.failed) == ((FIRST, SECOND), ())
+    assert verify(out).problems == ()
+    # What is not promised yet does not come along.
+    assert LatentDataset.open(out).entry(FIRST).digest == before.entry(FIRST).digest
+    assert not bucket.asked("GET", "truth_speed")
+
+
+def test_metadata_of_another_spelling_is_fetched(carded: Path, tmp_path: Path):
+    """Arrays of old datasets have a zarr.json that says the same in other bytes."""
+    file, entry = carded / "clips" / FIRST / "token" / "zarr.json", LatentDataset.open(carded).entry(FIRST)
+    file.write_text(json.dumps(json.loads(file.read_bytes())))
+    record = FileRecord(nbytes=file.stat().st_size, sha256=sha256_of(file))
+    Ledger(carded).commit(entry.holding(entry.files | {"token/zarr.json": record}, {}))
+    assert verify(carded).problems == ()
+    push(carded, (tmp_path / "there").as_uri())
+    assert pull(str(tmp_path / "there"), tmp_path / "out.zarr").fetched == (FIRST, SECOND)
+    assert verify(tmp_path / "out.zarr").problems == ()
+
+
+class Counter(SimpleHTTPRequestHandler):
+    """Hands out a folder, and writes down what is asked."""
+
+    asked: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def send_head(self):
+        self.asked.append(f"{self.command} {self.path}")
+        return super().send_head()
+
+
+def test_how_often_a_web_server_is_asked(carded: Path, tmp_path: Path):
+    push(carded, (tmp_path / "www").as_uri())
+    handler = type("Handler", (Counter,), {"asked": []})
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "www"))
+    )
+    server.daemon_threads = True
+    common = ["GET /index.json", "GET /zarr.json", *(f"GET /ledger/{clip}.json" for clip in (FIRST, SECOND))]
+    with serving(server) as url:
+        inspect(url)
+        assert sorted(handler.asked) == sorted(common)
+        handler.asked.clear()
+        pull(url, tmp_path / "out.zarr")
+    files = ("command/c.0", "mask/c.0.0", "queries/c.0.0.0", "token/c.0.0")
+    values = [f"GET /clips/{clip}/{file}" for clip in (FIRST, SECOND) for file in files]
+    once = ["GET /README.md", "GET /assets/heads.safetensors"]
+    assert sorted(handler.asked) == sorted(common + once + values)

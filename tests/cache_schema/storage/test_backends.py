@@ -12,8 +12,9 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import DatasetError, RequestError, StorageError
 from cache_schema.sharing.push import push
 from cache_schema.storage.local_folder import LocalBackend
-from cache_schema.storage.object_store import BucketBackend, WebBackend
+from cache_schema.storage.object_store import BucketBackend
 from cache_schema.storage.open import open_backend
+from cache_schema.storage.web import WebBackend
 from tests.cache_schema.conftest import CLIPS, values_of
 from tests.cache_schema.servers import Bucket, serving
 
@@ -78,6 +79,22 @@ def test_kinds_of_backends(monkeypatch: pytest.MonkeyPatch):
         "file://host/x.zarr",
         "hf://models/org/name",
         "hf://datasets/org/name/folder",
+        "hf://dataset/org/name",
+        "hf:/datasets/org/name",
+        "HF:datasets/org/name",
+        "s3://",
+        "s3:bucket/x.zarr",
+        "s3://bucket:99999/x.zarr",
+        "s3://a bucket/x.zarr",
+        "gs:///x",
+        "https://",
+        "https://host:99999/x.zarr",
+        "https://host:port/x.zarr",
+        "https://[::1/x.zarr",
+        "https://ho st/x.zarr",
+        "https://host/x\n.zarr",
+        "http://127.0.0.1:99999",
+        "://host/x",
     ],
 )
 def test_urls_that_are_refused(url: str):
@@ -173,3 +190,27 @@ def test_a_web_server_names_clips_by_the_index(carded: Path, web: tuple[Path, st
     assert "push" in caught.value.repair
     with pytest.raises(StorageError, match="cannot"):
         push(carded, f"{url}/tiny.zarr")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "localhost:9000",
+        "127.0.0.1",
+        "http://",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:x",
+        "ftp://127.0.0.1",
+        "http://[::1",
+        "http://a b",
+        "//127.0.0.1:9000",
+    ],
+)
+def test_endpoints_that_are_refused(
+    endpoint: str, name: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(name, endpoint)
+    with pytest.raises(RequestError, match=name) as caught:
+        open_backend("s3://bucket/x.zarr")
+    assert endpoint in caught.value.happened
