@@ -87,7 +87,7 @@ class LocalBackend(StorageBackend):
     def version(self, name: str) -> object:
         """Return what tells a file from one that takes its place; None if there is none."""
         try:
-            status = os.stat(f"{self.path}/{name}")
+            status = os.lstat(f"{self.path}/{name}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns

@@ -269,10 +269,13 @@ def test_ranges():
         return handler.reply(206, CONTENT[2:5], Content_Range=wrong)
 
     with client(answer) as (reader, _):
-        assert b"".join(reader.stream("a", "bytes=2-4")) == CONTENT[2:5]
+        assert b"".join(reader.stream("a", range(2, 5))) == CONTENT[2:5]
+        assert reader.ranges("a", 100, [(2, 3), (2, 3)]) == 2 * CONTENT[2:5]
+        with pytest.raises(FileNotFoundError, match="another size than 99"):
+            reader.ranges("a", 99, [(2, 3)])
         for name in ("none", "wrong"):
             with pytest.raises(StorageError, match="Range"):
-                list(reader.stream(name, "bytes=2-4"))
+                list(reader.stream(name, range(2, 5)))
 
 
 def test_one_connection_serves_many_requests():
