@@ -131,6 +131,7 @@ class Worker:
         self._queues: list[deque[_Job]] = [deque() for _ in range(slots)]
         self._writes: deque[tuple[_Job, Future]] = deque()
         self._outstanding: set[_Job] = set()
+        self._writers: set[ClipWriter] = set()
         self._gpus: set[torch.device] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -150,6 +151,8 @@ class Worker:
         self._thread.join()
         self._readers.shutdown(cancel_futures=True)
         self._disk.shutdown(cancel_futures=True)
+        for writer in self._writers:
+            writer.abort()  # of what is not committed
 
     def refresh_workers(self) -> None:
         """See ``WorkerPool``: this process is the only worker."""
@@ -219,6 +222,7 @@ class Worker:
                     opened = job.opening.result()
                     job.samples = opened.samples
                     job.writer = ClipWriter(self._path, self._manifest, _info(job.clip))
+                    self._writers.add(job.writer)
                     self._append(job, job.writer, opened.ground_truth)
                 self._slots[slot] = job
                 return job.samples.next()
@@ -286,6 +290,7 @@ class Worker:
                 self._drop(job, error)
             else:
                 if result is not None and not job.result.done():
+                    self._writers.discard(job.writer)
                     job.result.set_result(result)
 
     def _drop(self, job: _Job, error: ClipError | FeatureError) -> None:
@@ -297,6 +302,7 @@ class Worker:
         if job.samples is not None:
             job.samples.cancel()
         if job.writer is not None:
+            self._writers.discard(job.writer)
             self._disk.submit(job.writer.abort)
         job.result.set_exception(error)
 
