@@ -70,6 +70,8 @@ class ClipWriter:
     def append(self, values: Mapping[str, Values]) -> None:
         """Add the next frames of some features.
 
+        Once it returns, the caller may use the memory of the values again.
+
         Args:
             values: (n, *shape) for each feature; for a ragged feature a sequence of n arrays.
         """

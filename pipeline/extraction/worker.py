@@ -26,6 +26,7 @@ from cache_schema.errors import ClipError, FeatureError
 from cache_schema.format.ledger import ClipInfo
 from pipeline.extraction.allocator import keep_freed_memory
 from pipeline.extraction.outputs import HostOutputs
+from pipeline.extraction.own_memory import own
 from pipeline.extraction.prefetch import Prefetcher
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Worker:
 
     def _open(self, clip: Clip) -> _Opened:
         opened = clip.open()
-        ground_truth = opened.ground_truth()
+        ground_truth = own(dict(opened.ground_truth()))  # it is written later, when the clip's turn comes
         return _Opened(ground_truth, Prefetcher(opened, clip.samples, self._teacher.prepare, self._readers))
 
     @torch.inference_mode()
