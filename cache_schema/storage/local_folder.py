@@ -103,6 +103,7 @@ class LocalBackend(StorageBackend):
             for name, content in stage.items():
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.unlink(missing_ok=True)  # never through a link that was left there
                 if isinstance(content, bytes):
                     temporary.write_bytes(content)
                 else:
