@@ -157,7 +157,8 @@ def discard_unfinished(path: Path) -> None:
     """Remove the clips that this process has begun to write to the dataset at ``path`` and not committed."""
     for folder in [folder for folder in list(_unfinished) if folder.dataset == path]:
         folder.discard()
-    clear_partial(path)
+    with contextlib.suppress(OSError, DatasetError):  # the next run tries again
+        clear_partial(path)
 
 
 def clear_partial(path: Path) -> None:
