@@ -34,6 +34,8 @@ class OpenClip(Protocol):
     def ground_truth(self) -> Mapping[str, np.ndarray | Sequence[np.ndarray]]:
         """Return every feature that the source promises: (samples, *shape), or one array a sample if ragged.
 
+        The caller copies the arrays at once: the same thread may use their memory again, for another clip.
+
         Raises:
             ClipError: The clip's files contradict each other.
         """
@@ -41,6 +43,8 @@ class OpenClip(Protocol):
 
     def sample(self, index: int) -> Any:
         """Return what a teacher may see of one sample. Called by several threads at once.
+
+        It is prepared at once: the same thread may use its memory again, for the next sample.
 
         Raises:
             ClipError: A file of this sample is missing or broken.

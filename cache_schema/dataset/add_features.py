@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from cache_schema.dataset.clip_writer import ClipWriter
 from cache_schema.dataset.commit import disk_errors
-from cache_schema.errors import RequestError
+from cache_schema.dataset.reader import read_manifest
+from cache_schema.errors import DatasetError, RequestError
 from cache_schema.format.encodings import stored_arrays
+from cache_schema.format.ledger import Ledger
 from cache_schema.format.manifest import root_document
 from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.locks import committing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +74,7 @@ def extend_manifest(path: Path, manifest: Manifest, features: tuple[FeatureSpec,
 
     Raises:
         RequestError: The dataset has features of these names already.
-        DatasetError: The disk refuses.
+        DatasetError: A clip lacks them, the dataset was replaced, or the disk refuses.
     """
     try:
         promised = manifest.replace(features=(*manifest.features, *features))
@@ -81,5 +84,14 @@ def extend_manifest(path: Path, manifest: Manifest, features: tuple[FeatureSpec,
             expected="features that it does not have, stored or derived",
             repair="give the new features other names",
         ) from error
-    with disk_errors(path):
+    with disk_errors(path), committing(path):
+        ledger = Ledger(path)
+        # A worker that has outlived its run may have added a clip.
+        lacking = [clip for clip in ledger.clips() if not holds(ledger.read(clip), features)]
+        if lacking or read_manifest(path) != manifest:
+            raise DatasetError(
+                f"{path} was changed while features were added to it; {len(lacking)} clips lack them",
+                expected="the same manifest, and the features in every clip",
+                repair="run the same command again: it adds them to the clips that lack them",
+            )
         write_durably(path / "zarr.json", root_document(promised))

@@ -6,6 +6,7 @@ before its first value, and a whole shard in memory; this one needs neither.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import google_crc32c
@@ -13,6 +14,8 @@ import numpy as np
 
 from cache_schema.format.array_metadata import array_document, as_json
 from cache_schema.format.layout import ABSENT, CHECKSUM_BYTES, chunk_path, fill_value_of, layout_of
+from cache_schema.format.ledger import FileRecord
+from cache_schema.storage.atomic_io import sha256_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,12 +40,15 @@ class ArrayWriter:
     def __init__(self, folder: Path, spec: FeatureSpec, stored: StoredArray, length: int | None) -> None:
         self.length = 0
         """Elements so far."""
+        self.files: dict[str, FileRecord] = {}
+        """Files that are finished, by their path in the clip's folder."""
         self._folder, self._spec, self._stored = folder, spec, stored
         self._dtype = np.dtype(stored.dtype).newbyteorder("<")
         # An array whose length is not known has files of the full size until its end.
         self._layout = layout_of(stored, 2**62 if length is None else length)
         self._file = self._chunks = self._in_chunk = self._checksum = 0
         self._buffer = bytearray()
+        self._written, self._digest = 0, hashlib.sha256()  # of the file that is being written
         (folder / stored.name).mkdir()
 
     def append(self, values: np.ndarray) -> None:
@@ -70,8 +76,10 @@ class ArrayWriter:
             self._end_chunk()
         if self._chunks:
             self._end_file(layout.index_entries)
-        document = array_document(self._spec, self._stored, self.length)
-        (self._folder / self._stored.name / "zarr.json").write_bytes(as_json(document))
+        document = as_json(array_document(self._spec, self._stored, self.length))
+        name = f"{self._stored.name}/zarr.json"
+        (self._folder / name).write_bytes(document)
+        self.files[name] = FileRecord(nbytes=len(document), sha256=sha256_bytes(document))
 
     def _write(self, content: bytes) -> None:
         self._checksum = google_crc32c.extend(self._checksum, content)
@@ -94,10 +102,15 @@ class ArrayWriter:
             content = index.tobytes()
             self._buffer += content + google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")
         self._flush()
+        name = chunk_path(self._stored, self._file)
+        self.files[name] = FileRecord(nbytes=self._written, sha256=self._digest.hexdigest())
+        self._written, self._digest = 0, hashlib.sha256()
         self._file += 1
         self._chunks = 0
 
     def _flush(self) -> None:
         with (self._folder / chunk_path(self._stored, self._file)).open("ab") as file:
             file.write(self._buffer)
+        self._written += len(self._buffer)
+        self._digest.update(self._buffer)
         self._buffer.clear()

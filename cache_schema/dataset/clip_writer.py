@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cache_schema.dataset.array_writer import ArrayWriter
-from cache_schema.dataset.commit import commit_arrays, commit_folder, disk_errors, new_clip_folder
-from cache_schema.errors import FeatureError
+from cache_schema.dataset.commit import ClipFolder, disk_errors
+from cache_schema.errors import DatasetError, FeatureError
 from cache_schema.format.array_metadata import as_json, clip_group
 from cache_schema.format.encodings import BFLOAT16_OVERFLOW, above_diagonal, encode, stored_arrays
-from cache_schema.format.ledger import ClipInfo, LedgerEntry, record_files
+from cache_schema.format.ledger import ClipInfo, FileRecord, LedgerEntry, record_files
 from cache_schema.format.ragged import SHAPE, frame_index, shape_text
+from cache_schema.storage.atomic_io import sha256_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,13 +61,16 @@ class ClipWriter:
         self.info = info
         self._path = path
         with disk_errors(path):
-            self._folder = new_clip_folder(path, info.name)
-            (self._folder / "zarr.json").write_bytes(as_json(clip_group(info)))
+            self._folder = ClipFolder(path, info.name, manifest)
+            self._group = as_json(clip_group(info))
+            (self._folder.path / "zarr.json").write_bytes(self._group)
             promised = manifest.features if features is None else features
-            self._writers = {spec.name: _FeatureWriter(self._folder, spec, info) for spec in promised}
+            self._writers = {spec.name: _FeatureWriter(self._folder.path, spec, info) for spec in promised}
 
     def append(self, values: Mapping[str, Values]) -> None:
         """Add the next frames of some features.
+
+        Once it returns, the caller may use the memory of the values again.
 
         Args:
             values: (n, *shape) for each feature; for a ragged feature a sequence of n arrays.
@@ -103,15 +106,9 @@ class ClipWriter:
             The clip's entry: another process's, if that has committed the clip in the meantime.
         """
         with disk_errors(self._path):
-            values = self._finish()
-            entry = LedgerEntry.of(
-                self.info,
-                record_files(self._folder),
-                values,
-                wall_s=round(wall_s, 3),
-                writer=platform.node(),
-            )
-            return commit_folder(self._path, self._folder, entry)
+            files, values = self._finish()
+            entry = LedgerEntry.of(self.info, files, values, wall_s=round(wall_s, 3), writer=platform.node())
+            return self._folder.commit(entry)
 
     def extend(self, entry: LedgerEntry) -> LedgerEntry:
         """Flush the arrays, move them into the committed clip and enter them in the ledger.
@@ -123,22 +120,38 @@ class ClipWriter:
             Its new entry.
         """
         with disk_errors(self._path):
-            values = entry.values | self._finish()
+            written, values = self._finish()
             # The group's own zarr.json is in the clip already.
-            added = {name: file for name, file in record_files(self._folder).items() if "/" in name}
-            extended = entry.holding(dict(sorted({**entry.files, **added}.items())), values)
-            commit_arrays(self._path, self._folder, extended)
+            added = {name: file for name, file in written.items() if "/" in name}
+            files = dict(sorted({**entry.files, **added}.items()))
+            extended = entry.holding(files, entry.values | values)
+            self._folder.extend(extended, written)
         return extended
 
     def abort(self) -> None:
         """Discard the clip."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.discard()
 
-    def _finish(self) -> dict[str, int]:
-        """End every array, and return the number of values of the ragged ones."""
+    def _finish(self) -> tuple[dict[str, FileRecord], dict[str, int]]:
+        """End every array; return the files that were written, and the number of values of ragged features.
+
+        Raises:
+            DatasetError: The folder holds anything else than was written.
+        """
+        written = {"zarr.json": FileRecord(nbytes=len(self._group), sha256=sha256_bytes(self._group))}
         for writer in self._writers.values():
             writer.finish()
-        return {name: writer.values for name, writer in self._writers.items() if writer.spec.ragged}
+            for array in writer.arrays.values():
+                written |= array.files
+        found = record_files(self._folder.path)
+        if found != written:
+            wrong = min(name for name in {*found, *written} if found.get(name) != written.get(name))
+            raise DatasetError(
+                f"clip {self.info.name!r} is not as it was written: {wrong} was removed or changed",
+                expected=f"the {len(written)} files that were written, and no other",
+                repair="see what else works in the dataset's folder; then run the same command again",
+            )
+        return found, {name: writer.values for name, writer in self._writers.items() if writer.spec.ragged}
 
 
 class _FeatureWriter:

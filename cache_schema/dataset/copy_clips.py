@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
+from cache_schema.dataset.commit import ClipFolder, disk_errors
+from cache_schema.dataset.reader import read_manifest
 from cache_schema.errors import DatasetError, IdentityError
 from cache_schema.progress import SILENT
 from cache_schema.terminal import size
@@ -77,20 +77,20 @@ def copy_clip(
 
     Raises:
         AlteredFileError: A file is not the one that the entry lists.
-        DatasetError: The disk refuses.
+        DatasetError: The disk refuses, or the target was replaced meanwhile.
         StorageError: The source cannot be reached.
     """
     clip = entry.clip.name
     with disk_errors(target):
-        folder = new_clip_folder(target, clip)
+        folder = ClipFolder(target, clip, read_manifest(target))
         try:
             for name, record in entry.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                copy_file(source, f"clips/{clip}/{name}", folder / name, record, progress, stopped)
-            return commit_folder(target, folder, entry)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+                file = folder.path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                copy_file(source, f"clips/{clip}/{name}", file, record, progress, stopped)
+            return folder.commit(entry)
+        finally:
+            folder.discard()
 
 
 def copy_file(
@@ -103,7 +103,8 @@ def copy_file(
 ) -> None:
     """Copy one file; no more than the size in its record is ever written. See ``copy_clip``."""
     digest, arrived = hashlib.sha256(), 0
-    with target.open("wb") as file, contextlib.suppress(FileNotFoundError):
+    target.unlink(missing_ok=True)
+    with target.open("xb") as file, contextlib.suppress(FileNotFoundError):
         for block in source.stream(name):
             arrived += len(block)
             if arrived > record.nbytes or (stopped and stopped.is_set()):

@@ -7,15 +7,19 @@ import shutil
 from typing import TYPE_CHECKING, Self
 
 from cache_schema.dataset.clip_writer import ClipWriter
-from cache_schema.dataset.commit import PARTIAL, disk_errors
+from cache_schema.dataset.commit import PARTIAL, clear_partial, discard_unfinished, disk_errors
+from cache_schema.dataset.quarantine import finish_setting_aside
 from cache_schema.dataset.reader import read_manifest
 from cache_schema.errors import DatasetError, IdentityError
 from cache_schema.format.array_metadata import CLIPS_GROUP, as_json
 from cache_schema.format.identity import difference_rows, differences
 from cache_schema.format.ledger import ClipInfo, Ledger
 from cache_schema.format.manifest import parse_root, root_document
-from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.atomic_io import make_folder, write_durably
+from cache_schema.storage.local_folder import LocalBackend
 from cache_schema.storage.locks import committing, hold
+from cache_schema.storage.safe_io import JSON_BYTES, parse_json
+from cache_schema.storage.stray_files import is_stray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,10 +55,10 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         check_path(self.path)
         with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
         with contextlib.ExitStack() as stack:
             stack.enter_context(hold(self.path))
-            stack.callback(shutil.rmtree, self.path / PARTIAL, ignore_errors=True)
+            stack.callback(discard_unfinished, self.path)
             if (self.path / "zarr.json").exists():
                 read_manifest(self.path)  # only remains of our own are cleared
             with disk_errors(self.path):
@@ -94,7 +98,7 @@ def establish(path: Path, manifest: Manifest, assets: Mapping[str, bytes]) -> No
         return
     root = root_document(manifest)
     parse_root(root, str(path))  # an error now is better than one in every reader
-    with disk_errors(path):
+    with disk_errors(path), committing(path):
         for name, content in assets.items():
             (path / "assets").mkdir(exist_ok=True)
             write_durably(path / "assets" / name, content)
@@ -136,7 +140,7 @@ def check_path(path: Path) -> None:
         foreign = [
             str(entry.relative_to(path))
             for entry in (*around, *inside)
-            if not entry.name.startswith(".") and entry != path / "clips" / "zarr.json"
+            if not is_stray(entry.name) and entry != path / "clips" / "zarr.json"
         ]
     if foreign:
         raise DatasetError(
@@ -146,22 +150,39 @@ def check_path(path: Path) -> None:
         )
 
 
+def clips_group_wrong(path: Path) -> str | None:
+    """Return what is wrong with ``clips/zarr.json``, which has one possible content; None for nothing."""
+    try:
+        if parse_json(LocalBackend(path).read("clips/zarr.json", JSON_BYTES)) != CLIPS_GROUP:
+            return "clips/zarr.json is not that of an empty group"
+    except (ValueError, FileNotFoundError, DatasetError) as error:
+        reason = error.happened if isinstance(error, DatasetError) else error
+        return f"clips/zarr.json cannot be read: {reason}"
+    return None
+
+
 def clear_remains(path: Path) -> None:
-    """Remove what killed runs have left, and folders of clips that are not in the ledger."""
+    """Remove what killed runs have left, and folders of clips that are not in the ledger.
+
+    Of a dataset, ``clips/zarr.json`` is written again where a power cut or an accident has changed it.
+    """
     # A worker that has outlived its run may still be committing.
     with committing(path):
-        shutil.rmtree(path / PARTIAL, ignore_errors=True)
+        clear_partial(path)
         for folder in (path, path / "assets", path / "ledger", path / "clips"):
             for unfinished in folder.glob(".*.tmp"):
                 unfinished.unlink(missing_ok=True)
+        finish_setting_aside(path)
         committed = set(Ledger(path).clips())
         for folder in (path / "clips").glob("*/"):
-            if folder.name in committed:
+            if folder.name in committed or is_stray(folder.name):
                 continue
             if folder.is_symlink():
                 folder.unlink()  # the folder that it leads to is not the dataset's
             else:
                 shutil.rmtree(folder)
+        if (path / "zarr.json").exists() and clips_group_wrong(path):
+            write_durably(path / "clips" / "zarr.json", as_json(CLIPS_GROUP))
 
 
 def _check_same(path: Path, there: Manifest, mine: Manifest) -> None:

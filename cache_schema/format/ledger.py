@@ -14,6 +14,7 @@ from cache_schema.format.limits import FRAMES, TAGS, VALUES
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of, write_durably
 from cache_schema.storage.open import open_backend
 from cache_schema.storage.safe_io import CLIP_NAME, JSON_BYTES, canonical_json, parse_json
+from cache_schema.storage.stray_files import is_stray
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,11 +29,9 @@ FORMAT_1_TAGS = ("scenario", "town", "route", "weather")
 """The tags that every clip has in format 1, as fields of their own, empty where unknown."""
 TagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 FeatureName = Annotated[str, Field(pattern=FEATURE_NAME)]
-FilePath = Annotated[
-    str,
-    Field(pattern=r"^([a-z][a-z0-9_]{0,63}(\.[a-z]{1,16})?/(c(\.[0-9]{1,6}){1,9}|zarr\.json)|zarr\.json)$"),
-]
-"""A file of a clip: of an array or of the group. No such path leaves the clip's folder."""
+FILE_PATH = r"^([a-z][a-z0-9_]{0,63}(\.[a-z]{1,16})?/(c(\.[0-9]{1,6}){1,9}|zarr\.json)|zarr\.json)$"
+"""A file of a clip: of an array or of the group. No such path leaves its folder; readers look at no other."""
+FilePath = Annotated[str, Field(pattern=FILE_PATH)]
 
 
 class ClipInfo(Record):
@@ -151,11 +150,11 @@ def digest_of(
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """Return size and digest of every file below ``folder``."""
+    """Return size and digest of every file of a clip, by its path below ``folder``."""
     return {
         path.relative_to(folder).as_posix(): FileRecord(nbytes=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not is_stray(path.name)
     }
 
 

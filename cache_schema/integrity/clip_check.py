@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,14 @@ from cache_schema.format.clip_files import ChunkFile, MetadataFile, array_of, pr
 from cache_schema.format.encodings import SCALE
 from cache_schema.format.features import FEATURE_NAME
 from cache_schema.format.layout import CHECKSUM_BYTES
+from cache_schema.format.ledger import FILE_PATH
 from cache_schema.format.ragged import SHAPE, frame_index
 from cache_schema.integrity.listing import FILE, FOLDER, Listed, listing, printable
 from cache_schema.integrity.problem import Problem
 from cache_schema.integrity.shard_scan import scan
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of
 from cache_schema.storage.safe_io import JSON_BYTES
+from cache_schema.storage.stray_files import is_stray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +36,7 @@ OTHER_BYTES = "holds other bytes than were written"
 
 
 def clip_problems(path: Path, manifest: Manifest, entry: LedgerEntry, *, quick: bool) -> Iterator[Problem]:
-    """Yield every problem of one clip of the dataset at ``path``.
+    """Yield every problem of one clip of the dataset at ``path``, and notes of what lies in it besides.
 
     Args:
         path: The dataset's folder.
@@ -60,6 +63,8 @@ def clip_problems(path: Path, manifest: Manifest, entry: LedgerEntry, *, quick: 
     for name, found in listing(folder):
         if found.kind == FOLDER and name in arrays:
             there.update((f"{name}/{inner}", within) for inner, within in listing(folder / name))
+        elif is_stray(name):
+            there[name] = found
         elif found.kind == FOLDER and ARRAY_NAME.fullmatch(name):
             # Of a run that was killed before its ledger entry: the clip itself is as it was written.
             what = f"clips/{clip.name}/{name} was never finished; add the feature again, or delete the folder"
@@ -68,11 +73,18 @@ def clip_problems(path: Path, manifest: Manifest, entry: LedgerEntry, *, quick: 
             there[name] = found
     wrong = set()
     for name in sorted({*promised, *entry.files, *there}):
+        feature = _feature(name) if name != "zarr.json" else None
+        if is_stray(PurePosixPath(name).name):
+            yield Problem(clip.name, None, f"{printable(name)} is no part of it", weight="note")
+            continue
         what = _file_wrong(folder, name, there, entry, promised, quick=quick)
-        if what is not None:
-            feature = _feature(name) if name != "zarr.json" else None
+        if what is None:
+            continue
+        foreign = name not in promised and name not in entry.files and not re.fullmatch(FILE_PATH, name)
+        if not foreign:
             wrong.add(feature)
-            yield Problem(clip.name, feature and printable(feature), f"{printable(name)} {what}")
+        weight = "foreign" if foreign else "damage"
+        yield Problem(clip.name, feature and printable(feature), f"{printable(name)} {what}", weight)
     for spec in manifest.features:
         if spec.ragged and spec.name not in wrong and not quick:
             what = _shapes_wrong(folder, spec, entry.values[spec.name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cache_schema.errors import TeachonceError
 from cache_schema.terminal import table
@@ -24,6 +24,10 @@ class Problem:
     """Feature that it concerns; None for the clip as a whole."""
     what: str
     """What is wrong."""
+    weight: Literal["damage", "foreign", "note"] = "damage"
+    """Damage: a file is not as it was written, or one that was never written has a name that readers use.
+    Foreign: something else lies there, which no reader looks at; a clip that it lies in is whole. A note: an
+    operating system or a writer at work has left it there, and nothing needs to be done."""
 
 
 def problem_table(problems: Iterable[Problem], title: str) -> Table:

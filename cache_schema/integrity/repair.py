@@ -7,21 +7,19 @@ an extraction, a merge or a pull makes again.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from cache_schema.dataset.commit import PARTIAL, disk_errors
+from cache_schema.dataset.commit import disk_errors
+from cache_schema.dataset.quarantine import set_aside
 from cache_schema.dataset.reader import read_manifest
-from cache_schema.dataset.writer import check_path, clear_remains
-from cache_schema.errors import DatasetError
+from cache_schema.dataset.writer import check_path, clear_remains, clips_group_wrong
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.problem import Problem, problem_table
 from cache_schema.integrity.verify import Verification, verify
 from cache_schema.progress import SILENT
-from cache_schema.storage.atomic_io import rename_durably, sync
 from cache_schema.storage.locks import hold
 
 if TYPE_CHECKING:
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cache_schema.progress import Progress
-
-QUARANTINE = ".quarantine"
-"""``.quarantine/<clip>/`` holds the folder of a damaged clip as ``clip`` and its entry as ``entry.json``."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +41,20 @@ class Repair:
     cleared: tuple[str, ...]
     """Clips of which killed runs had left remains, now deleted."""
     left: tuple[Problem, ...]
-    """Problems of the dataset as a whole, which setting clips aside does not solve."""
+    """Problems that setting clips aside does not solve: of the dataset as a whole, and of foreign files."""
+    mended: tuple[Problem, ...] = ()
+    """Problems of files that have one possible content, which were written again."""
 
     def __rich__(self) -> Group:
         """Show it as lines, and a table of what is left."""
         would = "would be " if self.dry_run else ""
         lines: list[RenderableType] = [f"{would}put aside: {clip}" for clip in self.quarantined]
         lines += [f"{would}cleared away: {clip}" for clip in self.cleared]
+        lines += [f"{would}written again: {problem.what}" for problem in self.mended]
         if self.left:
-            lines.append(problem_table(self.left, "beyond repair; fetch these files again"))
-        elif not self.quarantined:
+            title = "beyond repair; fetch these files again, and delete what is no part of a dataset"
+            lines.append(problem_table(self.left, title))
+        elif not self.quarantined and not self.mended:
             lines.append(f"{self.verification.clips} clips: all as written")
         return Group(*lines)
 
@@ -68,6 +67,8 @@ def repair(
     progress: Progress = SILENT,
 ) -> Repair:
     """Verify a dataset and set aside exactly the clips that are not as they were written.
+
+    A clip in which a foreign file lies is whole, and stays.
 
     Args:
         path: The dataset's folder.
@@ -86,44 +87,23 @@ def repair(
         found = _plan(path, verify(path, threads=threads, progress=progress), dry_run=False)
         with disk_errors(path):
             for clip in found.quarantined:
-                _set_aside(path, clip)
+                set_aside(path, clip)
             clear_remains(path)
     return found
 
 
 def _plan(path: Path, verification: Verification, *, dry_run: bool) -> Repair:
     committed = set(Ledger(path).clips())
-    concerned = {problem.clip for problem in verification.problems if problem.clip is not None}
+    damage = [problem for problem in verification.problems if problem.weight == "damage"]
+    concerned = {problem.clip for problem in damage if problem.clip is not None}
+    whole = [problem for problem in damage if problem.clip is None]
+    mended = tuple(problem for problem in whole if problem.what == clips_group_wrong(path))
+    foreign = [problem for problem in verification.problems if problem.weight == "foreign"]
     return Repair(
         dry_run=dry_run,
         verification=verification,
         quarantined=tuple(sorted(concerned & committed)),
         cleared=tuple(sorted(concerned - committed)),
-        left=tuple(
-            problem
-            for problem in verification.problems
-            if problem.clip is None and not problem.what.startswith(PARTIAL)
-        ),
+        left=(*(problem for problem in whole if problem not in mended), *foreign),
+        mended=mended,
     )
-
-
-def _set_aside(path: Path, clip: str) -> None:
-    quarantine = path / QUARANTINE
-    if quarantine.is_symlink():
-        raise DatasetError(
-            f"{quarantine} is a symbolic link",
-            expected="a folder of the dataset's own",
-            repair="delete the link and run this command again",
-        )
-    quarantine.mkdir(exist_ok=True)
-    # A clip may have been damaged before.
-    names = itertools.chain([clip], (f"{clip}.{number}" for number in itertools.count(2)))
-    aside = next(quarantine / name for name in names if not (quarantine / name).exists())
-    aside.mkdir()
-    # The entry first: without it the clip is not part of the dataset, whatever happens next.
-    rename_durably(path / "ledger" / f"{clip}.json", aside / "entry.json")
-    folder = path / "clips" / clip
-    if folder.is_symlink() or folder.exists():
-        rename_durably(folder, aside / "clip")
-        sync(path / "clips")
-    sync(path / "ledger")

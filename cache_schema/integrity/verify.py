@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from cache_schema.dataset.commit import PARTIAL
 from cache_schema.dataset.reader import read_manifest
+from cache_schema.dataset.writer import clips_group_wrong
 from cache_schema.errors import DatasetError
-from cache_schema.format.array_metadata import CLIPS_GROUP
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.clip_check import clip_problems
 from cache_schema.integrity.listing import FILE, FOLDER, listing, printable
@@ -24,7 +24,7 @@ from cache_schema.integrity.problem import Problem, problem_table, reason_of
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import sha256_of
 from cache_schema.storage.local_folder import LocalBackend
-from cache_schema.storage.safe_io import JSON_BYTES, parse_json
+from cache_schema.storage.stray_files import is_stray
 from cache_schema.terminal import size
 
 if TYPE_CHECKING:
@@ -56,12 +56,15 @@ class Verification:
     nbytes: int
     problems: tuple[Problem, ...]
     """Every problem found; none means that the dataset is as it was written."""
+    notes: tuple[Problem, ...] = ()
+    """What lies in the dataset, is no part of it and hurts nobody."""
 
     def __rich__(self) -> RenderableType:
         """Show it in a line, or as a table of problems."""
         checked = f"{self.clips} clips, {self.frames:,} frames, {size(self.nbytes)}"
         if not self.problems:
-            return f"{checked}: all as written"
+            notes = [f"note: {note.clip or 'dataset'}: {note.what}" for note in self.notes]
+            return "\n".join([f"{checked}: all as written", *notes])
         return problem_table(self.problems, f"{checked}: {len(self.problems)} problems")
 
 
@@ -110,45 +113,52 @@ def verify(
             frames += clip_frames
             nbytes += clip_bytes
             progress.advance()
-    return Verification(checked, frames, nbytes, tuple(problems))
+    return Verification(
+        clips=checked,
+        frames=frames,
+        nbytes=nbytes,
+        problems=tuple(problem for problem in problems if problem.weight != "note"),
+        notes=tuple(problem for problem in problems if problem.weight == "note"),
+    )
 
 
 def _root_problems(path: Path) -> Iterator[Problem]:
     for name, found in listing(path):
-        if found.kind != ROOT.get(name, found.kind) or (name not in ROOT and name[0] != "."):
+        if found.kind != ROOT.get(name, found.kind) or (name not in ROOT and not is_stray(name)):
             yield Problem(None, None, f"{printable(name)} is {found.kind}, which is no part of a dataset")
 
 
 def _dataset_problems(
     path: Path, manifest: Manifest, committed: set[str], *, quick: bool
 ) -> Iterator[Problem]:
-    try:
-        if parse_json(LocalBackend(path).read("clips/zarr.json", JSON_BYTES)) != CLIPS_GROUP:
-            yield Problem(None, None, "clips/zarr.json is not that of an empty group")
-    except (ValueError, FileNotFoundError, DatasetError) as error:
-        yield Problem(None, None, f"clips/zarr.json cannot be read: {reason_of(error)}")
+    if wrong := clips_group_wrong(path):
+        yield Problem(None, None, wrong)
     promised = {asset.name for asset in manifest.assets}
     for asset in manifest.assets:
         if wrong := _asset_wrong(path, asset, quick=quick):
             yield Problem(None, None, f"assets/{asset.name} {wrong}")
     for name, found in listing(path / "assets"):
-        if name not in promised and name[0] != ".":
+        if name not in promised and not is_stray(name):
             what = f"assets/{printable(name)} is {found.kind} that the manifest does not name"
             yield Problem(None, None, what)
     for name, found in listing(path / "ledger"):
-        if name.removesuffix(".json") not in committed and name[0] != ".":
+        if name.removesuffix(".json") not in committed and not is_stray(name):
             yield Problem(None, None, f"ledger/{printable(name)} is {found.kind}, which is no entry")
     for name, found in listing(path / "clips"):
+        if is_stray(name):
+            continue
         if found.kind == FOLDER and name not in committed:
             yield Problem(printable(name), None, "the clip has a folder, but no entry in the ledger")
         elif found.kind != FOLDER and name not in committed and name != "zarr.json":
             yield Problem(None, None, f"clips/{printable(name)} is {found.kind}, which is no clip")
     for writer, _ in listing(path / PARTIAL):
         for name, _ in listing(path / PARTIAL / writer):
-            # A clip that was to get more features is part of the dataset already.
-            clip = None if name in committed else printable(name)
             what = f"{PARTIAL} holds {printable(name)}, never finished; the next run clears it"
-            yield Problem(clip, None, what)
+            # A clip that was to get more features, or another writer's, is part of the dataset already.
+            if name in committed:
+                yield Problem(name, None, what, weight="note")
+            elif not is_stray(name):
+                yield Problem(printable(name), None, what)
 
 
 def _asset_wrong(path: Path, asset: AssetSpec, *, quick: bool) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import uuid
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that any reader, at any instant, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of its own: a process on another machine may have the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # never through a link that was left there
             file.write(content)
             file.flush()
@@ -74,6 +75,15 @@ def rename_durably(source: Path, target: Path) -> None:
     """Move a finished file or folder into place within one file system."""
     source.rename(target)
     sync(target.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that do not exist; once it returns, a power cut leaves them there."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in (path, *missing):
+        with contextlib.suppress(PermissionError):  # a folder that one may write to, but not list
+            sync(folder.parent)
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class JsonLines:
-    """Appends objects to a log, each flushed to the operating system. Use it as a context manager.
+    """Appends objects to a log, each given to the operating system at once. Use it as a context manager.
 
     Args:
         path: The log; made if it does not exist.
@@ -22,7 +22,7 @@ class JsonLines:
         self.path = path
 
     def __enter__(self) -> Self:
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)  # a line that the disk refuses is not tried again
         if self._file.tell() and not _ends_a_line(self.path):
             self._file.write(b"\n")  # so that a line which a kill cut short takes no other with it
         return self
@@ -33,7 +33,6 @@ class JsonLines:
     def write(self, value: Mapping[str, Any]) -> None:
         """Add one line."""
         self._file.write(as_line(value))
-        self._file.flush()
 
 
 def as_line(value: Mapping[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
+from cache_schema.dataset.commit import disk_errors
 from cache_schema.errors import RequestError
 from cache_schema.storage.json_lines import JsonLines, read_json_lines
 from cache_schema.terminal import table
@@ -47,7 +48,8 @@ class RunLog(JsonLines):
 
     def _write(self, kind: str, **fields: object) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self.write({"kind": kind, "time": at, **fields})
+        with disk_errors(self.path):
+            self.write({"kind": kind, "time": at, **fields})
 
 
 @dataclasses.dataclass(frozen=True)

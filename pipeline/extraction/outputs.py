@@ -68,5 +68,5 @@ class HostOutputs:
 def _copy(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()  # NumPy has no bfloat16
-    # Without waiting, torch copies from a GPU to pinned memory.
-    return tensor.detach().to("cpu", non_blocking=True, copy=True)
+    # Without waiting, torch copies from a GPU to pinned memory. Only of CUDA an event says when that is done.
+    return tensor.detach().to("cpu", non_blocking=tensor.is_cuda, copy=True)

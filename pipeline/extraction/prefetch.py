@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from pipeline.extraction.own_memory import own
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +31,8 @@ class Prefetcher:
         self, clip: OpenClip, samples: int, prepare: Callable[[Any], Any], pool: ThreadPoolExecutor
     ) -> None:
         self._submit: Callable[[int], Future[Any]] = lambda index: pool.submit(
-            lambda: prepare(clip.sample(index))
+            # It waits for its turn, while the next samples are prepared.
+            lambda: own(prepare(clip.sample(index)))
         )
         self._samples = samples
         self._submitted = min(SAMPLES_AHEAD, samples)

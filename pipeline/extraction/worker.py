@@ -26,6 +26,7 @@ from cache_schema.errors import ClipError, FeatureError
 from cache_schema.format.ledger import ClipInfo
 from pipeline.extraction.allocator import keep_freed_memory
 from pipeline.extraction.outputs import HostOutputs
+from pipeline.extraction.own_memory import own
 from pipeline.extraction.prefetch import Prefetcher
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Worker:
         self._queues: list[deque[_Job]] = [deque() for _ in range(slots)]
         self._writes: deque[tuple[_Job, Future]] = deque()
         self._outstanding: set[_Job] = set()
+        self._writers: set[ClipWriter] = set()
         self._gpus: set[torch.device] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -150,6 +152,8 @@ class Worker:
         self._thread.join()
         self._readers.shutdown(cancel_futures=True)
         self._disk.shutdown(cancel_futures=True)
+        for writer in self._writers:
+            writer.abort()  # of what is not committed
 
     def refresh_workers(self) -> None:
         """See ``WorkerPool``: this process is the only worker."""
@@ -172,7 +176,7 @@ class Worker:
 
     def _open(self, clip: Clip) -> _Opened:
         opened = clip.open()
-        ground_truth = opened.ground_truth()
+        ground_truth = own(dict(opened.ground_truth()))  # it is written later, when the clip's turn comes
         return _Opened(ground_truth, Prefetcher(opened, clip.samples, self._teacher.prepare, self._readers))
 
     @torch.inference_mode()
@@ -219,6 +223,7 @@ class Worker:
                     opened = job.opening.result()
                     job.samples = opened.samples
                     job.writer = ClipWriter(self._path, self._manifest, _info(job.clip))
+                    self._writers.add(job.writer)
                     self._append(job, job.writer, opened.ground_truth)
                 self._slots[slot] = job
                 return job.samples.next()
@@ -286,6 +291,7 @@ class Worker:
                 self._drop(job, error)
             else:
                 if result is not None and not job.result.done():
+                    self._writers.discard(job.writer)
                     job.result.set_result(result)
 
     def _drop(self, job: _Job, error: ClipError | FeatureError) -> None:
@@ -297,6 +303,7 @@ class Worker:
         if job.samples is not None:
             job.samples.cancel()
         if job.writer is not None:
+            self._writers.discard(job.writer)
             self._disk.submit(job.writer.abort)
         job.result.set_exception(error)
 

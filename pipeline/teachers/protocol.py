@@ -4,10 +4,15 @@ The types in between are a teacher's own. A *sample* is what the source of its `
 ground truth. *Inputs* are one prepared sample. A *batch* is one row of inputs a slot. *State* is what the
 teacher carries from step to step: the memories of a streaming teacher, nothing for others.
 
-Who owns which memory. Inputs belong to the worker, which passes them to one ``collate`` and drops them. A
-batch is passed to one ``step`` and dropped; a GPU may still read it while the next batch is collated, so a
-teacher that reuses pinned buffers needs two sets in turn. The tensors that ``step`` returns may be buffers
-that its next step overwrites: the worker copies them first, in order of the current stream of their device.
+Who owns which memory. A sample, and what ``prepare`` returns of it, may lie in buffers that the same thread
+uses again for its next sample: the worker copies the inputs at once, as far as they are arrays and tensors in
+dicts, lists, tuples and dataclasses. Several threads prepare at a time, so none may write where another one
+does. The worker passes its copy to one ``collate`` and drops it. A batch is passed to one ``step`` and
+dropped; a GPU may still read it while the next batch is collated, so a teacher that reuses pinned buffers
+needs two sets in turn. The tensors that ``step`` returns may be buffers that its next step overwrites, the
+batch itself, or views of one tensor: the worker copies them first, in order of the current stream of their
+device, so what was computed on another stream must be waited for by that one. The state is the teacher's own;
+the worker only hands it back. Assets are written before ``assets`` is called again.
 
 Dimension letters: B slots (clips that advance together).
 """

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import CheckpointError, IdentityError
 from cache_schema.storage.atomic_io import rename_durably, sha256_of, sync_tree
+from cache_schema.storage.locks import check_held
 from student.runs.config import RunConfig
 from student.runs.provenance import TrainedOn
 
@@ -141,6 +142,7 @@ def save(
 
     Raises:
         CheckpointError: The disk refuses; the checkpoints before it are untouched.
+        DatasetError: The run's folder was deleted, moved or replaced while this process trained in it.
     """
     folder = run / "checkpoints"
     partial, target = folder / PARTIAL, folder / f"step-{checkpoint.step:08d}"
@@ -152,6 +154,7 @@ def save(
         files["average.safetensors"] = average
     if gradients:
         files["gradients.safetensors"] = gradients
+    check_held(run)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -161,6 +164,7 @@ def save(
         sums = _digests(partial, ("checkpoint.json", *files))
         (partial / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
         sync_tree(partial)
+        check_held(run)
         # One of the same step, or of a later one, is damaged: the run was resumed from before it.
         for stale in _committed(run):
             if stale.name >= target.name:

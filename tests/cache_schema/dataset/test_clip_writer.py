@@ -10,6 +10,7 @@ from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import FeatureError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
+from tests.cache_schema.conftest import values_of
 
 INFO = ClipInfo(name="one", frames=5, split="train")
 STEPS = FeatureSpec(
@@ -61,3 +62,17 @@ def test_what_overflows_when_it_is_encoded_is_refused(tmp_path: Path, manifest, 
         with pytest.raises(FeatureError, match=f"frame 1: [0-9]+ of [0-9]+ values do not fit {kind}"):
             clip.append({spec.name: values})
         clip.abort()
+
+
+def test_who_appends_to_a_clip_may_use_the_memory_again(tmp_path: Path, manifest, assets):
+    values = values_of("x", 4)
+    memory = {name: np.empty_like(array[:1]) for name, array in values.items()}
+    with DatasetWriter(tmp_path / "x.zarr", manifest, assets) as writer:
+        clip = writer.clip(ClipInfo(name="x", frames=4, split="train"))
+        for frame in range(4):
+            for name, array in memory.items():
+                array[:] = values[name][frame]
+            clip.append(memory)
+        clip.commit(wall_s=0)
+    for name, array in values.items():
+        np.testing.assert_array_equal(LatentDataset.open(tmp_path / "x.zarr").read("x", name), array)

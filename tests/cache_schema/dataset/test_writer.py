@@ -284,3 +284,25 @@ def test_nothing_is_written_through_a_link_that_lies_in_wait(tmp_path: Path):
     assert mine.read_text() == "mine"
     assert (tmp_path / "zarr.json").read_bytes() == b"{}"
     assert not (tmp_path / "zarr.json").is_symlink()
+
+
+def test_everything_is_on_the_disk_before_the_root_names_it(tmp_path, manifest, assets, monkeypatch):
+    """The folder's own name in its parent, too: a power cut takes what is only in memory."""
+    synced = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    path = tmp_path / "new" / "x.zarr"
+    with DatasetWriter(path, manifest, assets):
+        pass
+    *before, last = synced
+    assert last == path
+    folders = {tmp_path, path.parent, path / "clips", path / "assets"}
+    assert folders <= {*before}
+    written = {file.name.removeprefix(".").rsplit(".", 2)[0] for file in before if file.suffix == ".tmp"}
+    assert written == {"heads.safetensors", "zarr.json"}
+    assert any(file.parent == path / "clips" for file in before)

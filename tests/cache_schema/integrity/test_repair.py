@@ -208,3 +208,97 @@ def test_a_damaged_clip_of_format_2_can_be_made_again(format_2: Path):
         clip.append(format_2_clips.values_of(name))
         assert clip.commit(wall_s=0).digest == digest
     assert verify(format_2).problems == ()
+
+
+STRAY = (".DS_Store", "._zarr.json", "Thumbs.db", "desktop.ini", ".nfs0000000000a1b2", ".fuse_hidden0001")
+FOLDERS = ("", "clips", "ledger", "assets", f"clips/{FIRST}", f"clips/{FIRST}/token")
+
+
+def test_what_operating_systems_leave_costs_no_clip(dataset, manifest, assets):
+    left = [dataset / folder / name for folder in FOLDERS for name in STRAY]
+    left += [dataset / folder / "lost+found" / "mine" for folder in FOLDERS]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+    found = verify(dataset)
+    assert found.problems == ()
+    noted = {note.what.split(" ")[0] for note in found.notes}
+    assert noted == {*STRAY, "lost+found", *(f"token/{name}" for name in (*STRAY, "lost+found"))}
+    report = repair(dataset)
+    assert (report.quarantined, report.cleared, report.left) == ((), (), ())
+    with DatasetWriter(dataset, manifest, assets) as writer:
+        assert writer.committed() == (FIRST, SECOND)
+    assert all(file.read_bytes() == b"x" for file in left)
+    opened = LatentDataset.open(dataset)
+    np.testing.assert_array_equal(opened.read(FIRST, "queries"), values_of(FIRST, 5)["queries"])
+
+
+def test_foreign_files_are_named_and_cost_no_clip(dataset: Path):
+    for name in ("notes.txt", "token/notes.txt"):
+        (dataset / "clips" / FIRST / name).write_text("mine")
+    (dataset / "clips" / FIRST / "loop").symlink_to(dataset)
+    report = repair(dataset)
+    assert report.quarantined == ()
+    assert [problem.what.split(" ")[0] for problem in report.left] == ["loop", "notes.txt", "token/notes.txt"]
+    assert LatentDataset.open(dataset).clips == (FIRST, SECOND)
+    # A clip is judged by its own files all the same.
+    flip_a_value(dataset)
+    assert repair(dataset).quarantined == (FIRST,)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", None], ids=["empty", "another", "missing"])
+def test_the_group_of_clips_is_written_again(dataset, manifest, assets, content):
+    group = dataset / "clips" / "zarr.json"
+    whole = group.read_bytes()
+
+    def damage() -> None:
+        group.unlink()
+        if content is not None:
+            group.write_bytes(content)
+
+    damage()
+    dry = repair(dataset, dry_run=True)
+    assert len(dry.mended) == 1
+    assert len(verify(dataset).problems) == 1
+    report = repair(dataset)
+    assert (len(report.mended), report.quarantined, report.left) == (1, (), ())
+    assert group.read_bytes() == whole
+    damage()
+    with DatasetWriter(dataset, manifest, assets):
+        assert group.read_bytes() == whole
+    assert verify(dataset).problems == ()
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from cache_schema.dataset import quarantine
+from cache_schema.integrity.repair import repair
+quarantine.sync = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+repair(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_repair_that_is_killed_between_entry_and_folder_loses_nothing(dataset, manifest, assets, times):
+    for number in range(1, times + 1):
+        flip_a_value(dataset)
+        folder = {
+            file.relative_to(dataset / "clips" / FIRST): file.read_bytes()
+            for file in (dataset / "clips" / FIRST).rglob("*")
+            if file.is_file()
+        }
+        subprocess.run([sys.executable, "-c", KILLED, str(dataset)], cwd=ROOT, check=False)
+        assert LatentDataset.open(dataset).clips == (SECOND,)
+        assert (dataset / "clips" / FIRST).is_dir()
+        with DatasetWriter(dataset, manifest, assets) as writer:  # which clears what killed runs have left
+            aside = dataset / ".quarantine" / (FIRST if number == 1 else f"{FIRST}.{number}")
+            assert {
+                file.relative_to(aside / "clip"): file.read_bytes()
+                for file in (aside / "clip").rglob("*")
+                if file.is_file()
+            } == folder
+            assert (aside / "entry.json").is_file()
+            clip = writer.clip(CLIPS[0])
+            clip.append(values_of(FIRST, CLIPS[0].frames))
+            clip.commit(wall_s=0)
+    assert verify(dataset).problems == ()

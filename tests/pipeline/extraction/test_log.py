@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from pipeline.extraction.log import summarise
+from cache_schema.errors import DatasetError
+from pipeline.extraction.log import RunLog, summarise
 
 CLIP = {
     "kind": "clip",
@@ -34,3 +35,13 @@ def test_logs_of_two_versions_are_summed(tmp_path):
     assert (summary.inputs_s, summary.teacher_s, summary.disk_s) == pytest.approx((2.0, 5.0, 1.0))
     assert summary.slowest == (("a", 2.5), ("b", 5.0))
     assert summary.failures == {"c": "torn"}
+
+
+def test_a_disk_that_refuses_the_log_is_a_clear_error(tmp_path):
+    path = tmp_path / "x.zarr.log.jsonl"
+    path.symlink_to("/dev/full")  # refuses every write as a full disk or a quota does
+    with (
+        pytest.raises(DatasetError, match=r"refuses: .*No space left(.|\n)*committed clips are safe"),
+        RunLog(path) as log,
+    ):
+        log.begin(workers=1, slots=1, clips=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cache_schema.errors import CheckpointError
+from cache_schema.errors import CheckpointError, DatasetError
 from student.runs import checkpoint
 from student.runs.presets import changed
 from student.training.train import train
@@ -119,3 +119,20 @@ def _damage(file, how):
     content[len(content) // 2] ^= 1
     if how != "gone":
         file.write_bytes(content[: len(content) // 2] if how == "cut" else content)
+
+
+def test_a_run_whose_folder_was_replaced_writes_nothing_there(dataset_path, tmp_path, monkeypatch):
+    run, saved = tmp_path / "run", checkpoint.save
+
+    def replaced(*reached):
+        run.rename(tmp_path / "away")
+        (run / "checkpoints" / ".partial").mkdir(parents=True)  # another run is writing its checkpoint
+        saved(*reached)
+
+    monkeypatch.setattr(checkpoint, "save", replaced)
+    with pytest.raises(DatasetError, match="was deleted, moved or replaced"):
+        train(dataset_path, run, SMALL, trackers=())
+    assert [file.relative_to(run).as_posix() for file in run.rglob("*")] == [
+        "checkpoints",
+        "checkpoints/.partial",
+    ]
