@@ -13,6 +13,7 @@ from student.loading.batches import LatentSamples
 from student.runs.provenance import record_start
 from student.runs.tracking import choose_trackers
 from student.training.distributed import join_processes
+from student.training.environment import recipe_alone
 from student.training.trainer import Trainer, TrainResult
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def train(
 
     Raises:
         RequestError: The dataset lacks a feature, an asset or training clips; the system does not understand
-            its configuration; a tracker is unknown; the run's folder cannot be made.
+            its configuration; a tracker is unknown; the run's folder cannot be made; the environment names
+            other processes that cannot be joined.
         DatasetError: Another process trains in the run's folder, or a sample cannot be read.
         CheckpointError: Weights do not fit, all checkpoints are damaged or cannot be followed by another,
             or the folder holds a run of another configuration.
@@ -65,10 +67,13 @@ def train(
     config = config.completed(system)
     features = system.required_features()
     opened.require(features)
-    accelerator = join_processes(
-        config.training, device=device, trackers=choose_trackers(trackers), logs=run / "tensorboard"
-    )
-    with _exclusively(run) if accelerator.is_main_process else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(recipe_alone())
+        accelerator = join_processes(
+            config.training, device=device, trackers=choose_trackers(trackers), logs=run / "tensorboard"
+        )
+        if accelerator.is_main_process:
+            stack.enter_context(_exclusively(run))
         accelerator.wait_for_everyone()
         has_val = any(opened.clip(name).split == "val" for name in opened.clips)
         trainer = Trainer(
