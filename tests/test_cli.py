@@ -72,6 +72,33 @@ def test_inspect_run(latents: Path, stored: Path):
     assert "there is no log" in missing.stderr
 
 
+def test_a_dataset_may_be_the_working_folder(
+    clips_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "a" / "b.zarr").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b.zarr")
+    assert run("extract", ".", "--data", clips_root).exit_code == 0
+    assert "3 clips" in run("extract", "../b.zarr/", "--data", clips_root).stdout
+    assert "slowest clips" in run("inspect", ".", "--run").stdout
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.zarr", "b.zarr.log.jsonl"]
+    assert run("train", ".", "--run", "../run", "--tracker", "none", "--set", "epochs=1").exit_code == 0
+    for command in (
+        ("evaluate", "../run", "."),
+        ("card", ".", "--licence", "mit"),
+        ("push", ".", f"file://{tmp_path}/a/pushed.zarr"),
+        ("subset", ".", "../subset.zarr"),
+        ("verify", "."),
+    ):
+        assert run(*command).exit_code == 0, command
+    (tmp_path / "a" / "pulled.zarr").mkdir()
+    monkeypatch.chdir(tmp_path / "a" / "pulled.zarr")
+    assert run("pull", f"file://{tmp_path}/a/pushed.zarr", ".").exit_code == 0
+    assert run("verify", ".").exit_code == 0
+    refused = run("show", ".", ".", "--clip", clip_of(tmp_path / "a" / "b.zarr"))
+    assert refused.exit_code == 2
+    assert "Is a directory" in refused.stderr
+
+
 def test_plan_measures_and_writes_nothing(clips_root: Path, tmp_path: Path):
     result = run(
         "plan", tmp_path / "x.zarr", "--data", clips_root, "--measure", "--slots", "2", "--workers", "8"

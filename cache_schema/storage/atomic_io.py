@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that any reader, at any instant, sees the old file or the new one."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
@@ -44,20 +47,18 @@ def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
     Raises:
         RequestError: The target exists already, its folder does not, or it cannot be written.
     """
-    folder = target.with_name(f".{target.name}.partial")
+    folder = target.parent / f".{target.name}.partial"
     try:
-        if target.exists() or not target.parent.is_dir():
-            raise RequestError(
-                f"{target} "
-                + ("exists already" if target.exists() else "is in a folder that does not exist"),
-                expected="a new file in a folder that exists",
-                repair="give another path, or move what is there",
-            )
+        _refuse_existing(target)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         yield folder / target.name
+        follow_umask(folder)
         sync_tree(folder)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+        files = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
+        for file in files:
+            _refuse_existing(target.parent / file.name)
+        for file in files:
             rename_durably(file, target.parent / file.name)
     except (OSError, *failures) as error:
         raise RequestError(
@@ -68,6 +69,26 @@ def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() or not target.parent.is_dir():
+        raise RequestError(
+            f"{target} " + ("exists already" if target.exists() else "is in a folder that does not exist"),
+            expected="a new file in a folder that exists",
+            repair="give another path, or move what is there",
+        )
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder that was just made the rights that the umask left it.
+
+    Some libraries write files that only their owner can read.
+    """
+    rights = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(rights)
 
 
 def rename_durably(source: Path, target: Path) -> None:

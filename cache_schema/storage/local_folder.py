@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import DatasetError
+from cache_schema.storage.absolute import absolute
 from cache_schema.storage.atomic_io import sync
 from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
 
@@ -31,8 +32,9 @@ class LocalBackend(StorageBackend):
     parallel_uploads = 2
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), local=path)
-        self.path = path
+        # Absolute, since the working folder may change, and libraries refuse a path with "..".
+        self.path = absolute(path)
+        super().__init__(str(path), local=self.path)
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return a file's bytes."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.absolute import absolute
 from cache_schema.storage.json_lines import JsonLines, read_json_lines
 from cache_schema.terminal import table
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def log_path(dataset: Path) -> Path:
     """Return the path of the log of the dataset at ``dataset``."""
+    dataset = absolute(dataset)
     return dataset.with_name(f"{dataset.name}.log.jsonl")
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import CheckpointError, IdentityError
-from cache_schema.storage.atomic_io import rename_durably, sha256_of, sync_tree
+from cache_schema.storage.atomic_io import follow_umask, rename_durably, sha256_of, sync_tree
 from student.runs.config import RunConfig
 from student.runs.provenance import TrainedOn
 
@@ -165,6 +165,7 @@ def save(
         (partial / "checkpoint.json").write_text(checkpoint.model_dump_json(indent=1))
         sums = _digests(partial, ("checkpoint.json", *files))
         (partial / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        follow_umask(partial)
         sync_tree(partial)
         # One of the same step, or of a later one, is damaged: the run was resumed from before it.
         for step, stale in _committed(run).items():

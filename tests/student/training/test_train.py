@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,10 @@ from cache_schema.storage.locks import hold
 from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.planner import Planner, PlannerConfig
 from student.orion_lite.policies import teacher_planner
+from student.orion_lite.published import import_student
 from student.runs import checkpoint
+from student.runs.evaluate import evaluate
+from student.runs.export import export
 from student.runs.log import read_log
 from student.runs.presets import changed, preset
 from student.training.deferred_metrics import DivergenceError
@@ -97,6 +101,23 @@ def test_two_checkpoints_are_kept_and_a_finished_run_is_left_alone(dataset_path,
     before = (tmp_path / "log.jsonl").read_bytes()
     assert train(dataset_path, tmp_path, config) == (2, 8)
     assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600)])
+def test_all_that_a_run_leaves_has_the_rights_that_the_umask_leaves(
+    umask, rights, dataset_path, config, tmp_path
+):
+    before = os.umask(umask)
+    try:
+        train(dataset_path, tmp_path / "run", changed(config, {"epochs": 1, "ema_decay": 0.9}))
+        evaluate(tmp_path / "run", dataset_path)
+        export(tmp_path / "run", tmp_path / "run/student.safetensors")
+        import_student(tmp_path / "run/student.safetensors", dataset_path, tmp_path / "run/again", heads=2)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 12
+    assert {path.name for path in files if path.stat().st_mode & 0o777 != rights} == set()
 
 
 def test_the_planner_starts_as_the_teachers_and_is_trained(dataset_path, config, tmp_path):
