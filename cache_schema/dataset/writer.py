@@ -16,6 +16,7 @@ from cache_schema.format.ledger import ClipInfo, Ledger
 from cache_schema.format.manifest import parse_root, root_document
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.locks import committing, hold
+from cache_schema.storage.paths import refuse_inside_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +112,9 @@ def check_path(path: Path) -> None:
 
     Raises:
         DatasetError: Something else is there.
+        RequestError: It is inside another dataset.
     """
+    refuse_inside_store(path)
     for name in ("clips", "ledger", "assets", PARTIAL):
         if (path / name).is_symlink():
             raise DatasetError(

@@ -10,6 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.paths import refuse_inside_store
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -45,10 +46,12 @@ def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
         failures: What a writing library raises besides OSError where the disk refuses.
 
     Raises:
-        RequestError: The target exists already, its folder does not, or it cannot be written.
+        RequestError: The target exists already, its folder does not or is part of a dataset, or it cannot be
+            written.
     """
     folder = target.parent / f".{target.name}.partial"
     try:
+        refuse_inside_store(target)
         _refuse_existing(target)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

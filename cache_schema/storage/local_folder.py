@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import DatasetError
-from cache_schema.storage.absolute import absolute
 from cache_schema.storage.atomic_io import sync
 from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
+from cache_schema.storage.paths import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 
 from cache_schema.errors import RequestError
-from cache_schema.storage.absolute import absolute
 from cache_schema.storage.json_lines import JsonLines, read_json_lines
+from cache_schema.storage.paths import absolute
 from cache_schema.terminal import table
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -75,10 +76,10 @@ def test_validation_plans_without_dropout_noise_or_ground_truth_by_the_weights_t
     planner = Planner(PlannerConfig(token_width=32, latent=4)).state_dict()
     planner["future_distribution.last_conv.1.bias"] += 4.0  # so that the ground truth would make a difference
     path = write(tmp_path / "data.zarr", planner=planner)
-    train(path, tmp_path, changed(config, {"ema_decay": ema_decay}))
+    train(path, tmp_path / "run", changed(config, {"ema_decay": ema_decay}))
     dataset = LatentDataset.open(path)
     student = config.make_system().build(dataset)
-    student.load_state_dict(weights_of(tmp_path))
+    student.load_state_dict(weights_of(tmp_path / "run"))
 
     def stored(name):
         return torch.from_numpy(dataset.read("clip-c", name))
@@ -89,7 +90,7 @@ def test_validation_plans_without_dropout_noise_or_ground_truth_by_the_weights_t
     followed = (predicted.offsets[:, 3] - stored("ego_trajectory")).abs() * stored("ego_trajectory_mask")[
         ..., None
     ]
-    val = epochs_of(tmp_path)[-1]["val"]
+    val = epochs_of(tmp_path / "run")[-1]["val"]
     assert val["mimic"] == pytest.approx(mimic.item(), rel=1e-5)
     assert val["regression"] == pytest.approx(3 * followed.mean().item() / 6, rel=1e-5)
 
@@ -227,6 +228,27 @@ def test_a_file_in_the_way_of_the_runs_folder_is_an_error(inside, dataset_path, 
     with pytest.raises(RequestError, match="cannot be the folder of a run"):
         train(dataset_path, tmp_path / "file" / inside, config)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "where", ["d.zarr", "d.zarr/run", "d.zarr/clips/clip-a/run", "link", "", "d.zarr/../"]
+)
+def test_a_run_and_a_dataset_are_never_in_one_another(where, dataset_path, config, tmp_path):
+    path = shutil.copytree(dataset_path, tmp_path / "d.zarr")
+    (tmp_path / "link").symlink_to(path)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    with pytest.raises(RequestError, match="is inside"):
+        train(path, tmp_path / where, config, trackers=())
+    published = tmp_path / "student.safetensors"
+    with pytest.raises(RequestError, match="is inside"):
+        import_student(published, path, tmp_path / where, heads=2)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_a_run_that_began_around_its_dataset_goes_on(dataset_path, config, tmp_path):
+    shutil.copytree(dataset_path, tmp_path / "run/d.zarr")
+    train(dataset_path, tmp_path / "run", changed(config, {"epochs": 1}), trackers=())
+    assert train(tmp_path / "run/d.zarr", tmp_path / "run", config, trackers=()) == (2, 8)
 
 
 def test_a_run_without_a_checkpoint_is_an_error(tmp_path):

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
-from cache_schema.storage.absolute import absolute
 from cache_schema.storage.atomic_io import follow_umask, rename_durably, sync_tree
+from cache_schema.storage.paths import absolute, refuse_inside_store
 from pipeline.teachers.orion.checkpoints.reader import CONFIG, INDEX, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 
@@ -49,8 +49,10 @@ def convert(
 
     Raises:
         CheckpointError: The checkpoint does not fit the sizes.
-        RequestError: ``out`` exists.
+        RequestError: ``out`` exists, or is inside a dataset.
     """
+    out = absolute(out)
+    refuse_inside_store(out)
     if out.exists():
         raise RequestError(
             f"{out} exists already",
@@ -64,7 +66,6 @@ def convert(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_bytes,
     )
-    out = absolute(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

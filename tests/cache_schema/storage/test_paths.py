@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.storage.absolute import absolute
 from cache_schema.storage.open import open_backend
+from cache_schema.storage.paths import absolute
 
 
 @pytest.fixture

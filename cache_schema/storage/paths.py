@@ -1,0 +1,35 @@
+"""Where a path of the user's leads, and where nothing of ours may be put."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cache_schema.errors import RequestError
+
+
+def absolute(path: Path) -> Path:
+    """Return an absolute path without ``.`` and ``..``, whose name is that of a file or a folder.
+
+    Links stay, except where ``..`` leads out of one.
+    """
+    parts = Path(os.path.expanduser(path) if not os.path.lexists(path) else path).absolute().parts
+    if ".." in parts:
+        up = len(parts) - parts[::-1].index("..")
+        return Path(*parts[:up]).resolve().joinpath(*parts[up:])
+    return Path(*parts)
+
+
+def refuse_inside_store(path: Path) -> None:
+    """Check that a file or folder which is to be made lies in no latent dataset, nor any other Zarr store.
+
+    Raises:
+        RequestError: It does.
+    """
+    for folder in path.resolve().parents:
+        if (folder / "zarr.json").is_file():
+            raise RequestError(
+                f"{path} is inside the dataset {folder}",
+                expected="a place of its own: a dataset holds what its ledger lists, and nothing else",
+                repair="give another path, beside the dataset",
+            )
