@@ -96,7 +96,7 @@ def test_a_dataset_may_be_the_working_folder(
     assert run("verify", ".").exit_code == 0
     refused = run("show", ".", ".", "--clip", clip_of(tmp_path / "a" / "b.zarr"))
     assert refused.exit_code == 2
-    assert "Is a directory" in refused.stderr
+    assert "is not a PNG picture" in refused.stderr
 
 
 def test_plan_measures_and_writes_nothing(clips_root: Path, tmp_path: Path):

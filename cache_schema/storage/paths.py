@@ -33,3 +33,28 @@ def refuse_inside_store(path: Path) -> None:
                 expected="a place of its own: a dataset holds what its ledger lists, and nothing else",
                 repair="give another path, beside the dataset",
             )
+
+
+def refuse_to_replace(path: Path, start: bytes, kind: str) -> None:
+    """Check that writing to a path replaces nothing, or a file of the same kind, and touches no dataset.
+
+    Args:
+        path: The file to write.
+        start: What every file of the kind begins with.
+        kind: What it is called, such as "a PNG picture".
+
+    Raises:
+        RequestError: Something else is there, or the path is inside a dataset.
+    """
+    refuse_inside_store(path)
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(start)) in (b"", start):
+                return
+    raise RequestError(
+        f"{path} exists already, and is not {kind}",
+        expected=f"a new file, or {kind}, which is replaced",
+        repair="give another path, or move what is there",
+    )
