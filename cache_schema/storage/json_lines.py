@@ -6,6 +6,8 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
+from cache_schema.storage.atomic_io import naming
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -28,12 +30,14 @@ class JsonLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
     def write(self, value: Mapping[str, Any]) -> None:
         """Add one line."""
-        self._file.write(as_line(value))
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(as_line(value))
+            self._file.flush()
 
 
 def as_line(value: Mapping[str, Any]) -> bytes:

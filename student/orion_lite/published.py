@@ -25,7 +25,7 @@ from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint
 from student.runs.folder import check_folder, exclusively
 from student.runs.provenance import TrainedOn, record_start
-from student.runs.weights import load_strictly
+from student.runs.weights import load_strictly, refuse_not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,8 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
         heads: Attention heads of the student's layers, which no file records.
 
     Raises:
-        CheckpointError: The file is damaged or is no student, or does not fit the dataset's planner.
+        CheckpointError: The file is damaged or is no student, does not fit the dataset's planner, or holds
+            weights that are not finite.
         RequestError: The run's folder holds a checkpoint, or the dataset lacks the teacher's planner.
     """
     if checkpoint.latest(run) is not None:
@@ -75,6 +76,7 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
     dataset = LatentDataset.open(dataset_path)
     check_folder(run, dataset)
     tensors = read_published(file)
+    refuse_not_finite(tensors, file)
     sizes = _sizes(tensors, file, heads=heads)
     config = ORION_LITE.model_copy(update={"student": sizes.model_dump(mode="json")})
     system = OrionLiteSystem(config.student, config.losses)

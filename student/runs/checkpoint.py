@@ -25,6 +25,7 @@ from cache_schema.errors import CheckpointError, IdentityError
 from cache_schema.storage.atomic_io import follow_umask, rename_durably, sha256_of, sync_tree
 from student.runs.config import RunConfig
 from student.runs.provenance import TrainedOn
+from student.runs.weights import refuse_not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,11 +194,14 @@ def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Read a run's newest good checkpoint and its weights: their average, where there is one.
 
     Raises:
-        CheckpointError: There is none, or all are damaged.
+        CheckpointError: There is none, all are damaged, or the weights are not finite.
     """
     folder, checkpoint = _newest_good(run)
     average = folder / "average.safetensors"
-    return checkpoint, load_file(average if average.exists() else folder / "weights.safetensors")
+    file = average if average.exists() else folder / "weights.safetensors"
+    weights = load_file(file)
+    refuse_not_finite(weights, file)
+    return checkpoint, weights
 
 
 def restore(run: Path) -> Restored | None:

@@ -6,12 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
-from cache_schema.storage.locks import hold
+from cache_schema.storage.locks import HELD, hold
 from cache_schema.storage.paths import refuse_inside_store
 from student.runs.provenance import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from student.loading.dataset import Dataset
@@ -36,8 +36,12 @@ def check_folder(run: Path, dataset: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def exclusively(run: Path) -> Generator[None]:
+def exclusively(run: Path) -> Generator[Callable[[], None]]:
     """Make a run's folder, and keep every other process from writing to it.
+
+    Yields:
+        What is to be called before anything is written. It raises RequestError where the folder has been
+        removed, moved or replaced meanwhile: what lies at its path is not held.
 
     Raises:
         RequestError: It cannot be made.
@@ -53,4 +57,23 @@ def exclusively(run: Path) -> Generator[None]:
                 expected="a folder that can be made and written to",
                 repair="give another run folder, or move what is in the way",
             ) from error
-        yield
+        held = _identity(run)
+
+        def check() -> None:
+            if _identity(run) != held:
+                raise RequestError(
+                    f"the folder of the run {run} was removed or replaced while it was written to",
+                    expected="the folder that it began in, until it ends",
+                    repair="put the folder back, if it was moved, and run the same command again",
+                )
+
+        yield check
+
+
+def _identity(run: Path) -> tuple[int, int] | None:
+    """Return which file the lock is; while it is held, no other one gets the same numbers."""
+    try:
+        status = (run / HELD).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

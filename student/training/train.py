@@ -53,9 +53,8 @@ def train(
 
     Raises:
         RequestError: The dataset lacks a feature, an asset or training clips; the system does not understand
-            its configuration; a tracker is unknown; the run's folder cannot be made,
-            or a dataset would be in the way; the environment names
-            other processes that cannot be joined.
+            its configuration; a tracker is unknown; the run's folder cannot be made, is removed meanwhile, or
+            is a dataset's; the environment names other processes that cannot be joined.
         DatasetError: Another process trains in the run's folder, or a sample cannot be read.
         CheckpointError: Weights do not fit, all checkpoints are damaged or cannot be followed by another,
             or the folder holds a run of another configuration.
@@ -73,8 +72,7 @@ def train(
         accelerator = join_processes(
             config.training, device=device, trackers=choose_trackers(trackers), logs=run / "tensorboard"
         )
-        if accelerator.is_main_process:
-            stack.enter_context(exclusively(run))
+        check = stack.enter_context(exclusively(run)) if accelerator.is_main_process else None
         accelerator.wait_for_everyone()
         has_val = any(opened.clip(name).split == "val" for name in opened.clips)
         trainer = Trainer(
@@ -86,6 +84,7 @@ def train(
             samples=LatentSamples(opened, "train", features, device=accelerator.device, resident=resident),
             held_out=LatentSamples(opened, "val", features, device=accelerator.device) if has_val else None,
             progress=progress,
+            before_saving=check,
         )
         if accelerator.is_main_process and trainer.epoch < config.training.epochs:
             record_start(

@@ -24,7 +24,7 @@ from student.training.gradients import total
 from student.training.optim import MovingAverage, adamw, learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -62,6 +62,7 @@ class Trainer:
         samples: What is learned from.
         held_out: What is validated on, if anything.
         progress: Counts steps.
+        before_saving: Called before anything is committed to the run's folder.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Trainer:
         samples: LatentSamples,
         held_out: LatentSamples | None,
         progress: Progress = SILENT,
+        before_saving: Callable[[], None] | None = None,
     ) -> None:
+        self.before_saving = before_saving
         self.accelerator, self.run, self.config, self.system = accelerator, run, config, system
         self.training, self.samples, self.held_out = config.training, samples, held_out
         self.trained_on = TrainedOn.of(dataset)
@@ -272,6 +275,8 @@ class Trainer:
         """Commit a checkpoint on the main process while the others wait."""
         scaler = self.accelerator.scaler
         if self.accelerator.is_main_process:
+            if self.before_saving is not None:
+                self.before_saving()
             reached = Checkpoint(
                 epoch=self.epoch,
                 step=self.step,

@@ -1,11 +1,13 @@
 """A file appears whole or not at all."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from cache_schema.errors import RequestError
+from cache_schema.storage import atomic_io
 from cache_schema.storage.atomic_io import new_file, write_durably
 
 
@@ -65,6 +67,33 @@ def test_what_a_writer_puts_beside_its_file_overwrites_nothing_either(tmp_path):
     with pytest.raises(RequestError, match=r"graph\.onnx\.data exists already"):
         write_graph(tmp_path / "graph.onnx")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"graph.onnx.data": "mine"}
+
+
+@pytest.mark.parametrize(("function", "call"), [("follow_umask", 1), ("sync_tree", 1), ("rename_durably", 2)])
+def test_a_writer_that_is_killed_leaves_no_file_of_that_name(function, call, tmp_path):
+    target = tmp_path / "graph.onnx"
+    child = os.fork()
+    if not child:
+        original, left = getattr(atomic_io, function), [None] * call
+
+        def killed(*arguments):
+            left.pop()
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(*arguments)
+
+        setattr(atomic_io, function, killed)
+        write_graph(target)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not target.exists()
+    # What had its name already is whole, and not overwritten.
+    moved = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    assert [path.read_text() for path in moved] == (["weights"] if function == "rename_durably" else [])
+    for path in moved:
+        path.unlink()
+    write_graph(target)
+    assert {path.name for path in tmp_path.iterdir()} == {"graph.onnx", "graph.onnx.data"}
 
 
 @pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

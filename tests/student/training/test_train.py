@@ -9,6 +9,7 @@ import torch
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, DatasetError, IdentityError, RequestError
+from cache_schema.progress import Progress
 from cache_schema.storage.locks import hold
 from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.planner import Planner, PlannerConfig
@@ -220,6 +221,36 @@ def test_two_runs_never_share_a_folder(dataset_path, config, tmp_path):
         train(dataset_path, tmp_path, longer)
     assert (tmp_path / "log.jsonl").read_bytes() == before
     assert train(dataset_path, tmp_path, longer).epoch == 3
+
+
+def remove(run):
+    shutil.rmtree(run)
+
+
+def move(run):
+    run.rename(run.with_name("moved"))
+
+
+def replace(run):
+    shutil.rmtree(run)
+    with hold(run.mkdir() or run):
+        (run / "log.jsonl").write_text("of another run")
+
+
+@pytest.mark.parametrize("meddle", [remove, move, replace])
+def test_a_run_whose_folder_is_taken_away_ends_and_writes_no_more(meddle, dataset_path, config, tmp_path):
+    class Meddler(Progress):
+        def message(self, text):
+            meddle(tmp_path / "run")
+
+    with pytest.raises(RequestError, match="was removed or replaced while it was written to"):
+        train(dataset_path, tmp_path / "run", config, trackers=(), progress=Meddler())
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("run/*")} <= {
+        "run/.lock",
+        "run/log.jsonl",
+    }
+    if meddle is replace:
+        assert (tmp_path / "run/log.jsonl").read_text() == "of another run"
 
 
 @pytest.mark.parametrize("inside", ["", "run"])
