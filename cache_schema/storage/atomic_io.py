@@ -38,13 +38,13 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Generator[None]:
-    """Give errors the name of the file that is written: a disk that is full does not say."""
+    """Give errors the name of the file that is written: a full disk names none, others a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 @contextlib.contextmanager

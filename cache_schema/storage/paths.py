@@ -12,8 +12,18 @@ def absolute(path: Path) -> Path:
     """Return an absolute path without ``.`` and ``..``, whose name is that of a file or a folder.
 
     Links stay, except where ``..`` leads out of one.
+
+    Raises:
+        RequestError: The path is relative, and the working folder is gone.
     """
-    parts = Path(os.path.expanduser(path) if not os.path.lexists(path) else path).absolute().parts
+    try:
+        parts = Path(path if os.path.lexists(path) else os.path.expanduser(path)).absolute().parts
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"{path} is relative to a working folder that has been removed",
+            expected="a working folder that exists",
+            repair="change to another folder, or give an absolute path",
+        ) from error
     if ".." in parts:
         up = len(parts) - parts[::-1].index("..")
         return Path(*parts[:up]).resolve().joinpath(*parts[up:])
@@ -27,7 +37,7 @@ def refuse_inside_store(path: Path) -> None:
         RequestError: It does.
     """
     for folder in path.resolve().parents:
-        if (folder / "zarr.json").is_file():
+        if os.path.isfile(folder / "zarr.json"):  # which a name that is too long does not stop
             raise RequestError(
                 f"{path} is inside the dataset {folder}",
                 expected="a place of its own: a dataset holds what its ledger lists, and nothing else",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cache_schema.errors import RequestError
 from cache_schema.storage.open import open_backend
 from cache_schema.storage.paths import absolute
 
@@ -49,3 +50,12 @@ def test_a_folder_that_is_called_as_home_is_meant_where_there_is_one(here):
 def test_the_root_has_no_parent():
     assert absolute(Path("/..")) == Path("/")
     assert os.path.isabs(absolute(Path()))
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(RequestError, match="a working folder that has been removed"):
+        open_backend("x.zarr")
+    assert open_backend(tmp_path / "x.zarr").local == tmp_path / "x.zarr"

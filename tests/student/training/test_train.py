@@ -190,6 +190,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(write, dataset_pa
     assert checkpoint.latest(tmp_path / "wild") is None
 
 
+def test_weights_that_a_last_step_has_broken_are_not_kept(dataset_path, config, tmp_path):
+    wild = changed(config, {"epochs": 1, "batch_size": 64, "learning_rate": 1e300})
+    with pytest.raises(DivergenceError, match=r"step 1: \d+ weights are not finite"):
+        train(dataset_path, tmp_path, wild, trackers=())
+    assert checkpoint.latest(tmp_path) is None
+
+
 def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
     longer = changed(config, {"epochs": 3})
