@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class ErrorHandlingGroup(TyperGroup):
     """Shows an error that the user can correct as three lines; a bug keeps its traceback."""
 
@@ -44,9 +48,14 @@ class ErrorHandlingGroup(TyperGroup):
         except OSError as error:
             if not concerns(error, arguments):
                 raise
+            full = error.errno in DISK_FULL
             err.print(f"{error.filename}: {error.strerror}", soft_wrap=True)
-            err.print("  expected: a file or folder that can be read, or created where it is to be written")
-            err.print("  to do:    correct the path, or its permissions")
+            err.print(
+                "  expected: room on the disk"
+                if full
+                else "  expected: a file or folder that can be read, or created where it is to be written"
+            )
+            err.print("  to do:    " + ("free space" if full else "correct the path, or its permissions"))
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             err.print("stopped; what was committed is safe, and the same command goes on from there")

@@ -81,7 +81,7 @@ def train(
             recipe=described(preset, changed),
             progress=bar,
         )
-    if os.environ.get("RANK", "0") == "0":  # only one of the processes that torchrun starts prints
+    if _is_first_process():
         out.print(f"{run}: {result}")
 
 
@@ -111,7 +111,8 @@ def sweep(
             trackers=_trackers(trackers),
             progress=bar,
         )
-    out.print(table)
+    if _is_first_process():
+        out.print(table)
 
 
 @commands.command("import-student", rich_help_panel=PANEL)
@@ -163,6 +164,11 @@ def report(
     from student.reporting.report import report
 
     out.print(f"report: {report(runs, page)}")
+
+
+def _is_first_process() -> bool:
+    """Return whether this is the one of the processes of ``torchrun`` that prints results."""
+    return os.environ.get("RANK", "0") in ("", "0")
 
 
 def _changes(texts: list[str] | None) -> dict[str, str]:

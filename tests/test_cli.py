@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -72,6 +74,33 @@ def test_inspect_run(latents: Path, stored: Path):
     assert "there is no log" in missing.stderr
 
 
+def test_a_dataset_may_be_the_working_folder(
+    clips_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "a" / "b.zarr").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b.zarr")
+    assert run("extract", ".", "--data", clips_root).exit_code == 0
+    assert "3 clips" in run("extract", "../b.zarr/", "--data", clips_root).stdout
+    assert "slowest clips" in run("inspect", ".", "--run").stdout
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.zarr", "b.zarr.log.jsonl"]
+    assert run("train", ".", "--run", "../run", "--tracker", "none", "--set", "epochs=1").exit_code == 0
+    for command in (
+        ("evaluate", "../run", "."),
+        ("card", ".", "--licence", "mit"),
+        ("push", ".", f"file://{tmp_path}/a/pushed.zarr"),
+        ("subset", ".", "../subset.zarr"),
+        ("verify", "."),
+    ):
+        assert run(*command).exit_code == 0, command
+    (tmp_path / "a" / "pulled.zarr").mkdir()
+    monkeypatch.chdir(tmp_path / "a" / "pulled.zarr")
+    assert run("pull", f"file://{tmp_path}/a/pushed.zarr", ".").exit_code == 0
+    assert run("verify", ".").exit_code == 0
+    refused = run("show", ".", ".", "--clip", clip_of(tmp_path / "a" / "b.zarr"))
+    assert refused.exit_code == 2
+    assert "is not a PNG picture" in refused.stderr
+
+
 def test_plan_measures_and_writes_nothing(clips_root: Path, tmp_path: Path):
     result = run(
         "plan", tmp_path / "x.zarr", "--data", clips_root, "--measure", "--slots", "2", "--workers", "8"
@@ -113,6 +142,35 @@ def test_train_evaluate_export_report(latents: Path, tmp_path: Path):
     assert "onnxruntime and PyTorch differ by" in onnx.stdout
     assert run("report", folder).exit_code == 0
     assert (folder / "report.html").is_file()
+
+
+def test_a_full_disk_is_told_in_three_lines_and_nothing_counts_as_written(latents: Path, tmp_path: Path):
+    quick = ("--set", "epochs=1", "--tracker", "none")
+    assert run("train", latents, "--run", tmp_path / "run", *quick).exit_code == 0
+    assert run("evaluate", tmp_path / "run", latents).exit_code == 0
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for command in (
+        ("train", latents, "--run", tmp_path / "other", *quick),
+        ("sweep", latents, "demo", "--runs", tmp_path / "runs", *quick),
+        ("evaluate", tmp_path / "run", latents),
+        ("report", tmp_path / "run"),
+        ("report", tmp_path / "run", "--out", tmp_path / "page.html"),
+        ("show", latents, tmp_path / "frame.png", "--clip", clip_of(latents)),
+        ("export", tmp_path / "run", tmp_path / "student.safetensors"),
+        ("export", tmp_path / "run", tmp_path / "student.onnx", "--dataset", latents),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))
+        try:
+            refused = run(*command)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert refused.exit_code == 2, (command, refused.stderr)
+        assert "  expected: " in refused.stderr, command
+        assert re.search(r"  to do:    .*free space", refused.stderr), command
+        for folder in ("other", "runs"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before, command
 
 
 def test_sweep(latents: Path, tmp_path: Path):

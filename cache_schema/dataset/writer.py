@@ -18,6 +18,7 @@ from cache_schema.format.manifest import parse_root, root_document
 from cache_schema.storage.atomic_io import make_folder, write_durably
 from cache_schema.storage.local_folder import LocalBackend
 from cache_schema.storage.locks import committing, hold
+from cache_schema.storage.paths import refuse_inside_store
 from cache_schema.storage.safe_io import JSON_BYTES, parse_json
 from cache_schema.storage.stray_files import is_stray
 
@@ -115,7 +116,9 @@ def check_path(path: Path) -> None:
 
     Raises:
         DatasetError: Something else is there.
+        RequestError: It is inside another dataset.
     """
+    refuse_inside_store(path)
     for name in ("clips", "ledger", "assets", PARTIAL):
         if (path / name).is_symlink():
             raise DatasetError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.commit import commit_folder, disk_errors, new_clip_folder
+from cache_schema.dataset.commit import ClipFolder, disk_errors
 from cache_schema.dataset.copy_clips import AlteredFileError, copy_file
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter, establish
@@ -28,6 +28,7 @@ from cache_schema.sharing.subset import ALL, ClipFilter
 from cache_schema.storage.atomic_io import rename_durably, sha256_bytes, sha256_of, sync, write_durably
 from cache_schema.storage.backend import CARD
 from cache_schema.storage.local_folder import LocalBackend
+from cache_schema.storage.locks import check_held
 from cache_schema.storage.safe_io import JSON_BYTES
 from cache_schema.terminal import size
 
@@ -179,27 +180,27 @@ def _fetch_clip(
     clip = entry.clip.name
     known = documents(manifest.features, entry.clip, entry.values)
     with disk_errors(path):
-        folder = new_clip_folder(path, clip)
+        folder = ClipFolder(path, clip, manifest)
         copies: list[Future[None]] = []
         try:
             for name, record in entry.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                file = folder.path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
                 content = known.get(name, b"")
                 # Another version may have spelled it otherwise.
                 if sha256_bytes(content) == record.sha256:
-                    (folder / name).write_bytes(content)
+                    file.write_bytes(content)
                     progress.advance(len(content))
                 else:
-                    copies.append(copy(f"clips/{clip}/{name}", folder / name, record))
+                    copies.append(copy(f"clips/{clip}/{name}", file, record))
             for done in copies:
                 done.result()
-            return commit_folder(path, folder, entry)
-        except BaseException:
+            return folder.commit(entry)
+        finally:
             for waiting in copies:
                 waiting.cancel()
             wait(copies)
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            folder.discard()
 
 
 def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
@@ -272,6 +273,7 @@ def _fetch_asset(source: StorageBackend, asset: AssetSpec, path: Path) -> None:
         temporary.parent.mkdir(exist_ok=True)
         copy_file(source, name, temporary, asset)
         sync(temporary)
+        check_held(path)
         rename_durably(temporary, path / name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.paths import refuse_inside_store
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,18 +20,32 @@ if TYPE_CHECKING:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that any reader, at any instant, sees the old file or the new one."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # A name of its own: a process on another machine may have the same number.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with naming(path):
+        try:
+            with temporary.open("xb") as file:  # never through a link that was left there
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Give errors the name of the file that is written: a full disk names none, others a temporary one."""
     try:
-        with temporary.open("xb") as file:  # never through a link that was left there
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -43,22 +59,22 @@ def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
         failures: What a writing library raises besides OSError where the disk refuses.
 
     Raises:
-        RequestError: The target exists already, its folder does not, or it cannot be written.
+        RequestError: The target exists already, its folder does not or is part of a dataset, or it cannot be
+            written.
     """
-    folder = target.with_name(f".{target.name}.partial")
+    folder = target.parent / f".{target.name}.partial"
     try:
-        if target.exists() or not target.parent.is_dir():
-            raise RequestError(
-                f"{target} "
-                + ("exists already" if target.exists() else "is in a folder that does not exist"),
-                expected="a new file in a folder that exists",
-                repair="give another path, or move what is there",
-            )
+        refuse_inside_store(target)
+        _refuse_existing(target)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         yield folder / target.name
+        follow_umask(folder)
         sync_tree(folder)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+        files = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
+        for file in files:
+            _refuse_existing(target.parent / file.name)
+        for file in files:
             rename_durably(file, target.parent / file.name)
     except (OSError, *failures) as error:
         raise RequestError(
@@ -69,6 +85,26 @@ def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() or not target.parent.is_dir():
+        raise RequestError(
+            f"{target} " + ("exists already" if target.exists() else "is in a folder that does not exist"),
+            expected="a new file in a folder that exists",
+            repair="give another path, or move what is there",
+        )
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder that was just made the rights that the umask left it.
+
+    Some libraries write files that only their owner can read.
+    """
+    rights = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(rights)
 
 
 def rename_durably(source: Path, target: Path) -> None:

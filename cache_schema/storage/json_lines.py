@@ -6,6 +6,8 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
+from cache_schema.storage.atomic_io import naming
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -28,11 +30,13 @@ class JsonLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
     def write(self, value: Mapping[str, Any]) -> None:
         """Add one line."""
-        self._file.write(as_line(value))
+        with naming(self.path):
+            self._file.write(as_line(value))
 
 
 def as_line(value: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cache_schema.errors import DatasetError
 from cache_schema.storage.atomic_io import sync
 from cache_schema.storage.backend import BLOCK_BYTES, ListedFile, StorageBackend
+from cache_schema.storage.paths import absolute
 from cache_schema.storage.safe_io import open_plain, read_plain
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ class LocalBackend(StorageBackend):
     compares_quickly = True
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), local=path)
-        self.path = path
+        # Absolute, since the working folder may change, and libraries refuse a path with "..".
+        self.path = absolute(path)
+        super().__init__(str(path), local=self.path)
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return a file's bytes."""

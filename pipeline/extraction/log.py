@@ -12,6 +12,7 @@ from rich.console import Group
 from cache_schema.dataset.commit import disk_errors
 from cache_schema.errors import RequestError
 from cache_schema.storage.json_lines import JsonLines, read_json_lines
+from cache_schema.storage.paths import absolute
 from cache_schema.terminal import table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def log_path(dataset: Path) -> Path:
     """Return the path of the log of the dataset at ``dataset``."""
+    dataset = absolute(dataset)
     return dataset.with_name(f"{dataset.name}.log.jsonl")
 
 

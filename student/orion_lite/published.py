@@ -23,8 +23,9 @@ from student.orion_lite.presets import ORION_LITE
 from student.orion_lite.system import OrionLiteSystem
 from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint
+from student.runs.folder import check_folder, exclusively
 from student.runs.provenance import TrainedOn, record_start
-from student.runs.weights import load_strictly
+from student.runs.weights import load_strictly, refuse_not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,8 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
         heads: Attention heads of the student's layers, which no file records.
 
     Raises:
-        CheckpointError: The file is damaged or is no student, or does not fit the dataset's planner.
+        CheckpointError: The file is damaged or is no student, does not fit the dataset's planner, or holds
+            weights that are not finite.
         RequestError: The run's folder holds a checkpoint, or the dataset lacks the teacher's planner.
     """
     if checkpoint.latest(run) is not None:
@@ -71,19 +73,22 @@ def import_student(file: Path, dataset_path: str | Path, run: Path, *, heads: in
             expected="a folder that is still to be made",
             repair="give another run folder",
         )
+    dataset = LatentDataset.open(dataset_path)
+    check_folder(run, dataset)
     tensors = read_published(file)
+    refuse_not_finite(tensors, file)
     sizes = _sizes(tensors, file, heads=heads)
     config = ORION_LITE.model_copy(update={"student": sizes.model_dump(mode="json")})
-    dataset = LatentDataset.open(dataset_path)
     system = OrionLiteSystem(config.student, config.losses)
     student = system.build(dataset)
     if not any(name.startswith(PLANNER_PARTS) for name in tensors):
         tensors |= teacher_planner(dataset)
     load_strictly(student, tensors)
     imported = Checkpoint(epoch=0, step=0, config=config.completed(system), trained_on=TrainedOn.of(dataset))
-    checkpoint.save(run, imported, student, torch.optim.AdamW(student.parameters()))
     recipe = f"imported from {file.name}"
-    record_start(run, imported.trained_on, imported.config, recipe=recipe, device=torch.device("cpu"))
+    with exclusively(run):
+        checkpoint.save(run, imported, student, torch.optim.AdamW(student.parameters()))
+        record_start(run, imported.trained_on, imported.config, recipe=recipe, device=torch.device("cpu"))
     return ImportedStudent(run, sizes)
 
 

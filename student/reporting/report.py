@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.paths import refuse_to_replace
 from student.open_loop.bootstrap import CONFIDENCE
 from student.open_loop.evaluation import By, OpenLoopEvaluation, shown
 from student.reporting import figures, tables
@@ -19,6 +20,9 @@ from student.reporting.svg import svg
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+PAGE_START, NUMBERS_START = b"<!doctype html>\n", b'{\n "runs"'
+"""What a page and its numbers begin with."""
 
 Describe = Callable[[Run, OpenLoopEvaluation], Iterable[str]]
 
@@ -45,11 +49,22 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        RequestError: A run has nothing to report, several runs share no folder and ``out`` is not given, or
-            the page cannot be written; one that was there before stays.
+        RequestError: A run has nothing to report, several runs share no folder and ``out`` is not given,
+            ``out`` would replace another file, or the page cannot be written; one that was there before
+            stays.
         CheckpointError: What training or evaluation wrote cannot be read.
     """
     target = out or _beside(runs)
+    target_of_numbers = target.parent / f"{target.stem}.json"
+    if out is not None:
+        refuse_to_replace(target, PAGE_START, "a page by `teachonce report`")
+        refuse_to_replace(target_of_numbers, NUMBERS_START, "the numbers of such a page")
+        if target == target_of_numbers:
+            raise RequestError(
+                f"{target} is to hold the report's numbers",
+                expected="a name for the page, such as report.html",
+                repair="give the page another ending",
+            )
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
@@ -58,7 +73,7 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
     content = page(names[0] if len(runs) == 1 else f"{len(runs)} runs", _sections(read))
     try:
         write_durably(target, content.encode())
-        write_durably(target.with_suffix(".json"), numbers.model_dump_json(indent=1).encode())
+        write_durably(target_of_numbers, numbers.model_dump_json(indent=1).encode())
     except OSError as error:
         raise RequestError(
             f"the report cannot be written to {target}: {error}",

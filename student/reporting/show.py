@@ -16,6 +16,7 @@ from matplotlib.ticker import LogFormatter
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
 from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.paths import refuse_to_replace
 from cache_schema.vocabulary.driving import COMMANDS
 from student.loading.dataset import stores
 from student.open_loop.pictured import PICTURED
@@ -43,6 +44,7 @@ SHOWN = (
     "frame_index",
 )
 """Features that the picture shows, as far as the dataset has them."""
+PNG_START = b"\x89PNG\r\n"
 CAMERAS_PER_ROW = 3
 LARGEST = 10
 """Channels of the planning token that are labelled."""
@@ -60,9 +62,10 @@ def show(where: str | Path, clip: str, frame: int, target: Path, *, cameras: Cam
         cameras: Returns images (h, w, 3) uint8 RGB by name for a clip and the number of its raw frame.
 
     Raises:
-        RequestError: The clip has no such frame.
+        RequestError: The clip has no such frame, or the picture would replace another file.
         DatasetError: There is no such clip, or it is damaged.
     """
+    refuse_to_replace(target, PNG_START, "a PNG picture")
     dataset = LatentDataset.open(where)
     info = dataset.clip(clip)
     if not 0 <= frame < info.frames:

@@ -136,14 +136,14 @@ def sweep(
         evaluation = evaluate(run, dataset, with_datasets=with_datasets, system=config.system, device=device)
         reached, weights = read_checkpoint(run)
         digest = reached.trained_on.digest
-        last = [line for line in read_log(run) if line["kind"] == "epoch"][-1]
+        logged = [line["val"] for line in read_log(run) if line["kind"] == "epoch" and line.get("val")]
         outcomes.append(
             Outcome(
                 preset=name,
                 run=run.name,
                 epochs=reached.epoch,
                 weights=sum(value.numel() for value in weights.values()),
-                val=last["val"],
+                val=logged[-1] if logged else {},  # a log may have been lost
                 numbers=evaluation.numbers(),
             )
         )

@@ -4,11 +4,14 @@
 ``average.safetensors`` where weights are averaged, ``gradients.safetensors`` where the gradient rule has a
 state, ``checkpoint.json``, and ``SHA256SUMS`` over them, as ``sha256sum -c`` reads it. It is written under
 another name, flushed and renamed. Two are kept: if the newer is damaged, a run resumes from the older, and
-ends with the same bits.
+ends with the same bits. Whatever else lies beside them, such as a copy under a name of one's own, is neither
+read nor removed.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import CheckpointError, IdentityError
-from cache_schema.storage.atomic_io import rename_durably, sha256_of, sync_tree
+from cache_schema.storage.atomic_io import follow_umask, rename_durably, sha256_of, sync_tree
 from cache_schema.storage.locks import check_held
 from student.runs.config import RunConfig
 from student.runs.provenance import TrainedOn
+from student.runs.weights import refuse_not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 KEPT = 2
 """Checkpoints of a run, so that one is good whatever happens to the other."""
+NAME = re.compile(r"step-\d{8,}")
+"""Name of a checkpoint's folder: its step in eight digits or more."""
 PARTIAL = ".partial"
 """Folder of the checkpoint that is being written."""
 SUMS = "SHA256SUMS"
@@ -163,11 +169,12 @@ def save(
         (partial / "checkpoint.json").write_text(checkpoint.model_dump_json(indent=1))
         sums = _digests(partial, ("checkpoint.json", *files))
         (partial / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        follow_umask(partial)
         sync_tree(partial)
         check_held(run)
         # One of the same step, or of a later one, is damaged: the run was resumed from before it.
-        for stale in _committed(run):
-            if stale.name >= target.name:
+        for step, stale in _committed(run).items():
+            if step >= checkpoint.step:
                 shutil.rmtree(stale)
         rename_durably(partial, target)
     except (OSError, SafetensorError) as error:
@@ -177,24 +184,28 @@ def save(
             expected="room for one checkpoint more than are kept, and the right to write",
             repair="free space, then run the same command again: it resumes from the checkpoint before",
         ) from error
-    for old in _committed(run)[:-KEPT]:
-        shutil.rmtree(old)
+    for old in [*_committed(run).values()][:-KEPT]:
+        if not old.is_symlink():  # somebody moved it elsewhere
+            shutil.rmtree(old)
 
 
 def latest(run: Path) -> Path | None:
     """Return the folder of a run's newest checkpoint, good or not, if it has one."""
-    return max(_committed(run), default=None)
+    return next(reversed(_committed(run).values()), None)
 
 
 def read_checkpoint(run: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Read a run's newest good checkpoint and its weights: their average, where there is one.
 
     Raises:
-        CheckpointError: There is none, or all are damaged.
+        CheckpointError: There is none, all are damaged, or the weights are not finite.
     """
     folder, checkpoint = _newest_good(run)
     average = folder / "average.safetensors"
-    return checkpoint, load_file(average if average.exists() else folder / "weights.safetensors")
+    file = average if average.exists() else folder / "weights.safetensors"
+    weights = load_file(file)
+    refuse_not_finite(weights, file)
+    return checkpoint, weights
 
 
 def restore(run: Path) -> Restored | None:
@@ -243,7 +254,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 def _newest_good(run: Path) -> tuple[Path, Checkpoint]:
     """Find the newest checkpoint that is as it was written; warn if there are newer ones."""
     damage: list[str] = []
-    for folder in reversed(_committed(run)):
+    for folder in reversed(_committed(run).values()):
         what = _damage(folder)
         if what is None:
             if damage:
@@ -287,5 +298,19 @@ def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
         return dict(zip(names, pool.map(lambda name: sha256_of(folder / name), names), strict=True))
 
 
-def _committed(run: Path) -> list[Path]:
-    return sorted((run / "checkpoints").glob("step-*"))
+def _committed(run: Path) -> dict[int, Path]:
+    """Return the checkpoints of a run by their steps, the oldest first."""
+    folders = [folder for folder in (run / "checkpoints").glob("step-*") if NAME.fullmatch(folder.name)]
+    of_step = {int(folder.name.removeprefix("step-")): folder for folder in folders}
+    return {step: of_step[step] for step in sorted(of_step) if _is_of_step(of_step[step], step)}
+
+
+def _is_of_step(folder: Path, step: int) -> bool:
+    """Return whether a folder is a checkpoint of this step, good or not, and no copy of another one's."""
+    if not folder.is_dir():
+        return False
+    try:
+        recorded = json.loads((folder / "checkpoint.json").read_bytes())["step"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return True  # it is damaged
+    return bool(recorded == step)

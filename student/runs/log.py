@@ -30,4 +30,5 @@ class RunLog(JsonLines):
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; lines that a kill cut short, or a disk damaged, are left out."""
-    return read_json_lines(run / NAME, ("kind", "epoch", "step"))
+    lines = read_json_lines(run / NAME, ("kind", "epoch", "step"))
+    return [line for line in lines if isinstance(line["step"], int)]

@@ -27,6 +27,25 @@ if TYPE_CHECKING:
 NAME = "run.json"
 LIBRARIES = ("torch", "accelerate", "numpy", "safetensors", "tensorstore", "zarr")
 """Libraries that decide numbers, or transport them."""
+VARIABLES = (
+    "ATEN_",
+    "CUBLAS",
+    "CUDNN_",
+    "DNNL_",
+    "KMP_",
+    "MKL_",
+    "NCCL_",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "PYTORCH_",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
+    "TORCH_",
+)
+"""Beginnings of the names of environment variables that torch and its libraries follow in what they compute,
+and that cannot be taken back once these are loaded."""
 
 
 class TrainedOn(BaseModel):
@@ -79,6 +98,8 @@ class Start(BaseModel):
     resident: str
     python: str
     libraries: dict[str, str]
+    environment: dict[str, str] = {}
+    """Variables that were set and that libraries may have followed: see ``VARIABLES``."""
 
 
 class Provenance(BaseModel):
@@ -116,6 +137,7 @@ def record_start(
         resident=resident,
         python=platform.python_version(),
         libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        environment={name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
     )
     earlier = _starts(run / NAME) if step else ()
     record = Provenance(trained_on=trained_on, config=config, recipe=recipe, starts=(*earlier, start))

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from cache_schema.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Check that a student's weights, read from a file, are numbers.
+
+    Raises:
+        CheckpointError: Some are infinite, or not a number.
+    """
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(
+            f"{len(broken)} of {len(tensors)} tensors of {file} are not finite: {', '.join(broken[:5])}",
+            expected="weights of which every one is a number",
+            repair="use a checkpoint from before training diverged, or fetch the file again",
+        )
 
 
 def load_strictly(

@@ -29,7 +29,7 @@ def join_processes(
     write files do so in ``logs``.
 
     Raises:
-        RequestError: fp16 without a GPU.
+        RequestError: fp16 without a GPU, or other processes that cannot be joined.
     """
     wanted = torch.device(device)
     if config.precision == "fp16" and wanted.type == "cpu":
@@ -43,16 +43,25 @@ def join_processes(
     GradientState._reset_state()
     if wanted.index is not None:
         torch.cuda.set_device(wanted)
-    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits.
+    try:
+        accelerator = Accelerator(
+            cpu=wanted.type == "cpu",
+            mixed_precision="no" if config.precision == "fp32" else config.precision,
+            dynamo_backend="inductor" if config.compile else "no",
+            log_with=list(trackers) or None,
+            project_config=ProjectConfiguration(logging_dir=str(logs)),
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+    except torch.distributed.DistError as error:
+        raise RequestError(
+            f"this process cannot join the others of its run: {str(error).splitlines()[0]}",
+            expected="as many processes as WORLD_SIZE says, which meet at MASTER_ADDR and MASTER_PORT",
+            repair="start all of them with torchrun, on a port that is free",
+        ) from error
+    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits. Set last:
+    # with torch.compile, accelerate would allow it in fp32, too.
     torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
-    return Accelerator(
-        cpu=wanted.type == "cpu",
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-        dynamo_backend="inductor" if config.compile else "no",
-        log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(logging_dir=str(logs)),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
+    return accelerator
 
 
 def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:

@@ -6,17 +6,17 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from cache_schema.dataset.join import open_dataset
-from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
-from cache_schema.storage.locks import hold
 from student.loading.batches import LatentSamples
+from student.runs.folder import check_folder, exclusively
 from student.runs.provenance import record_start
 from student.runs.tracking import choose_trackers
 from student.training.distributed import join_processes
+from student.training.environment import recipe_alone
 from student.training.trainer import Trainer, TrainResult
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cache_schema.progress import Progress
@@ -53,7 +53,8 @@ def train(
 
     Raises:
         RequestError: The dataset lacks a feature, an asset or training clips; the system does not understand
-            its configuration; a tracker is unknown; the run's folder cannot be made.
+            its configuration; a tracker is unknown; the run's folder cannot be made, is removed meanwhile, or
+            is a dataset's; the environment names other processes that cannot be joined.
         DatasetError: Another process trains in the run's folder, or a sample cannot be read.
         CheckpointError: Weights do not fit, all checkpoints are damaged or cannot be followed by another,
             or the folder holds a run of another configuration.
@@ -65,10 +66,14 @@ def train(
     config = config.completed(system)
     features = system.required_features()
     opened.require(features)
-    accelerator = join_processes(
-        config.training, device=device, trackers=choose_trackers(trackers), logs=run / "tensorboard"
-    )
-    with _exclusively(run) if accelerator.is_main_process else contextlib.nullcontext():
+    check_folder(run, opened)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(recipe_alone())
+        accelerator = join_processes(
+            config.training, device=device, trackers=choose_trackers(trackers), logs=run / "tensorboard"
+        )
+        if accelerator.is_main_process:
+            stack.enter_context(exclusively(run))
         accelerator.wait_for_everyone()
         has_val = any(opened.clip(name).split == "val" for name in opened.clips)
         trainer = Trainer(
@@ -93,19 +98,3 @@ def train(
                 resident=resident,
             )
         return trainer.fit()
-
-
-@contextlib.contextmanager
-def _exclusively(run: Path) -> Generator[None]:
-    """Make a run's folder, and keep every other process from training in it."""
-    with contextlib.ExitStack() as stack:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold(run))
-        except OSError as error:
-            raise RequestError(
-                f"{run} cannot be the folder of a run: {error}",
-                expected="a folder that can be made and written to",
-                repair="give another run folder, or move what is in the way",
-            ) from error
-        yield

@@ -18,7 +18,7 @@ from student.runs.provenance import TrainedOn
 from student.runs.tracking import flat
 from student.runs.weights import load_strictly
 from student.step import StepContext, seed_dropout
-from student.training.deferred_metrics import DeferredMetrics, EpochSums, finite_samples
+from student.training.deferred_metrics import DeferredMetrics, DivergenceError, EpochSums, finite_samples
 from student.training.distributed import average_gradients, loss_scale
 from student.training.gradients import total
 from student.training.optim import MovingAverage, adamw, learning_rate
@@ -269,7 +269,20 @@ class Trainer:
         self.accelerator.log(flat(line), step=line["step"])
 
     def _save(self) -> None:
-        """Commit a checkpoint on the main process while the others wait."""
+        """Commit a checkpoint on the main process while the others wait.
+
+        Raises:
+            DivergenceError: The last step has left weights that are not finite; on all processes.
+        """
+        broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise DivergenceError(
+                f"epoch {self.epoch}, step {self.step}: {len(broken)} weights are not finite: "
+                + ", ".join(broken[:5]),
+                expected="finite weights",
+                repair="train in another folder with a preset whose learning rate is lower; the last "
+                "checkpoint is from before",
+            )
         scaler = self.accelerator.scaler
         if self.accelerator.is_main_process:
             reached = Checkpoint(

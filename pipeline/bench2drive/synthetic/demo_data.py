@@ -16,6 +16,7 @@ import numpy as np
 from cache_schema.errors import RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.progress import SILENT
+from cache_schema.storage.paths import absolute, refuse_inside_store
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, RawClip
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.source import DATA_FILE
@@ -84,7 +85,8 @@ def write_demo_data(
         licence="CC0-1.0",
         frame_rate_hz=FRAME_RATE_HZ,
     )
-    root = root.absolute()
+    root = absolute(root)
+    refuse_inside_store(root)
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         if not _holds(root, identity):
             raise RequestError(

@@ -77,6 +77,9 @@ class OrionTeacher:
         self.config = config
         self.device = device
         self.model = build(config)
+        # float32 is float32, whatever TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and cuDNN's own default say.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
         # One weight at a time, so that host and device hold no more than what is computed with.
         if isinstance(weights, int):
             shapes = model_shapes(config)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from cache_schema.storage.json_lines import JsonLines, read_json_lines
 
 
@@ -27,3 +29,10 @@ def test_only_objects_with_all_keys_are_returned(tmp_path):
     path.write_bytes(b'[1]\n7\nnull\n\xff\n{"kind": "a"}\n{"kind": "b", "step": 1}\n{"step"')
     assert read_json_lines(path, ("kind", "step")) == [{"kind": "b", "step": 1}]
     assert read_json_lines(tmp_path / "none.jsonl") == []
+
+
+def test_a_disk_that_is_full_is_told_with_the_log_s_name(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left .*log\.jsonl"), JsonLines(path) as log:
+        log.write({"step": 1})

@@ -50,6 +50,37 @@ def test_a_batch_holds_what_was_stored(dataset):
     }
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "../here/d.zarr",
+        "./d.zarr/",
+        "gone/../d.zarr",
+        "link/../d.zarr",
+        "link/a b%20#?&\u00fc.zarr",
+        "d.zarr/../../elsewhere/in/a b%20#?&\u00fc.zarr",
+        "~/in/a b%20#?&\u00fc.zarr",
+        "file://{tmp}/here/../here/d.zarr",
+        "file://{tmp}/elsewhere/in/a%20b%2520%23%3F&%C3%BC.zarr",
+        "d.zarr/.",
+    ],
+)
+def test_samples_are_read_however_the_path_of_their_dataset_is_written(
+    written, dataset_path, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    shutil.copytree(dataset_path, tmp_path / "here/d.zarr")
+    shutil.copytree(dataset_path, tmp_path / "elsewhere/in/a b%20#?&\u00fc.zarr")
+    shutil.copytree(dataset_path, tmp_path / "elsewhere/d.zarr")
+    (tmp_path / "here/link").symlink_to(tmp_path / "elsewhere/in")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    opened = LatentDataset.open(written.format(tmp=tmp_path))
+    batch = LatentSamples(opened, "train", FEATURES, device=CPU).read(np.array([17]))
+    expected = opened.read("clip-b", "scene_queries")[1]
+    np.testing.assert_array_equal(batch["scene_queries"][0].numpy(), expected.astype(np.float32))
+
+
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
     """Two clips of features in every encoding: single frames can be read of those with a page a frame."""

@@ -234,3 +234,29 @@ def test_a_fused_checkpoint_is_made_of_orion_lite_alone(weights, dataset_path, t
     checkpoint.save(run, other, student, torch.optim.AdamW(student.parameters()))
     with pytest.raises(RequestError, match="a run of the system 'x:Y'"):
         read_run(run)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_neither_imported_nor_used(value, weights, dataset_path, tmp_path):
+    file, run = tmp_path / "student.safetensors", tmp_path / "run"
+    save_file(weights, file)
+    import_student(file, dataset_path, run, heads=2)
+    broken = {name: tensor.clone() for name, tensor in weights.items()}
+    broken["planning_query"].view(-1)[0] = value
+    save_file(broken, file)
+    with pytest.raises(CheckpointError, match=r"1 of \d+ tensors of .* are not finite: planning_query"):
+        import_student(file, dataset_path, tmp_path / "other", heads=2)
+    assert not (tmp_path / "other").exists()
+    reached = read_checkpoint(run)[0].model_copy(update={"step": 1})
+    model = changed(ORION_LITE, SIZES).make_system().build(LatentDataset.open(dataset_path))
+    load_strictly(model, broken)
+    checkpoint.save(run, reached, model, torch.optim.AdamW(model.parameters()))
+    for use in (
+        lambda: export(run, tmp_path / "again.safetensors"),
+        lambda: export(run, tmp_path / "again.onnx", dataset=dataset_path),
+        lambda: read_run(run),
+        lambda: evaluate(run, dataset_path),
+    ):
+        with pytest.raises(CheckpointError, match="are not finite: planning_query"):
+            use()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "student.safetensors"]

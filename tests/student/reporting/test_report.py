@@ -262,6 +262,20 @@ def test_a_disk_that_fills_leaves_the_report_before(runs):
         report([runs / "second"], runs / "nowhere" / "page.html")
 
 
+@pytest.mark.parametrize(
+    "out",
+    ["run.html", "evaluation.html", "log.jsonl", "run.json", "page.json", "notes.html", ""],
+)
+def test_a_report_replaces_nothing_but_a_report(out, runs):
+    run = runs / "first"
+    (run / "notes.json").write_text("{}")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(RequestError, match=r"and is not|is to hold the report's numbers"):
+        report([run], run / out)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    assert report([run], run / "again.html") == report([run], run / "again.html")
+
+
 def test_a_picture_shows_what_is_in_view():
     figure, (ax,) = panels(1, columns=1, width=3, height=4)
     bev.add_ground(ax, half_width_m=20, behind_m=10, ahead_m=40)

@@ -1,5 +1,7 @@
 """One frame on one picture: what is drawn is what is stored."""
 
+import shutil
+
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
@@ -35,6 +37,25 @@ def test_a_frame_of_a_real_dataset(dataset_path, tmp_path):
             assert image.format == "PNG"
             sizes.append(image.size)
     assert sizes[1][0] > sizes[0][0]
+
+
+def test_a_picture_replaces_nothing_but_a_picture_and_is_put_into_no_dataset(dataset_path, tmp_path):
+    stored = shutil.copytree(dataset_path, tmp_path / "d.zarr")
+    (tmp_path / "notes.png").write_text("mine")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for target in (
+        stored / "zarr.json",
+        stored / "frame.png",
+        tmp_path / "notes.png",
+        stored,
+        tmp_path / ".",
+    ):
+        with pytest.raises(RequestError, match=r"is not a PNG picture|is inside the dataset"):
+            show(stored, "clip-a", 3, target)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert show(stored, "clip-a", 3, tmp_path / "frame.png") == show(
+        stored, "clip-a", 4, tmp_path / "frame.png"
+    )
 
 
 def test_the_ground_truth_is_drawn_as_far_as_it_is_known():

@@ -53,6 +53,14 @@ def test_run_again_it_only_evaluates_what_is_trained(dataset_path, recipes, conf
     assert (tmp_path / "runs/sweep_recipes-BOTH/log.jsonl").read_bytes() == before
 
 
+def test_a_run_whose_log_was_lost_is_still_in_the_table(dataset_path, recipes, tmp_path):
+    first = sweep(dataset_path, tmp_path / "runs", recipes[:1], changes={"epochs": 1}, trackers=())
+    (tmp_path / "runs" / first.outcomes[0].run / "log.jsonl").unlink()
+    again = sweep(dataset_path, tmp_path / "runs", recipes[:1], changes={"epochs": 1}, trackers=())
+    assert again.outcomes[0].val == {}
+    assert again.outcomes[0].numbers == first.outcomes[0].numbers
+
+
 @pytest.mark.parametrize(
     ("presets", "changes", "message"),
     [

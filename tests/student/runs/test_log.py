@@ -9,7 +9,16 @@ LINES = [{"kind": "step", "epoch": epoch, "step": epoch} for epoch in (1, 2, 3)]
 
 @pytest.mark.parametrize(
     "broken",
-    [b'{"kind": "st', b'{"kind": "st{"kind": "step"}', b"\0\0\0", b"\xff\xfe", b"3}", b"3", b'{"step": 3}'],
+    [
+        b'{"kind": "st',
+        b'{"kind": "st{"kind": "step"}',
+        b"\0\0\0",
+        b"\xff\xfe",
+        b"3}",
+        b"3",
+        b'{"step": 3}',
+        b'{"kind": "step", "epoch": 1, "step": "x"}',
+    ],
 )
 def test_broken_lines_are_left_out_wherever_they_are(broken, tmp_path):
     first, *others = (json.dumps(line).encode() for line in LINES)

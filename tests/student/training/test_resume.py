@@ -113,6 +113,53 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(dataset_path, shorte
         train(dataset_path, run, SMALL, trackers=())
 
 
+BY_HAND = (
+    "step-best",
+    "step-00000004-best",
+    "step-00000008.bak",
+    "step-99999999",
+    "step-12",
+    "step-0000000x",
+)
+
+
+def test_copies_of_ones_own_beside_the_checkpoints_are_neither_read_nor_removed(
+    dataset_path, shorter, tmp_path
+):
+    run = shutil.copytree(shorter, tmp_path / "run")
+    checkpoints = run / "checkpoints"
+    for name in BY_HAND:
+        shutil.copytree(checkpoints / "step-00000004", checkpoints / name)
+    (checkpoints / "step-00000016").write_text("a note")
+    (checkpoints / "step-00000020").symlink_to(shorter / "checkpoints/step-00000004")
+    kept = {*BY_HAND, "step-00000016", "step-00000020"}
+    assert checkpoint.read_checkpoint(run)[0].step == 8
+    assert train(dataset_path, run, changed(SMALL, {"epochs": 3}), trackers=()) == (3, 12)
+    assert {folder.name for folder in checkpoints.iterdir()} == kept | {"step-00000008", "step-00000012"}
+    assert checkpoint.read_checkpoint(run)[0].step == 12
+
+
+def test_a_checkpoint_that_was_moved_away_and_linked_is_gone_on_from_and_stays(
+    dataset_path, shorter, tmp_path
+):
+    run = shutil.copytree(shorter, tmp_path / "run")
+    elsewhere = (run / "checkpoints/step-00000008").rename(tmp_path / "elsewhere")
+    (run / "checkpoints/step-00000008").symlink_to(elsewhere)
+    assert train(dataset_path, run, changed(SMALL, {"epochs": 5}), trackers=()) == (5, 20)
+    assert (elsewhere / "weights.safetensors").exists()
+
+
+def test_steps_are_compared_as_numbers(shorter, tmp_path):
+    run = shutil.copytree(shorter, tmp_path / "run")
+    reached, model = checkpoint.read_checkpoint(run)[0], torch.nn.Linear(1, 1)
+    for step in (99_999_999, 100_000_000):
+        checkpoint.save(
+            run, reached.model_copy(update={"step": step}), model, torch.optim.AdamW(model.parameters())
+        )
+    assert checkpoint.latest(run).name == "step-100000000"
+    assert len([*(run / "checkpoints").iterdir()]) == 2
+
+
 def _damage(file, how):
     content = bytearray(file.read_bytes())
     file.unlink()

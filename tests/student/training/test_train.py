@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -7,11 +9,15 @@ import torch
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, DatasetError, IdentityError, RequestError
+from cache_schema.progress import Progress
 from cache_schema.storage.locks import hold
 from cache_schema.vocabulary.orion import PLANNER_PARTS
 from student.orion_lite.planner import Planner, PlannerConfig
 from student.orion_lite.policies import teacher_planner
+from student.orion_lite.published import import_student
 from student.runs import checkpoint
+from student.runs.evaluate import evaluate
+from student.runs.export import export
 from student.runs.log import read_log
 from student.runs.presets import changed, preset
 from student.training.deferred_metrics import DivergenceError
@@ -71,10 +77,10 @@ def test_validation_plans_without_dropout_noise_or_ground_truth_by_the_weights_t
     planner = Planner(PlannerConfig(token_width=32, latent=4)).state_dict()
     planner["future_distribution.last_conv.1.bias"] += 4.0  # so that the ground truth would make a difference
     path = write(tmp_path / "data.zarr", planner=planner)
-    train(path, tmp_path, changed(config, {"ema_decay": ema_decay}))
+    train(path, tmp_path / "run", changed(config, {"ema_decay": ema_decay}))
     dataset = LatentDataset.open(path)
     student = config.make_system().build(dataset)
-    student.load_state_dict(weights_of(tmp_path))
+    student.load_state_dict(weights_of(tmp_path / "run"))
 
     def stored(name):
         return torch.from_numpy(dataset.read("clip-c", name))
@@ -85,7 +91,7 @@ def test_validation_plans_without_dropout_noise_or_ground_truth_by_the_weights_t
     followed = (predicted.offsets[:, 3] - stored("ego_trajectory")).abs() * stored("ego_trajectory_mask")[
         ..., None
     ]
-    val = epochs_of(tmp_path)[-1]["val"]
+    val = epochs_of(tmp_path / "run")[-1]["val"]
     assert val["mimic"] == pytest.approx(mimic.item(), rel=1e-5)
     assert val["regression"] == pytest.approx(3 * followed.mean().item() / 6, rel=1e-5)
 
@@ -97,6 +103,23 @@ def test_two_checkpoints_are_kept_and_a_finished_run_is_left_alone(dataset_path,
     before = (tmp_path / "log.jsonl").read_bytes()
     assert train(dataset_path, tmp_path, config) == (2, 8)
     assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600)])
+def test_all_that_a_run_leaves_has_the_rights_that_the_umask_leaves(
+    umask, rights, dataset_path, config, tmp_path
+):
+    before = os.umask(umask)
+    try:
+        train(dataset_path, tmp_path / "run", changed(config, {"epochs": 1, "ema_decay": 0.9}))
+        evaluate(tmp_path / "run", dataset_path)
+        export(tmp_path / "run", tmp_path / "run/student.safetensors")
+        import_student(tmp_path / "run/student.safetensors", dataset_path, tmp_path / "run/again", heads=2)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 12
+    assert {path.name for path in files if path.stat().st_mode & 0o777 != rights} == set()
 
 
 def test_the_planner_starts_as_the_teachers_and_is_trained(dataset_path, config, tmp_path):
@@ -167,6 +190,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(write, dataset_pa
     assert checkpoint.latest(tmp_path / "wild") is None
 
 
+def test_weights_that_a_last_step_has_broken_are_not_kept(dataset_path, config, tmp_path):
+    wild = changed(config, {"epochs": 1, "batch_size": 64, "learning_rate": 1e300})
+    with pytest.raises(DivergenceError, match=r"step 1: \d+ weights are not finite"):
+        train(dataset_path, tmp_path, wild, trackers=())
+    assert checkpoint.latest(tmp_path) is None
+
+
 def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, tmp_path):
     train(dataset_path, tmp_path, config)
     longer = changed(config, {"epochs": 3})
@@ -200,12 +230,63 @@ def test_two_runs_never_share_a_folder(dataset_path, config, tmp_path):
     assert train(dataset_path, tmp_path, longer).epoch == 3
 
 
+def remove(run):
+    shutil.rmtree(run)
+
+
+def move(run):
+    run.rename(run.with_name("moved"))
+
+
+def replace(run):
+    shutil.rmtree(run)
+    with hold(run.mkdir() or run):
+        (run / "log.jsonl").write_text("of another run")
+
+
+@pytest.mark.parametrize("meddle", [remove, move, replace])
+def test_a_run_whose_folder_is_taken_away_ends_and_writes_no_more(meddle, dataset_path, config, tmp_path):
+    class Meddler(Progress):
+        def message(self, text):
+            meddle(tmp_path / "run")
+
+    with pytest.raises(DatasetError, match="was deleted, moved or replaced"):
+        train(dataset_path, tmp_path / "run", config, trackers=(), progress=Meddler())
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("run/*")} <= {
+        "run/.lock",
+        "run/log.jsonl",
+    }
+    if meddle is replace:
+        assert (tmp_path / "run/log.jsonl").read_text() == "of another run"
+
+
 @pytest.mark.parametrize("inside", ["", "run"])
 def test_a_file_in_the_way_of_the_runs_folder_is_an_error(inside, dataset_path, config, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RequestError, match="cannot be the folder of a run"):
         train(dataset_path, tmp_path / "file" / inside, config)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "where", ["d.zarr", "d.zarr/run", "d.zarr/clips/clip-a/run", "link", "", "d.zarr/../"]
+)
+def test_a_run_and_a_dataset_are_never_in_one_another(where, dataset_path, config, tmp_path):
+    path = shutil.copytree(dataset_path, tmp_path / "d.zarr")
+    (tmp_path / "link").symlink_to(path)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    with pytest.raises(RequestError, match="is inside"):
+        train(path, tmp_path / where, config, trackers=())
+    published = tmp_path / "student.safetensors"
+    with pytest.raises(RequestError, match="is inside"):
+        import_student(published, path, tmp_path / where, heads=2)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_a_run_that_began_around_its_dataset_goes_on(dataset_path, config, tmp_path):
+    shutil.copytree(dataset_path, tmp_path / "run/d.zarr")
+    train(dataset_path, tmp_path / "run", changed(config, {"epochs": 1}), trackers=())
+    assert train(tmp_path / "run/d.zarr", tmp_path / "run", config, trackers=()) == (2, 8)
 
 
 def test_a_run_without_a_checkpoint_is_an_error(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ from safetensors.torch import save_file
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
+from cache_schema.storage.atomic_io import follow_umask, rename_durably, sync_tree
+from cache_schema.storage.paths import absolute, refuse_inside_store
 from pipeline.teachers.orion.checkpoints.reader import CONFIG, INDEX, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 
@@ -48,8 +49,10 @@ def convert(
 
     Raises:
         CheckpointError: The checkpoint does not fit the sizes.
-        RequestError: ``out`` exists.
+        RequestError: ``out`` exists, or is inside a dataset.
     """
+    out = absolute(out)
+    refuse_inside_store(out)
     if out.exists():
         raise RequestError(
             f"{out} exists already",
@@ -79,11 +82,6 @@ def convert(
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
     (partial / INDEX).write_text(json.dumps(index, indent=1))
     (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))
-    for file in partial.iterdir():
-        _flush(file)
-    partial.rename(out)
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+    follow_umask(partial)
+    sync_tree(partial)
+    rename_durably(partial, out)

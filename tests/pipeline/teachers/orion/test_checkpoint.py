@@ -121,6 +121,8 @@ def test_a_converted_folder_has_the_same_digest(stored, config, save, tmp_path):
     assert len(list(out.glob("model-*-of-*.safetensors"))) > 3
     assert max(file.stat().st_size for file in out.glob("*.safetensors")) < 300_000
     assert not out.with_name("converted.partial").exists()
+    (tmp_path / "plain").write_text("")
+    assert {file.stat().st_mode for file in out.iterdir()} == {(tmp_path / "plain").stat().st_mode}
     with pytest.raises(RequestError, match="exists already"):
         convert(path, out, config=config)
     wider = dataclasses.replace(config, width=64, language=dataclasses.replace(config.language, layers=3))

@@ -192,6 +192,13 @@ def test_random_weights_are_the_same_everywhere_and_for_every_subset():
     assert torch.equal(drawn["a.weight"], expected)
 
 
+def test_fp32_is_no_tensorfloat_whatever_the_environment_says():
+    torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    teacher_preset("orion-tiny").load(None, device="cpu")
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_the_released_model_asks_for_its_checkpoint():
     with pytest.raises(RequestError, match="orion-7b needs a checkpoint"):
         teacher_preset("orion-7b").load(None, device="cpu")
