@@ -6,7 +6,7 @@ import enum
 import functools
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +16,14 @@ from cache_schema.terminal import (
     ProgressBar,
     Split,
     SplitChoice,
+    err,
     exit_if_left_out,
     out,
     torch_device,
 )
+
+if TYPE_CHECKING:
+    from pipeline.source import Selection, Source
 
 commands = typer.Typer()
 PANEL = "Teacher"
@@ -120,7 +124,7 @@ def plan(
 
     preset, opened = teacher_preset(teacher), open_source(source, data)
     check_kind(preset, opened)
-    selection = opened.select(split.value)
+    selection = _select(opened, split)
     measured = None
     if measure:
         with ProgressBar("load", "tensors") as bar:
@@ -164,7 +168,7 @@ def extract(
 
     opened = open_source(source, data)
     check_kind(teacher_preset(teacher), opened)
-    selection = opened.select(split.value)
+    selection = _select(opened, split)
     load = functools.partial(load_teacher, teacher, checkpoint, precision=precision, quantize=quantize)
     if workers is None and scheduler is None:
         from pipeline.extraction.run import extract
@@ -213,3 +217,10 @@ def add_ground_truth(dataset: DatasetPath, data: DataRoot) -> None:
         report = add_ground_truth(dataset, data, workers=os.cpu_count() or 1, progress=bar)
     out.print(report, soft_wrap=True)
     exit_if_left_out(report.failed)
+
+
+def _select(source: Source, split: Split) -> Selection:
+    selection = source.select(split.value)
+    for note in selection.notes:
+        err.print(f"warning: {note}", soft_wrap=True)
+    return selection

@@ -14,10 +14,10 @@ from cache_schema.errors import ClipError, LeftOut, RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.clip_annotations import read_annotations
-from pipeline.bench2drive.clips import FRAME_RATE_HZ, clips_folder, find_clips
+from pipeline.bench2drive.clips import FRAME_RATE_HZ, find_clips, folders_around
 from pipeline.bench2drive.geometry import CAMERAS
-from pipeline.bench2drive.splits import split_of, validation_clips
-from pipeline.source import Selection
+from pipeline.bench2drive.splits import split_of, unlisted, validation_clips
+from pipeline.source import Selection, absolute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,8 +133,8 @@ class Bench2Drive:
     tags = ("scenario", "town", "route", "weather")
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.identity = _identity_of(root)
+        self.root = absolute(root)
+        self.identity = _identity_of(self.root)
 
     def select(self, split: SplitChoice = "all") -> Selection:
         """Return the clips of a split, sorted by name.
@@ -161,13 +161,14 @@ class Bench2Drive:
                 expected="at least one clip",
                 repair="choose another split, or another data root",
             )
-        return Selection(self, tuple(clips), tuple(failed))
+        note = unlisted(self.root, (clip.name for clip in discovery.clips))
+        return Selection(self, tuple(clips), tuple(failed), () if note is None else (note,))
 
 
 def _identity_of(root: Path) -> DataIdentity:
-    folder = clips_folder(root.resolve())
-    file = (folder.parent if folder.name == "v1" else folder) / DATA_FILE
-    if not file.is_file():
+    files = (folder / DATA_FILE for folder in folders_around(root))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         return BENCH2DRIVE
     try:
         return DataIdentity.model_validate_json(file.read_bytes())
