@@ -137,8 +137,9 @@ def plan(
                 progress=bar,
             )
         measured = frames_per_second(selection, loaded, slots=slots)
-    out.print(plan(dataset, selection, preset, measured=measured, workers=workers), soft_wrap=True)
-    exit_if_left_out(selection.failed)
+    cost = plan(dataset, selection, preset, measured=measured, workers=workers)
+    out.print(cost, soft_wrap=True)
+    exit_if_left_out((*selection.failed, *cost.stale))
 
 
 @commands.command(rich_help_panel=PANEL)

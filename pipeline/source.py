@@ -50,7 +50,10 @@ class OpenClip(Protocol):
 
 
 class Clip(Protocol):
-    """A clip that can be opened. It is pickled to travel to worker processes."""
+    """A clip that can be opened. It is pickled to travel to worker processes.
+
+    It may have a method ``fingerprint``, see ``fingerprint_of``.
+    """
 
     @property
     def name(self) -> str:
@@ -140,6 +143,15 @@ class Selection:
 def open_source(name: str, root: Path) -> Source:
     """Return a source by name, or one of the user's own by ``package.module:Class``, over a data root."""
     return resolve(SOURCES, name, kind="source", needs="select")(absolute(root))
+
+
+def fingerprint_of(clip: Clip) -> str | None:
+    """Return a digest of the raw files of a clip, by which another recording under its name is recognised.
+
+    It must not depend on where the files lie. None for the clips of a source without ``Clip.fingerprint``.
+    """
+    fingerprint = getattr(clip, "fingerprint", None)
+    return None if fingerprint is None else fingerprint()
 
 
 def absolute(path: Path) -> Path:

@@ -109,6 +109,10 @@ class Bench2DriveClip:
         """Scenario, town, route and weather."""
         return self.raw.parts.tags
 
+    def fingerprint(self) -> str:
+        """Return a digest of the names and sizes of annotations and images."""
+        return self.raw.fingerprint()
+
     def open(self) -> OpenBench2DriveClip:
         """Read the annotations.
 

@@ -6,6 +6,7 @@ writes straight to the final name, so a file that exists may still be half a fil
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import math
@@ -68,6 +69,10 @@ class DumpedClip:
     def parts(self) -> ClipName:
         """Scenario, town, route and weather."""
         return ClipName.parse(self.name)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the sizes of all files, wherever they lie."""
+        return hashlib.sha256(str([file.stat().st_size for file in self.files]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,20 @@ def test_a_flat_folder_is_split_as_bench2drive_is(tmp_path, name):
     assert numbers == [number % 6 for number in range(11)]
 
 
+def test_a_dump_that_changed_since_is_named(dump, tmp_path):
+    out = tmp_path / "out.zarr"
+    run(dump, out)
+    for file in (dump / "train").glob("*.npz"):
+        file.rename(dump / "val" / file.name)
+    (collected_again,) = (dump / "val").glob(f"*{VAL}_1.npz")
+    np.savez(collected_again, **dumped(known_frame(VAL, 1)))  # not compressed
+    report = run(dump, out)
+    assert (report.committed, report.present) == ((), ())
+    reasons = {failure.clip: failure.reason for failure in report.failed}
+    assert reasons[TRAIN] == "it is on the side val of the split, but the dataset holds it as train"
+    assert "raw files" in reasons[VAL]
+
+
 @pytest.mark.parametrize(
     ("name", "clip", "split"),
     [
