@@ -163,14 +163,16 @@ def extract(
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
-    from pipeline.source import open_source
+    from pipeline.source import absolute, open_source
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
     opened = open_source(source, data)
     check_kind(teacher_preset(teacher), opened)
     selection = _select(opened, split)
-    load = functools.partial(load_teacher, teacher, checkpoint, precision=precision, quantize=quantize)
+    # A worker may run in another folder.
+    weights = None if checkpoint is None else absolute(checkpoint)
+    load = functools.partial(load_teacher, teacher, weights, precision=precision, quantize=quantize)
     if workers is None and scheduler is None:
         from pipeline.extraction.run import extract
 

@@ -129,7 +129,7 @@ class Bench2Drive:
         root: Folder of the unpacked clips, or around ``v1/``.
 
     Raises:
-        RequestError: The root's ``data.json`` cannot be read.
+        RequestError: The root's ``data.json`` cannot be read, or states another frame rate.
     """
 
     kind = "driving"
@@ -175,10 +175,17 @@ def _identity_of(root: Path) -> DataIdentity:
     if file is None:
         return BENCH2DRIVE
     try:
-        return DataIdentity.model_validate_json(file.read_bytes())
+        identity = DataIdentity.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise RequestError(
             f"{file} cannot be read: {error}",
             expected="the JSON of a DataIdentity: name, licence and frame_rate_hz",
             repair="correct the file, or remove it if this is Bench2Drive itself",
         ) from error
+    if identity.frame_rate_hz != FRAME_RATE_HZ:
+        raise RequestError(
+            f"{file} says that the data has {identity.frame_rate_hz:g} Hz",
+            expected=f"{FRAME_RATE_HZ:g} Hz: in data of this layout, time is counted in frames of 0.1 s",
+            repair=f"resample the data to {FRAME_RATE_HZ:g} Hz, or read it by a source of your own",
+        )
+    return identity
