@@ -184,7 +184,7 @@ def extract(
         from pipeline.extraction.cluster import extract_on_cluster
         from pipeline.extraction.dask_cluster import connect
 
-        with connect(workers, scheduler) as client, ProgressBar("extract", "frames") as bar:
+        with connect(workers, scheduler, device=device) as client, ProgressBar("extract", "frames") as bar:
             # Each worker finds its own device: this machine need not have a GPU.
             load = functools.partial(load, device=device)
             report = extract_on_cluster(selection, load, dataset, client, slots=slots, progress=bar)
