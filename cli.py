@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that tell of a full disk, whichever file did not fit."""
+
+
 class ErrorHandlingGroup(TyperGroup):
     """Shows an error that the user can correct as three lines; a bug keeps its traceback."""
 
@@ -32,6 +37,11 @@ class ErrorHandlingGroup(TyperGroup):
             err.print(str(error), soft_wrap=True)
             raise typer.Exit(USER_ERROR) from error
         except OSError as error:
+            if error.errno in FULL:
+                err.print(f"the disk is full: {error}", soft_wrap=True)
+                err.print("  expected: room for what the command writes")
+                err.print("  to do:    free space, or write to another disk; then run the same command again")
+                raise typer.Exit(USER_ERROR) from error
             if not concerns(error, arguments):
                 raise
             err.print(f"{error.filename}: {error.strerror}", soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache_schema.plugins import require
 from cache_schema.terminal import (
     DatasetPath,
     Device,
@@ -96,8 +97,10 @@ def convert(
     """Write a checkpoint as sharded safetensors, adapters merged, for fast and safe starts."""
     from pipeline.teachers import teacher_preset
 
+    preset = teacher_preset(teacher)
+    require(preset, f"the teacher {teacher}", "convert")
     with ProgressBar("convert", "tensors") as bar:
-        teacher_preset(teacher).convert(checkpoint, folder, progress=bar)
+        preset.convert(checkpoint, folder, progress=bar)
     out.print(f"converted to {folder}")
 
 

@@ -15,6 +15,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import check_path
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes
+from cache_schema.plugins import require
 from cache_schema.terminal import size, table
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.prefetch import Prefetcher
@@ -116,6 +117,7 @@ def plan(
         DatasetError: There is something else at ``path``.
     """
     check_kind(preset, selection.source)
+    require(selection.source, "the source", "ground_truth")
     check_path(path)
     features = (*preset.features, *selection.source.ground_truth)
     present: tuple[str, ...] = ()

@@ -21,13 +21,14 @@ from safetensors.torch import save
 from cache_schema.dataset.writer import DatasetWriter, establish
 from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.format.ledger import Ledger
+from cache_schema.plugins import require
 from cache_schema.progress import SILENT
 from pipeline.committed import Candidate, Fingerprints, committed
 from pipeline.extraction.log import RunLog, log_path
 from pipeline.extraction.worker import Worker
 from pipeline.manifest import new_manifest
 from pipeline.source import fingerprint_of
-from pipeline.teachers.protocol import check_kind
+from pipeline.teachers.protocol import check_kind, check_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,8 +167,11 @@ def establish_for(teacher: Teacher, source: Source, path: Path) -> Manifest:
     """Make the dataset of what a teacher computes from a source, or check that it is that; the path is held.
 
     Raises:
+        RequestError: A plug-in lacks what is asked of it.
         IdentityError: The dataset was made by another teacher, or from other data.
     """
+    check_teacher(teacher)
+    require(source, "the source", "kind", "identity", "ground_truth", "tags", "select")
     assets = {f"{stem}.safetensors": save(dict(tensors)) for stem, tensors in teacher.assets().items()}
     features = (*teacher.features, *source.ground_truth)
     manifest = new_manifest(
@@ -181,6 +185,8 @@ def supervise(
     selection: Selection, pool: WorkerPool, path: Path, *, slots: int, progress: Progress = SILENT
 ) -> ExtractionReport:
     """Have every selected clip extracted that the dataset at ``path`` lacks."""
+    for clip in selection.clips[:1]:
+        require(clip, "the clip of the source", "name", "samples", "split", "tags", "index", "open")
     present, stale = committed_clips(selection, path)
     skip = {*present, *(failure.clip for failure in stale)}
     todo = [clip for clip in selection.clips if clip.name not in skip]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
+from cache_schema.storage.atomic_io import rename_durably, sync_tree
 from pipeline.teachers.orion.checkpoints.reader import CONFIG, INDEX, as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 
@@ -36,7 +37,7 @@ def convert(
 ) -> None:
     """Write the tensors a teacher needs to a folder that ``read_weights`` opens.
 
-    The folder appears under its name when it is whole; a run that is stopped leaves ``OUT.partial``, which
+    The folder appears under its name when it is whole; a run that is killed leaves ``OUT.partial``, which
     the next run clears.
 
     Args:
@@ -48,7 +49,7 @@ def convert(
 
     Raises:
         CheckpointError: The checkpoint does not fit the sizes.
-        RequestError: ``out`` exists.
+        RequestError: ``out`` exists, or the disk refuses.
     """
     if out.exists():
         raise RequestError(
@@ -64,26 +65,28 @@ def convert(
         max_shard_size=shard_bytes,
     )
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-
-    progress.expect(len(shapes))
-    shard: dict[str, torch.Tensor] = {}
-    for name, tensor in weights:
-        shard[name] = tensor.contiguous()
-        file = plan.tensor_to_filename[name]
-        if len(shard) == len(plan.filename_to_tensors[file]):
-            save_file(shard, partial / file, metadata={"format": "pt"})
-            shard = {}
-        progress.advance()
-    index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-    (partial / INDEX).write_text(json.dumps(index, indent=1))
-    (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))
-    for file in partial.iterdir():
-        _flush(file)
-    partial.rename(out)
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        progress.expect(len(shapes))
+        shard: dict[str, torch.Tensor] = {}
+        for name, tensor in weights:
+            shard[name] = tensor.contiguous()
+            file = plan.tensor_to_filename[name]
+            if len(shard) == len(plan.filename_to_tensors[file]):
+                save_file(shard, partial / file, metadata={"format": "pt"})
+                shard = {}
+            progress.advance()
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (partial / INDEX).write_text(json.dumps(index, indent=1))
+        (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))
+        sync_tree(partial)
+        rename_durably(partial, out)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{out} cannot be written: {error}",
+            expected=f"room for {plan.metadata['total_size']:,} bytes, and the right to write",
+            repair="free space, or give another path",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
