@@ -56,8 +56,8 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
 
     Raises:
         CheckpointError: The file is missing or unreadable, or tensors are missing, unexpected, misshapen, or
-            stored twice with different values. One error names them all. Later, as they are yielded, one that is
-            not finite.
+            stored twice with different values. One error names them all. Later, as they are yielded, one
+            that is not finite.
     """
     if path.is_dir():
         return _read_folder(path, config)
