@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that tell of a full disk, whichever file did not fit."""
 
 
 class ErrorHandlingGroup(TyperGroup):
@@ -46,16 +47,16 @@ class ErrorHandlingGroup(TyperGroup):
             err.print(str(error), soft_wrap=True)
             raise typer.Exit(USER_ERROR) from error
         except OSError as error:
+            if error.errno in FULL:
+                err.print(f"the disk is full: {error}", soft_wrap=True)
+                err.print("  expected: room for what the command writes")
+                err.print("  to do:    free space, or write to another disk; then run the same command again")
+                raise typer.Exit(USER_ERROR) from error
             if not concerns(error, arguments):
                 raise
-            full = error.errno in DISK_FULL
             err.print(f"{error.filename}: {error.strerror}", soft_wrap=True)
-            err.print(
-                "  expected: room on the disk"
-                if full
-                else "  expected: a file or folder that can be read, or created where it is to be written"
-            )
-            err.print("  to do:    " + ("free space" if full else "correct the path, or its permissions"))
+            err.print("  expected: a file or folder that can be read, or created where it is to be written")
+            err.print("  to do:    correct the path, or its permissions")
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             err.print("stopped; what was committed is safe, and the same command goes on from there")

@@ -48,3 +48,24 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, needs: str | None
             repair="correct the name",
         )
     return found
+
+
+def require(plug_in: object, what: str, *needs: str) -> None:
+    """Check that a plug-in has what the program will ask of it.
+
+    Args:
+        plug_in: An object of the user's own.
+        what: What it is, for the message ("the teacher").
+        needs: Names of attributes and methods.
+
+    Raises:
+        RequestError: It lacks some, as one that was written for an earlier version may.
+    """
+    lacking = [name for name in needs if not hasattr(plug_in, name)]
+    if lacking:
+        raise RequestError(
+            f"{what} has no {', '.join(map(repr, lacking))}: "
+            f"{getattr(plug_in, '__qualname__', type(plug_in).__qualname__)}",
+            expected=f"an object with {', '.join(needs)}",
+            repair="add what it lacks, as docs/guides shows; plug-ins for version 0.1 need a few lines more",
+        )

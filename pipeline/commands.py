@@ -6,20 +6,25 @@ import enum
 import functools
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache_schema.plugins import require
 from cache_schema.terminal import (
     DatasetPath,
     Device,
     ProgressBar,
     Split,
     SplitChoice,
+    err,
     exit_if_left_out,
     out,
     torch_device,
 )
+
+if TYPE_CHECKING:
+    from pipeline.source import Selection, Source
 
 commands = typer.Typer()
 PANEL = "Teacher"
@@ -92,8 +97,10 @@ def convert(
     """Write a checkpoint as sharded safetensors, adapters merged, for fast and safe starts."""
     from pipeline.teachers import teacher_preset
 
+    preset = teacher_preset(teacher)
+    require(preset, f"the teacher {teacher}", "convert")
     with ProgressBar("convert", "tensors") as bar:
-        teacher_preset(teacher).convert(checkpoint, folder, progress=bar)
+        preset.convert(checkpoint, folder, progress=bar)
     out.print(f"converted to {folder}")
 
 
@@ -120,7 +127,7 @@ def plan(
 
     preset, opened = teacher_preset(teacher), open_source(source, data)
     check_kind(preset, opened)
-    selection = opened.select(split.value)
+    selection = _select(opened, split)
     measured = None
     if measure:
         with ProgressBar("load", "tensors") as bar:
@@ -133,8 +140,9 @@ def plan(
                 progress=bar,
             )
         measured = frames_per_second(selection, loaded, slots=slots)
-    out.print(plan(dataset, selection, preset, measured=measured, workers=workers), soft_wrap=True)
-    exit_if_left_out(selection.failed)
+    cost = plan(dataset, selection, preset, measured=measured, workers=workers)
+    out.print(cost, soft_wrap=True)
+    exit_if_left_out((*selection.failed, *cost.stale))
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -158,14 +166,16 @@ def extract(
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
-    from pipeline.source import open_source
+    from pipeline.source import absolute, open_source
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
     opened = open_source(source, data)
     check_kind(teacher_preset(teacher), opened)
-    selection = opened.select(split.value)
-    load = functools.partial(load_teacher, teacher, checkpoint, precision=precision, quantize=quantize)
+    selection = _select(opened, split)
+    # A worker may run in another folder.
+    weights = None if checkpoint is None else absolute(checkpoint)
+    load = functools.partial(load_teacher, teacher, weights, precision=precision, quantize=quantize)
     if workers is None and scheduler is None:
         from pipeline.extraction.run import extract
 
@@ -177,7 +187,7 @@ def extract(
         from pipeline.extraction.cluster import extract_on_cluster
         from pipeline.extraction.dask_cluster import connect
 
-        with connect(workers, scheduler) as client, ProgressBar("extract", "frames") as bar:
+        with connect(workers, scheduler, device=device) as client, ProgressBar("extract", "frames") as bar:
             # Each worker finds its own device: this machine need not have a GPU.
             load = functools.partial(load, device=device)
             report = extract_on_cluster(selection, load, dataset, client, slots=slots, progress=bar)
@@ -213,3 +223,10 @@ def add_ground_truth(dataset: DatasetPath, data: DataRoot) -> None:
         report = add_ground_truth(dataset, data, workers=os.cpu_count() or 1, progress=bar)
     out.print(report, soft_wrap=True)
     exit_if_left_out(report.failed)
+
+
+def _select(source: Source, split: Split) -> Selection:
+    selection = source.select(split.value)
+    for note in selection.notes:
+        err.print(f"warning: {note}", soft_wrap=True)
+    return selection

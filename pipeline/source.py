@@ -6,14 +6,15 @@ sample at a time, paths or text or calibration, and the type of a sample has no 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cache_schema.plugins import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
 
@@ -53,7 +54,10 @@ class OpenClip(Protocol):
 
 
 class Clip(Protocol):
-    """A clip that can be opened. It is pickled to travel to worker processes."""
+    """A clip that can be opened. It is pickled to travel to worker processes.
+
+    It may have a method ``fingerprint``, see ``fingerprint_of``.
+    """
 
     @property
     def name(self) -> str:
@@ -131,6 +135,8 @@ class Selection:
     """Clips that can be opened, in the source's order."""
     failed: tuple[LeftOut, ...] = ()
     """Clips that cannot be opened."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about what was found."""
 
     @property
     def samples(self) -> int:
@@ -140,4 +146,25 @@ class Selection:
 
 def open_source(name: str, root: Path) -> Source:
     """Return a source by name, or one of the user's own by ``package.module:Class``, over a data root."""
-    return resolve(SOURCES, name, kind="source", needs="select")(root)
+    return resolve(SOURCES, name, kind="source", needs="select")(absolute(root))
+
+
+def fingerprint_of(clip: Clip) -> str | None:
+    """Return a digest of the raw files of a clip, by which another recording under its name is recognised.
+
+    It must not depend on where the files lie. None for the clips of a source without ``Clip.fingerprint``.
+    """
+    fingerprint = getattr(clip, "fingerprint", None)
+    return None if fingerprint is None else fingerprint()
+
+
+def absolute(path: Path) -> Path:
+    """Return a path that means the same to processes in other folders, with its links as the user wrote them.
+
+    What a folder is called matters to a source, and the shell's working folder may itself be behind a link.
+    """
+    shell, here = Path(os.environ.get("PWD", "")), Path.cwd()
+    path = (shell if shell.is_absolute() and shell.exists() and shell.samefile(here) else here) / path
+    # Above a link lies another folder than it is written to be: what leads to the last `..` is resolved.
+    up = max((place for place, part in enumerate(path.parts, 1) if part == ".."), default=0)
+    return Path(*path.parts[:up]).resolve().joinpath(*path.parts[up:]) if up else path

@@ -1,5 +1,6 @@
 """The command line as a user finds it: real commands, exit codes, and messages instead of tracebacks."""
 
+import errno
 import json
 import os
 import re
@@ -10,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
-from cli import app, concerns
+from cli import ErrorHandlingGroup, app, concerns
 from tests.paths import GOLDEN, ROOT
 
 RECORDING = GOLDEN / "orion"
@@ -328,6 +330,24 @@ def test_a_file_that_no_user_named_keeps_its_traceback(tmp_path: Path):
     assert "FileNotFoundError" in run.stderr
     assert "Traceback" in run.stderr
     assert "to do:" not in run.stderr
+
+
+def test_a_full_disk_is_told_whichever_file_did_not_fit():
+    app = typer.Typer(cls=ErrorHandlingGroup)
+
+    @app.command()
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @app.command()
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    result = CliRunner().invoke(app, ["write"])
+    assert result.exit_code == 2
+    assert "the disk is full" in result.stderr
+    assert "to do:    free space" in result.stderr
+    assert CliRunner().invoke(app, ["fail"]).exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,23 @@ import numpy as np
 
 from cache_schema.errors import ClipError
 from cache_schema.vocabulary.driving import COMMANDS
-from pipeline.bench2drive.geometry import CAMERAS, cam2ego, lidar2ego, rigid_inverse, world2lidar
+from pipeline.bench2drive.geometry import (
+    CAMERAS,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    cam2ego,
+    lidar2ego,
+    rigid_inverse,
+    world2lidar,
+)
 from pipeline.bench2drive.record import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FOLLOW = COMMANDS.index("follow")
+SPEED = 7
+"""Place of the speed in ``can_bus``, m/s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +62,8 @@ def read_annotation(path: Path) -> Annotation:
     record = Record.read(path)
     sensors = record.child("sensors")
     cameras = [sensors.child(name) for name in CAMERAS]
+    for camera in cameras:
+        _check_size(camera)
     lidar = sensors.child("LIDAR_TOP")
     # The original conversion takes pi where the compass is NaN.
     ego_yaw = -record.number("theta", nan=math.pi) + math.pi / 2
@@ -65,6 +77,17 @@ def read_annotation(path: Path) -> Annotation:
         intrinsic=np.stack([camera.array("intrinsic", 3, 3) for camera in cameras]),
         boxes=record.children("bounding_boxes"),
     )
+
+
+def _check_size(camera: Record) -> None:
+    """Check the size that an annotation states of a camera's images, if it does."""
+    for key, size in (("image_size_x", IMAGE_WIDTH), ("image_size_y", IMAGE_HEIGHT)):
+        if key in camera and camera.number(key) != size:
+            raise ClipError(
+                f"the annotation {camera.path} has {camera.place}.{key} = {camera.number(key):g}",
+                expected=f"{IMAGE_WIDTH}x{IMAGE_HEIGHT}, to which resize and intrinsics are tied",
+                repair="use Bench2Drive's original data, or leave the clip out",
+            )
 
 
 def _command(record: Record) -> int:
@@ -85,7 +108,7 @@ def _can_bus(record: Record, ego_yaw: float) -> np.ndarray:
     can_bus = np.zeros(18)
     can_bus[0:2] = record.number("x"), -record.number("y")
     can_bus[3], can_bus[6] = math.cos(ego_yaw / 2), math.sin(ego_yaw / 2)
-    can_bus[7] = record.number("speed", nan=0.0)
+    can_bus[SPEED] = record.number("speed", nan=0.0)
     can_bus[10:13] = record.array("acceleration", 3) * (1, -1, 1)
     # All three signs flip, as in the data that the teacher was trained on, though a mirror keeps that of y.
     can_bus[13:16] = -record.array("angular_velocity", 3)

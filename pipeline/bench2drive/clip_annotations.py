@@ -5,12 +5,14 @@ Dimension letters: F frames of a clip, C = 6 cameras.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.bench2drive.annotations import read_annotation
+from cache_schema.errors import ClipError
+from pipeline.bench2drive.annotations import SPEED, read_annotation
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
 from pipeline.bench2drive.geometry import rigid_inverse
 from pipeline.bench2drive.ground_truth.agents import agent_features, road_users
@@ -18,6 +20,12 @@ from pipeline.bench2drive.ground_truth.trajectories import ego_trajectories
 
 if TYPE_CHECKING:
     from pipeline.bench2drive.clips import RawClip
+
+TELLING_DISTANCE_M = 5.0
+"""Distance from which on a clip tells its rate. At less, a speed that is recorded one frame late matters."""
+RATE_TOLERANCE = math.sqrt(2)
+"""Largest ratio of the measured to the true rate. Recordings at half and at twice the rate are as far from it
+as the true rate is; what a simulator measures of its own motion is off by a few percent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +73,7 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
     """Read the annotations of every frame of a clip.
 
     Raises:
-        ClipError: A frame is missing, or an annotation is broken.
+        ClipError: A frame is missing, an annotation is broken, or the frames are not 0.1 s apart.
     """
     # The other actors are most of a file: those of a frame are freed before the next frame is read.
     rows, others = [], []
@@ -85,6 +93,7 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
         np.stack(column) for column in zip(*rows, strict=True)
     )
     ego_pose = np.linalg.inv(world2lidar)
+    _check_rate(clip, ego_pose[:, :3, 3], can_bus[:, SPEED])
     return ClipAnnotations(
         frame_index=np.array(clip.frames, dtype=np.int32),
         command=command.astype(np.int64),
@@ -95,3 +104,24 @@ def read_annotations(clip: RawClip) -> ClipAnnotations:
         intrinsic=intrinsic,
         agents=agent_features(others, world2lidar),
     )
+
+
+def _check_rate(clip: RawClip, position: np.ndarray, speed: np.ndarray) -> None:
+    """Compare the way between frames with the speed, as annotations have no time.
+
+    Args:
+        clip: The clip.
+        position: (F, 3) m.
+        speed: (F) m/s.
+    """
+    way_m = np.linalg.norm(np.diff(position, axis=0), axis=1).sum()
+    speeds = ((speed[1:] + speed[:-1]) / 2).sum()
+    if way_m < TELLING_DISTANCE_M or speeds <= 0:
+        return
+    rate_hz = speeds / way_m
+    if not 1 / RATE_TOLERANCE < rate_hz / FRAME_RATE_HZ < RATE_TOLERANCE:
+        raise ClipError(
+            f"the clip {clip.name} was recorded at about {rate_hz:.3g} Hz, by its speeds and positions",
+            expected=f"frames at {FRAME_RATE_HZ:g} Hz, in which all trajectories and horizons are counted",
+            repair=f"use a recording at {FRAME_RATE_HZ:g} Hz, or leave the clip out",
+        )

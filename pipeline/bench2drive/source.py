@@ -14,10 +14,10 @@ from cache_schema.errors import ClipError, LeftOut, RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.clip_annotations import read_annotations
-from pipeline.bench2drive.clips import FRAME_RATE_HZ, clips_folder, find_clips
+from pipeline.bench2drive.clips import FRAME_RATE_HZ, find_clips, folders_around
 from pipeline.bench2drive.geometry import CAMERAS
-from pipeline.bench2drive.splits import split_of, validation_clips
-from pipeline.source import Selection
+from pipeline.bench2drive.splits import split_of, unlisted, validation_clips
+from pipeline.source import Selection, absolute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +109,10 @@ class Bench2DriveClip:
         """Scenario, town, route and weather."""
         return self.raw.parts.tags
 
+    def fingerprint(self) -> str:
+        """Return a digest of the names and sizes of annotations and images."""
+        return self.raw.fingerprint()
+
     def open(self) -> OpenBench2DriveClip:
         """Read the annotations.
 
@@ -125,7 +129,7 @@ class Bench2Drive:
         root: Folder of the unpacked clips, or around ``v1/``.
 
     Raises:
-        RequestError: The root's ``data.json`` cannot be read.
+        RequestError: The root's ``data.json`` cannot be read, or states another frame rate.
     """
 
     kind = "driving"
@@ -133,8 +137,8 @@ class Bench2Drive:
     tags = ("scenario", "town", "route", "weather")
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.identity = _identity_of(root)
+        self.root = absolute(root)
+        self.identity = _identity_of(self.root)
 
     def select(self, split: SplitChoice = "all") -> Selection:
         """Return the clips of a split, sorted by name.
@@ -161,19 +165,27 @@ class Bench2Drive:
                 expected="at least one clip",
                 repair="choose another split, or another data root",
             )
-        return Selection(self, tuple(clips), tuple(failed))
+        note = unlisted(self.root, (clip.name for clip in discovery.clips))
+        return Selection(self, tuple(clips), tuple(failed), () if note is None else (note,))
 
 
 def _identity_of(root: Path) -> DataIdentity:
-    folder = clips_folder(root.resolve())
-    file = (folder.parent if folder.name == "v1" else folder) / DATA_FILE
-    if not file.is_file():
+    files = (folder / DATA_FILE for folder in folders_around(root))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         return BENCH2DRIVE
     try:
-        return DataIdentity.model_validate_json(file.read_bytes())
+        identity = DataIdentity.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise RequestError(
             f"{file} cannot be read: {error}",
             expected="the JSON of a DataIdentity: name, licence and frame_rate_hz",
             repair="correct the file, or remove it if this is Bench2Drive itself",
         ) from error
+    if identity.frame_rate_hz != FRAME_RATE_HZ:
+        raise RequestError(
+            f"{file} says that the data has {identity.frame_rate_hz:g} Hz",
+            expected=f"{FRAME_RATE_HZ:g} Hz: in data of this layout, time is counted in frames of 0.1 s",
+            repair=f"resample the data to {FRAME_RATE_HZ:g} Hz, or read it by a source of your own",
+        )
+    return identity

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -232,5 +233,6 @@ def extract_on_cluster(
             client.submit(_establish, selection.source, pure=False).result()
             return supervise(selection, ClusterPool(client, slots), path, slots=slots, progress=progress)
         finally:
-            with contextlib.suppress(OSError, TimeoutError):  # the cluster may be gone
+            # The cluster may be gone, or have workers that the plugin never reached.
+            with contextlib.suppress(OSError, TimeoutError, KeyError, CancelledError):
                 client.unregister_worker_plugin(PLUGIN)

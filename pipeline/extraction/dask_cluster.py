@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
+import signal
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 import distributed
@@ -20,14 +23,22 @@ CONNECT_WITHIN_S = 10
 
 
 @contextlib.contextmanager
-def connect(workers: int | None, scheduler: str | None) -> Generator[distributed.Client]:
+def connect(
+    workers: int | None, scheduler: str | None, *, device: str | None = None
+) -> Generator[distributed.Client]:
     """Join the cluster at ``scheduler``, or start one of ``workers`` processes on this machine.
+
+    Args:
+        workers: Processes to start.
+        scheduler: Address to join.
+        device: Torch device that was asked for; on a CPU, workers need no GPU each.
 
     Raises:
         RequestError: Both are given, the scheduler does not answer, or there are too few GPUs.
     """
     if scheduler is None:
-        with local_cluster(workers or 1, gpus=visible_gpus()) as client:
+        gpus = () if device == "cpu" else visible_gpus()
+        with local_cluster(workers or 1, gpus=gpus) as client, _quiet_when_stopped():
             yield client
         return
     if workers is not None:
@@ -44,16 +55,29 @@ def connect(workers: int | None, scheduler: str | None) -> Generator[distributed
             expected="the address that `dask scheduler` prints, such as tcp://10.0.0.1:8786",
             repair="start the scheduler first, or correct the address",
         ) from error
-    with client:
+    with client, _quiet_when_stopped():
         yield client
 
 
+@contextlib.contextmanager
+def _quiet_when_stopped() -> Generator[None]:
+    """After a Ctrl-C, hide what asyncio says of the messages to workers that nobody waits for any more."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+
+
 def visible_gpus() -> tuple[str, ...]:
-    """Return the name of each GPU of this machine, as ``CUDA_VISIBLE_DEVICES`` takes it."""
+    """Return the name of each GPU that torch can use, as ``CUDA_VISIBLE_DEVICES`` takes it.
+
+    CUDA reads the variable up to the first entry that is no GPU of this machine, such as ``-1``.
+    """
+    count = torch.cuda.device_count()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return tuple(name for name in chosen.split(",") if name)
-    return tuple(str(number) for number in range(torch.cuda.device_count()))
+    names = map(str, range(count)) if chosen is None else (name.strip() for name in chosen.split(","))
+    return tuple(itertools.islice(names, count))
 
 
 @contextlib.contextmanager
@@ -89,12 +113,25 @@ def local_cluster(workers: int, *, gpus: Sequence[str] = ()) -> Generator[distri
         "cls": distributed.Scheduler,
         "options": {"host": LOOPBACK, "port": 0, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
     }
-    with (
-        distributed.SpecCluster(
+    with _without_ctrl_c():
+        cluster = distributed.SpecCluster(
             workers={number: nanny(number) for number in range(workers)},
             scheduler=scheduler,
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+        )
+    with cluster, distributed.Client(cluster) as client:
         yield client
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Generator[None]:
+    """Start threads and processes, and those that they start later, that do not see a Ctrl-C.
+
+    A terminal sends it to all processes. Only this one may stop, and then stops the others.
+    """
+    resource_tracker.ensure_running()  # it would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -15,14 +15,17 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import check_path
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes
+from cache_schema.plugins import require
 from cache_schema.terminal import size, table
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.prefetch import Prefetcher
+from pipeline.extraction.run import committed_clips
 from pipeline.teachers.protocol import check_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_schema.errors import LeftOut
     from cache_schema.format.features import FeatureSpec
     from pipeline.source import Selection
     from pipeline.teachers.protocol import Teacher, TeacherPreset
@@ -52,6 +55,8 @@ class Plan:
     """Rate of one worker: measured just now, or while the committed clips were made; None if neither."""
     workers: int
     """Workers to count on."""
+    stale: tuple[LeftOut, ...] = ()
+    """Clips that the dataset has otherwise than the source."""
 
     def hours_left(self, workers: int = 1) -> float | None:
         """Return the hours to compute the missing frames with so many workers; None without a known rate."""
@@ -112,15 +117,16 @@ def plan(
         DatasetError: There is something else at ``path``.
     """
     check_kind(preset, selection.source)
+    require(selection.source, "the source", "ground_truth")
     check_path(path)
     features = (*preset.features, *selection.source.ground_truth)
-    committed_frames = committed_clips = 0
-    wall_s = 0.0
+    present: tuple[str, ...] = ()
+    stale: list[LeftOut] = []
+    committed_frames, wall_s = 0, 0.0
     if (path / "zarr.json").exists():
         dataset = LatentDataset.open(path)
-        names = {clip.name for clip in selection.clips}
-        for entry in map(dataset.entry, names.intersection(dataset.clips)):
-            committed_clips += 1
+        present, stale = committed_clips(selection, path)
+        for entry in map(dataset.entry, present):
             committed_frames += entry.clip.frames
             wall_s += entry.wall_s
     return Plan(
@@ -130,10 +136,11 @@ def plan(
         features=features,
         nbytes=selection.samples * sum(spec.nbytes for spec in features if not spec.ragged),
         files=sum(_files_of(clip.samples, features) for clip in selection.clips),
-        committed_clips=committed_clips,
+        committed_clips=len(present),
         committed_frames=committed_frames,
         frames_per_second=measured or (committed_frames / wall_s if wall_s else None),
         workers=workers,
+        stale=tuple(stale),
     )
 
 

@@ -8,6 +8,7 @@ once, so that little is lost when a worker dies.
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import time
 from collections import deque
@@ -18,13 +19,16 @@ from rich.console import Group
 from safetensors.torch import save
 
 from cache_schema.dataset.writer import DatasetWriter, establish
-from cache_schema.errors import ClipError, DatasetError, FeatureError, LeftOut
+from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.format.ledger import Ledger
+from cache_schema.plugins import require
 from cache_schema.progress import SILENT
+from pipeline.committed import Candidate, Fingerprints, committed
 from pipeline.extraction.log import RunLog, log_path
 from pipeline.extraction.worker import Worker
 from pipeline.manifest import new_manifest
-from pipeline.teachers.protocol import check_kind
+from pipeline.source import fingerprint_of
+from pipeline.teachers.protocol import check_kind, check_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,6 +87,13 @@ DEADLY = ClipError(
 )
 
 
+CHANGED = ClipError(
+    "its raw files changed while it was extracted, and the dataset's clip may be made from both",
+    expected="raw files that stay as they are",
+    repair="delete its file in ledger/ to make it again",
+)
+
+
 class WorkerDiedError(Exception):
     """The workers that extracted a clip died, one after the other."""
 
@@ -96,7 +107,7 @@ class ExtractionReport:
     present: tuple[str, ...]
     """Selected clips that were there before."""
     failed: tuple[LeftOut, ...]
-    """Clips that were left out."""
+    """Clips that were left out, and clips that the dataset has otherwise than the source."""
     gave_up: bool
     """True where the run stopped early, after too many failures in a row."""
     frames: int
@@ -156,8 +167,11 @@ def establish_for(teacher: Teacher, source: Source, path: Path) -> Manifest:
     """Make the dataset of what a teacher computes from a source, or check that it is that; the path is held.
 
     Raises:
+        RequestError: A plug-in lacks what is asked of it.
         IdentityError: The dataset was made by another teacher, or from other data.
     """
+    check_teacher(teacher)
+    require(source, "the source", "kind", "identity", "ground_truth", "tags", "select")
     assets = {f"{stem}.safetensors": save(dict(tensors)) for stem, tensors in teacher.assets().items()}
     features = (*teacher.features, *source.ground_truth)
     manifest = new_manifest(
@@ -171,15 +185,17 @@ def supervise(
     selection: Selection, pool: WorkerPool, path: Path, *, slots: int, progress: Progress = SILENT
 ) -> ExtractionReport:
     """Have every selected clip extracted that the dataset at ``path`` lacks."""
-    present, stale = _committed(selection, Ledger(path))
+    for clip in selection.clips[:1]:
+        require(clip, "the clip of the source", "name", "samples", "split", "tags", "index", "open")
+    present, stale = committed_clips(selection, path)
     skip = {*present, *(failure.clip for failure in stale)}
     todo = [clip for clip in selection.clips if clip.name not in skip]
     frames = sum(clip.samples for clip in todo)
     progress.expect(frames)
-    with RunLog(log_path(path)) as log:
+    with RunLog(log_path(path)) as log, Fingerprints(path) as fingerprints:
         pool.refresh_workers()
         log.begin(workers=pool.workers, slots=slots, clips=len(todo))
-        supervisor = _Supervisor(pool, slots, log, progress, frames=frames)
+        supervisor = _Supervisor(pool, slots, log, fingerprints, progress, frames=frames)
         begun = time.perf_counter()
         supervisor.extract(todo)
         # Clips that a dying worker held are tried again, one at a time: only that clip can be to blame then.
@@ -204,35 +220,44 @@ def supervise(
     )
 
 
-def _committed(selection: Selection, ledger: Ledger) -> tuple[tuple[str, ...], list[LeftOut]]:
-    """Selected clips that are in the dataset, and those that it holds with another number of frames."""
-    present, stale = [], []
-    names = set(ledger.clips())
-    for clip in selection.clips:
-        if clip.name not in names:
-            continue
-        try:
-            frames = ledger.read(clip.name).clip.frames
-        except DatasetError as error:
-            stale.append(LeftOut.because(clip.name, error))
-            continue
-        if frames == clip.samples:
-            present.append(clip.name)
-        else:
-            reason = f"it has {clip.samples} frames, but the dataset holds it with {frames}"
-            repair = f"delete ledger/{clip.name}.json to extract it again"
-            stale.append(LeftOut(clip.name, reason, repair))
-    return tuple(present), stale
+def committed_clips(selection: Selection, path: Path) -> tuple[tuple[str, ...], list[LeftOut]]:
+    """Return the selected clips that the dataset at ``path`` has, and those that it has otherwise.
+
+    Clips that the dataset has from another side of the split are compared, too: they may have changed sides.
+    """
+    selected = {clip.name for clip in selection.clips}
+    clips = [*selection.clips]
+    if set(Ledger(path).clips()) - selected:
+        clips += (clip for clip in selection.source.select().clips if clip.name not in selected)
+    present, stale = committed(path, map(_candidate, clips))
+    return tuple(name for name in present if name in selected), stale
+
+
+def _candidate(clip: Clip) -> Candidate:
+    fingerprint = functools.partial(fingerprint_of, clip)
+    return Candidate(clip.name, clip.samples, clip.split, clip.tags, fingerprint)
 
 
 class _Supervisor:
     """Submits clips through a sliding window and records the results."""
 
-    def __init__(self, pool: WorkerPool, slots: int, log: RunLog, progress: Progress, *, frames: int) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        slots: int,
+        log: RunLog,
+        fingerprints: Fingerprints,
+        progress: Progress,
+        *,
+        frames: int,
+    ) -> None:
         self.frames_to_do, self.frames_left_out = frames, 0
         self.pool = pool
         self.slots = slots
         self.log = log
+        self.fingerprints = fingerprints
+        self.begun_from: dict[str, str | None] = {}
+        """Fingerprints of the clips that were begun."""
         self.progress = progress
         self.results: list[ClipResult] = []
         self.failed: list[LeftOut] = []
@@ -249,6 +274,8 @@ class _Supervisor:
         done: queue.SimpleQueue[tuple[Clip, PendingClip]] = queue.SimpleQueue()
 
         def submit(clip: Clip) -> None:
+            self.begun_from[clip.name] = fingerprint_of(clip)
+            self.fingerprints.begin(clip.name, self.begun_from[clip.name])
             pending = self.pool.submit(clip)
             under_way[clip.index % self.slots].add(pending)
             pending.add_done_callback(lambda _: done.put((clip, pending)))
@@ -283,6 +310,9 @@ class _Supervisor:
             self.results.append(result)
             self.failures_in_a_row = 0
             self.log.clip(result)
+            if fingerprint_of(clip) != self.begun_from[clip.name]:
+                self.failed.append(LeftOut.because(clip.name, CHANGED))
+                self.progress.message(f"{clip.name}: {CHANGED.happened}")
 
     def leave_out(self, clip: Clip, error: TeachonceError) -> None:
         """Record a clip that cannot be extracted."""

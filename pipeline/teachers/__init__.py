@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cache_schema.plugins import resolve
+from cache_schema.plugins import require, resolve
 from cache_schema.progress import SILENT
+from pipeline.teachers.protocol import check_teacher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,9 @@ TEACHERS = {
 
 def teacher_preset(name: str) -> TeacherPreset:
     """Return a preset by name, or one of the user's own by ``package.module:NAME``."""
-    return resolve(TEACHERS, name, kind="teacher", needs="load")
+    preset = resolve(TEACHERS, name, kind="teacher", needs="load")
+    require(preset, f"the teacher {name}", "kind", "features", "load")
+    return preset
 
 
 def load_teacher(
@@ -38,6 +41,8 @@ def load_teacher(
     import torch
 
     best = "cuda" if torch.cuda.is_available() else "cpu"
-    return teacher_preset(name).load(
+    teacher = teacher_preset(name).load(
         checkpoint, device=device or best, precision=precision, quantize=quantize, progress=progress
     )
+    check_teacher(teacher)
+    return teacher

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cache_schema.errors import RequestError
+from cache_schema.plugins import require
 from cache_schema.progress import SILENT
 
 if TYPE_CHECKING:
@@ -136,12 +137,27 @@ class TeacherPreset(Protocol):
         ...
 
 
+def check_teacher(teacher: Teacher) -> None:
+    """Check that a teacher has all of what a run asks of it, before anything is computed.
+
+    Raises:
+        RequestError: It lacks some of it.
+    """
+    require(
+        teacher,
+        "the teacher",
+        *("kind", "features", "identity", "prepare", "collate", "begin", "step", "assets"),
+    )
+
+
 def check_kind(teacher: Teacher | TeacherPreset, source: Source) -> None:
     """Check that a teacher can read the samples of a source.
 
     Raises:
-        RequestError: They are of another kind.
+        RequestError: They are of another kind, or a plug-in does not say of which.
     """
+    require(teacher, "the teacher", "kind")
+    require(source, "the source", "kind")
     if teacher.kind != source.kind:
         raise RequestError(
             f"the teacher reads {teacher.kind!r} samples, and the source has {source.kind!r} samples",

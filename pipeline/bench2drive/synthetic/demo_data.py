@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import multiprocessing
 import os
@@ -72,7 +73,7 @@ def write_demo_data(
         The clips' folders, sorted by name.
 
     Raises:
-        RequestError: The root holds something else, or a number is not positive.
+        RequestError: The root holds something else, a number is not positive, or the disk refuses.
     """
     if min(clips, frames, workers) < 1 or seed < 0:
         raise RequestError(
@@ -96,16 +97,27 @@ def write_demo_data(
             )
         return tuple(sorted((root / "v1").iterdir()))
     building = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    plans, validation = _plan(building / "v1", clips, frames, seed)
-    _write_all(plans, workers, progress)
-    split_file = building / SPLIT_FILE
-    split_file.parent.mkdir()
-    split_file.write_text(
-        json.dumps({"val": [f"v1/{name}" for name in validation]}, indent=4) + "\n", "utf-8"
-    )
-    (building / DATA_FILE).write_text(identity.model_dump_json(indent=2) + "\n", "utf-8")
-    os.replace(building, root)
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        plans, validation = _plan(building / "v1", clips, frames, seed)
+        _write_all(plans, workers, progress)
+        split_file = building / SPLIT_FILE
+        split_file.parent.mkdir()
+        split_file.write_text(
+            json.dumps({"val": [f"v1/{name}" for name in validation]}, indent=4) + "\n", "utf-8"
+        )
+        (building / DATA_FILE).write_text(identity.model_dump_json(indent=2) + "\n", "utf-8")
+        os.replace(building, root)
+    except OSError as error:
+        if error.filename is not None:
+            raise  # a path that is wrong, not a write that the disk refused
+        raise RequestError(
+            f"{root} cannot be written: {error}",
+            expected="room for the synthetic clips, about 0.2 MB a frame, and the right to write",
+            repair="free space, ask for less, or choose another folder",
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return tuple(sorted(root / "v1" / plan.path.name for plan in plans))
 
 
@@ -157,5 +169,8 @@ def _write_clip(plan: _ClipPlan) -> str:
         # mtime 0: the bytes must not depend on the time of writing.
         (clip.path / "anno" / f"{frame:05d}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         for camera, image in painter.paint(frame):
-            image.save(clip.image_path(camera, frame), quality=JPEG_QUALITY, subsampling="4:2:0")
+            # In memory first: to a file, Pillow takes a write that the disk cuts short for a whole one.
+            encoded = io.BytesIO()
+            image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+            clip.image_path(camera, frame).write_bytes(encoded.getvalue())
     return clip.name

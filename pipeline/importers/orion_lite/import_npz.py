@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
 from pipeline.bench2drive.source import BENCH2DRIVE
+from pipeline.committed import Candidate, Fingerprints, committed
 from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
 from pipeline.importers.orion_lite.npz_features import FrameConversion
 from pipeline.importers.orion_lite.query_recovery import TOLERANCE, read_teacher
@@ -107,29 +107,30 @@ def import_npz(
     dump = find_dump(folder)
     parts = None if teacher is None else read_teacher(teacher, preset.config)
     conversion = FrameConversion(_probes(dump), preset, None if parts is None else parts.heads)
-    committed, present, failed = [], [], [*dump.failures]
+    added, failed = [], [*dump.failures]
     frames, errors = 0, [0.0]
     with (
         DatasetWriter(out, _manifest(conversion, parts), parts.assets if parts else {}) as writer,
+        Fingerprints(out) as fingerprints,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        there = LatentDataset.open(out)
+        present, stale = committed(out, map(_candidate, dump.clips))
+        failed += stale
+        skip = {*present, *(clip.clip for clip in stale)}
         progress.expect(len(dump.clips))
         for clip in dump.clips:
             try:
-                if clip.name in there.clips:
-                    _check_length(clip, there.clip(clip.name).frames)
-                    present.append(clip.name)
-                else:
+                if clip.name not in skip:
+                    fingerprints.begin(clip.name, clip.fingerprint())
                     errors.append(_import_clip(clip, writer.clip(_info(clip)), conversion, pool))
-                    committed.append(clip.name)
+                    added.append(clip.name)
                     frames += len(clip.files)
             except (ClipError, FeatureError) as error:
                 failed.append(LeftOut.because(clip.name, error))
             progress.advance()
     return ImportReport(
-        committed=tuple(committed),
-        present=tuple(present),
+        committed=tuple(added),
+        present=present,
         failed=tuple(failed),
         lacking=conversion.lacking,
         frames=frames,
@@ -173,13 +174,8 @@ def _info(clip: DumpedClip) -> ClipInfo:
     return ClipInfo(name=clip.name, frames=len(clip.files), split=clip.split, tags=clip.parts.tags)
 
 
-def _check_length(clip: DumpedClip, frames: int) -> None:
-    if frames != len(clip.files):
-        raise ClipError(
-            f"it has {len(clip.files)} frames, but the dataset holds it with {frames}",
-            expected="a dump that has not changed since",
-            repair=f"delete ledger/{clip.name}.json to import it again",
-        )
+def _candidate(clip: DumpedClip) -> Candidate:
+    return Candidate(clip.name, len(clip.files), clip.split, clip.parts.tags, clip.fingerprint)
 
 
 def _import_clip(

@@ -6,6 +6,7 @@ writes straight to the final name, so a file that exists may still be half a fil
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import math
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import ClipError, LeftOut
-from pipeline.bench2drive.clips import ClipName
+from pipeline.bench2drive.clips import ClipName, current_name, looks_like_clip
 from pipeline.bench2drive.splits import bench2drive_validation, split_of
 
 if TYPE_CHECKING:
@@ -49,9 +50,8 @@ MEMBER_BYTES = 64 * 2**20
 MEMBERS = 64
 """Limit of arrays in one file."""
 
-_FILE_NAME = re.compile(
-    r"data_(?:.*_)?([A-Za-z0-9]+_Town\d{2}(?:HD)?_Route\d+_Weather\d+)_(\d+)(?:\.npy)?\.npz"
-)
+_FILE_NAME = re.compile(r"data_(.+)_([0-9]+)(?:\.npy)?\.npz")
+"""The folder of the clip and its name, joined by underscores, and the number of the frame."""
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 """Raised by zipfile and numpy for files that are damaged, encrypted or something else."""
 
@@ -69,6 +69,10 @@ class DumpedClip:
     def parts(self) -> ClipName:
         """Scenario, town, route and weather."""
         return ClipName.parse(self.name)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the sizes of all files, wherever they lie."""
+        return hashlib.sha256(str([file.stat().st_size for file in self.files]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,12 @@ def find_dump(folder: Path) -> Dump:
     validation = bench2drive_validation()
     for path, split in _npz_files(folder):
         match = _FILE_NAME.fullmatch(path.name)
-        if match is None:
-            reason = "the name is not data_<clip>_<frame>.npz"
+        clip = None if match is None else _clip_of(match[1])
+        if match is None or clip is None:
+            reason = "the name is not data_<folder>_<clip>_<frame>.npz of one clip beyond doubt"
             failures.append(LeftOut(path.name, reason, "give the file its full name, or move it away"))
             continue
-        clip, frame = match[1], int(match[2])
+        frame = int(match[2])
         side = split or split_of(clip, validation)
         files.setdefault(clip, {}).setdefault(frame, []).append((side, path))
     clips = []
@@ -109,6 +114,7 @@ def find_dump(folder: Path) -> Dump:
             clips.append(DumpedClip(name, in_order[0][0], tuple(path for _, path in in_order)))
         else:
             failures.append(LeftOut(name, fault, "collect the clip again"))
+    failures += _unexpected(folder)
     if not clips and not failures:
         raise ClipError(
             f"there are no frames in {folder}",
@@ -148,6 +154,34 @@ def _npz_files(folder: Path) -> Iterator[tuple[Path, Split | None]]:
     for inside, split in folders:
         if inside.is_dir():
             yield from ((path, split) for path in sorted(inside.iterdir()) if path.suffix == ".npz")
+
+
+def _clip_of(words: str) -> str | None:
+    """Return the clip of a file's name without its number; None where it may be another clip than it seems.
+
+    The collector joins folder and clip by underscores, so that a scenario of two words looks like a folder
+    and a scenario. A capital letter begins a word of a scenario; ``v1`` is the folder of the published data.
+    """
+    published = current_name(words.removeprefix("v1_"))
+    if looks_like_clip(published):
+        return published
+    parts = words.split("_")
+    before, rest = parts[:-3], parts[-3:]  # town, route and weather
+    scenario = list(itertools.takewhile(lambda word: word[:1].isupper(), reversed(before)))
+    name = current_name("_".join((*reversed(scenario), *rest)))
+    return name if looks_like_clip(name) else None
+
+
+def _unexpected(folder: Path) -> Iterator[LeftOut]:
+    """Name the folders of a dump that hold frames and are not looked into."""
+    for inside in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for below in (inside, *sorted(inside.iterdir())) if inside.is_dir() else ():
+            if below.is_dir() and not (below == inside and inside.name in ("train", "val")):
+                count = sum(path.suffix == ".npz" for path in below.iterdir())
+                if count:
+                    place = below.relative_to(folder).as_posix()
+                    reason = f"the folder holds {count} frames, and is not looked into"
+                    yield LeftOut(place, reason, "move them to the dump itself, to train/ or to val/")
 
 
 def _fault(frames: dict[int, list[tuple[Split, Path]]]) -> str | None:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from cache_schema.errors import CheckpointError
-from pipeline.teachers.orion.checkpoints.reader import Fingerprint, read_weights
+from pipeline.teachers.orion.checkpoints.reader import Fingerprint, read_weights, refuse_placeholder
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def _read_heads(path: Path, config: OrionConfig) -> dict[str, np.ndarray]:
         name: (config.language.width, config.width) if name.endswith("weight") else (config.language.width,)
         for name in HEADS.values()
     }
+    refuse_placeholder(path)
     try:
         heads = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -162,5 +163,11 @@ def _read_heads(path: Path, config: OrionConfig) -> dict[str, np.ndarray]:
             expected=", ".join(f"{name} {list(shape)}" for name, shape in sorted(expected.items()))
             + ", float32",
             repair="give the heads of the teacher that made the dump",
+        )
+    if bad := sorted(name for name, weight in heads.items() if not np.isfinite(weight).all()):
+        raise CheckpointError(
+            f"{path} holds values that are not finite in {', '.join(bad)}",
+            expected="the projections of a teacher",
+            repair="fetch the file again",
         )
     return heads

@@ -131,6 +131,15 @@ def test_a_file_that_is_not_there(tmp_path):
         read_annotation(tmp_path / "00000.json.gz")
 
 
+def test_another_size_of_images_than_stated(read, frame_record):
+    record = frame_record()
+    record["sensors"]["CAM_BACK"] |= {"image_size_x": 800, "image_size_y": 450}
+    with pytest.raises(ClipError, match=r"sensors\.CAM_BACK\.image_size_x = 800"):
+        read(record)
+    record["sensors"]["CAM_BACK"] |= {"image_size_x": 1600, "image_size_y": 900}
+    read(record)
+
+
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the real frame may not be shared, and is not at hand")
 def test_a_real_frame():
     annotation = read_annotation(SAMPLE)

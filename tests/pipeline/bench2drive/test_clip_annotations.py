@@ -6,6 +6,8 @@ import pytest
 from cache_schema.errors import ClipError
 from cache_schema.vocabulary.driving import GROUND_TRUTH
 from pipeline.bench2drive.clip_annotations import read_annotations
+from pipeline.bench2drive.source import Bench2Drive
+from pipeline.bench2drive.synthetic import write_demo_data
 
 
 @pytest.fixture
@@ -44,3 +46,36 @@ def test_a_broken_annotation_names_the_file(clip):
     clip.annotation_path(4).write_bytes(b"{}")
     with pytest.raises(ClipError, match=r"00004.json.gz"):
         read_annotations(clip)
+
+
+@pytest.mark.parametrize(("hz", "fits"), [(2, False), (5, False), (8, True), (12, True), (20, False)])
+def test_the_rate_of_a_recording_is_compared(write_clip, frame_record, hz, fits):
+    """20 frames at 12 m/s, each 12 / hz metres after the one before."""
+    speeds = [frame_record((100.0 + frame * 12 / hz, 50.0, 0.0), speed=12.0) for frame in range(20)]
+    clip = write_clip(speeds)
+    if fits:
+        assert len(read_annotations(clip).frame_index) == 20
+        return
+    with pytest.raises(ClipError, match=rf"recorded at about {hz} Hz") as caught:
+        read_annotations(clip)
+    assert "10 Hz" in caught.value.expected
+
+
+def test_too_short_a_way_tells_no_rate(write_clip, frame_record):
+    """It stands, then starts: the speed is recorded one frame late."""
+    speeds = [0.0] * 8 + [0.0, 1.0, 2.0, 3.0]
+    ways = [0.0] * 8 + [0.1, 0.3, 0.6, 1.0]
+    records = [
+        frame_record((100.0 + way, 50.0, 0.0), speed=speed) for way, speed in zip(ways, speeds, strict=True)
+    ]
+    assert len(read_annotations(write_clip(records)).frame_index) == 12
+
+
+def test_every_other_frame_of_a_recording_is_no_recording(tmp_path):
+    (clip,) = write_demo_data(tmp_path / "data", clips=1, frames=24)
+    for number in range(12):
+        kept, dropped = (clip / f"anno/{frame:05d}.json.gz" for frame in (2 * number, 2 * number + 1))
+        dropped.unlink()
+        kept.rename(clip / f"anno/{number:05d}.json.gz")
+    with pytest.raises(ClipError, match="about 5"):
+        Bench2Drive(tmp_path / "data").select().clips[0].open()

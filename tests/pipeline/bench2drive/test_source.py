@@ -1,6 +1,7 @@
 """Bench2Drive as a source: its clips, their samples, and what can be pickled."""
 
 import dataclasses
+import json
 import pickle
 
 import numpy as np
@@ -62,3 +63,13 @@ def test_names_of_sources(clips_root):
     with pytest.raises(RequestError, match="is no source"):
         open_source("json:dumps", clips_root)
     assert open_source("tests.toy.source:Texts", clips_root).kind == "texts"
+
+
+@pytest.mark.parametrize("stated", [2.0, 20.0, 10.5])
+def test_a_stated_rate_that_is_not_10_hz_is_refused(tmp_path, stated):
+    identity = {"name": "mine", "licence": "mine", "frame_rate_hz": stated}
+    (tmp_path / "data.json").write_text(json.dumps(identity))
+    with pytest.raises(RequestError, match=f"{stated:g} Hz"):
+        Bench2Drive(tmp_path)
+    (tmp_path / "data.json").write_text(json.dumps(identity | {"frame_rate_hz": 10}))
+    assert Bench2Drive(tmp_path).identity.frame_rate_hz == 10

@@ -4,6 +4,7 @@ import os
 import time
 
 from pipeline.teachers.orion.presets import ORION_TINY
+from tests.toy.teacher import ToyPreset, ToyTeacher
 
 
 class SlowTeacher:
@@ -28,3 +29,14 @@ class SlowPreset:
 
 
 SLOW = SlowPreset()
+
+
+class CheckedPreset(ToyPreset):
+    """The toy teacher, which wants to see its checkpoint."""
+
+    def load(self, checkpoint, **options) -> ToyTeacher:
+        assert checkpoint.read_text() == "weights"
+        return ToyTeacher()
+
+
+CHECKED = CheckedPreset()

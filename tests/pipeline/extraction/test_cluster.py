@@ -12,12 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
+from cli import app
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.cluster import TeacherPlugin
-from pipeline.extraction.dask_cluster import local_cluster
+from pipeline.extraction.dask_cluster import local_cluster, visible_gpus
 from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
 from pipeline.teachers.orion.presets import ORION_TINY
@@ -53,11 +55,14 @@ def undisturbed(clips_root: Path, teacher, tmp_path_factory) -> dict[str, str]:
     return digests(path)
 
 
-def start(path: Path, root: Path, *, workers: int, delay_s: float = 0) -> subprocess.Popen:
+def start(
+    path: Path, root: Path, *, workers: int, delay_s: float = 0, start_new_session: bool = False
+) -> subprocess.Popen:
     return subprocess.Popen(
         [*EXTRACT, str(path), "--data", str(root), "--workers", str(workers)],
         cwd=ROOT,
         env=os.environ | {"DELAY_S": str(delay_s)},
+        start_new_session=start_new_session,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -134,3 +139,73 @@ def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(tmp_
     with local_cluster(1) as client:
         client.register_plugin(TeacherPlugin(load, tmp_path / "latents.zarr", slots=1))
         assert client.submit(torch.get_num_threads).result() == 1
+
+
+@pytest.mark.parametrize("when", ["while teachers are loaded", "in mid-clip"])
+def test_ctrl_c_of_a_terminal_stops_with_a_word(clips_root, tmp_path, when):
+    """A terminal sends it to every process of the group, and so to the workers."""
+    path = tmp_path / "interrupted.zarr"
+    loading = when == "while teachers are loaded"
+    process = start(path, clips_root, workers=2, delay_s=0.25, start_new_session=True)
+    condition = (path / ".lock").exists if loading else lambda: partial_clips(path)
+    wait_for(condition, process)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+    lines = [line for line in err.splitlines() if not line.startswith("extract: ")]
+    assert lines == ["stopped; what was committed is safe, and the same command goes on from there"]
+
+
+def test_workers_in_another_folder_find_data_and_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "job/texts").mkdir(parents=True)
+    (tmp_path / "job/texts/a.txt").write_text("one\ntwo\n")
+    (tmp_path / "job/weights.pth").write_text("weights")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "job")
+    with local_cluster(1) as client:
+        client.run(os.chdir, tmp_path / "else")
+        options = {
+            "--data": "texts",
+            "--source": "tests.toy.source:Texts",
+            "--teacher": "tests.pipeline.extraction.slow:CHECKED",
+            "--checkpoint": "weights.pth",
+            "--scheduler": client.scheduler.address,
+        }
+        done = CliRunner().invoke(
+            app, ["extract", "x.zarr", *(text for pair in options.items() for text in pair)]
+        )
+    assert done.exit_code == 0, done.output
+    assert Ledger(Path("x.zarr")).clips() == ("a",)
+
+
+@pytest.mark.parametrize("chosen", ["-1", "", "none", "NoDevFiles", " ", "0", "0,1", "GPU-1234", None])
+def test_without_a_gpu_none_is_counted(monkeypatch, chosen):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    if chosen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "usable", "names"),
+    [
+        (None, 2, ("0", "1")),
+        ("1,0", 2, ("1", "0")),
+        ("GPU-8f3a, GPU-11c2", 2, ("GPU-8f3a", "GPU-11c2")),
+        ("0,-1,1", 1, ("0",)),
+        ("0,7", 1, ("0",)),
+        ("-1", 0, ()),
+        ("0,0", 0, ()),
+    ],
+)
+def test_gpus_are_those_that_torch_counts(monkeypatch, chosen, usable, names):
+    """The counts are CUDA's for these values on a machine with two GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: usable)
+    if chosen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_gpus() == names

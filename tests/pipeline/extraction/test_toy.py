@@ -237,3 +237,55 @@ def test_the_size_of_a_ragged_feature_varies(texts, tmp_path):
     assert rows["codes"].count("varies") == 2
     assert "varies" not in rows["letters"]
     assert "60 + varies" in rows["together"]  # 8 + 1 + 5 float32 and an int32
+
+
+class Old:
+    """A teacher of version 0.1 and its preset at once: without what came later."""
+
+    features = ()
+    images = identity = None
+
+    def load(self, checkpoint, **options):
+        return Lacking()
+
+    def begin(self, slots):
+        return None
+
+    def step(self, batch, state):
+        return {}, state
+
+
+class Lacking(Old):
+    kind = "texts"
+
+
+OLD, LACKING = Old(), Lacking()
+
+
+class OldTexts(Texts):
+    kind = property()  # raises AttributeError
+
+
+class LackingTexts(Texts):
+    tags = property()
+
+
+@pytest.mark.parametrize(
+    ("option", "plug_in", "lacks"),
+    [
+        ("--teacher", "OLD", "'kind'"),
+        ("--teacher", "LACKING", "'prepare', 'collate', 'assets'"),
+        ("--source", "OldTexts", "'kind'"),
+        ("--source", "LackingTexts", "'tags'"),
+    ],
+)
+def test_what_a_plug_in_of_an_earlier_version_lacks_is_told(texts, tmp_path, option, plug_in, lacks):
+    options = {"--teacher": "tests.toy.teacher:TOY", "--source": "tests.toy.source:Texts", "--data": texts}
+    options[option] = f"tests.pipeline.extraction.test_toy:{plug_in}"
+    arguments = [str(part) for pair in options.items() for part in pair]
+    done = CliRunner().invoke(app, ["extract", str(tmp_path / "x.zarr"), *arguments])
+    assert done.exit_code == 2, done.output
+    assert f"has no {lacks}" in done.stderr
+    assert "expected:" in done.stderr
+    assert "to do:" in done.stderr
+    assert not (tmp_path / "x.zarr/zarr.json").exists()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cache_schema.errors import RequestError
@@ -37,7 +38,7 @@ def convert(
 ) -> None:
     """Write the tensors a teacher needs to a folder that ``read_weights`` opens.
 
-    The folder appears under its name when it is whole; a run that is stopped leaves ``OUT.partial``, which
+    The folder appears under its name when it is whole; a run that is killed leaves ``OUT.partial``, which
     the next run clears.
 
     Args:
@@ -49,7 +50,7 @@ def convert(
 
     Raises:
         CheckpointError: The checkpoint does not fit the sizes.
-        RequestError: ``out`` exists, or is inside a dataset.
+        RequestError: ``out`` exists, is inside a dataset, or the disk refuses.
     """
     out = absolute(out)
     refuse_inside_store(out)
@@ -67,21 +68,29 @@ def convert(
         max_shard_size=shard_bytes,
     )
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-
-    progress.expect(len(shapes))
-    shard: dict[str, torch.Tensor] = {}
-    for name, tensor in weights:
-        shard[name] = tensor.contiguous()
-        file = plan.tensor_to_filename[name]
-        if len(shard) == len(plan.filename_to_tensors[file]):
-            save_file(shard, partial / file, metadata={"format": "pt"})
-            shard = {}
-        progress.advance()
-    index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-    (partial / INDEX).write_text(json.dumps(index, indent=1))
-    (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))
-    follow_umask(partial)
-    sync_tree(partial)
-    rename_durably(partial, out)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        progress.expect(len(shapes))
+        shard: dict[str, torch.Tensor] = {}
+        for name, tensor in weights:
+            shard[name] = tensor.contiguous()
+            file = plan.tensor_to_filename[name]
+            if len(shard) == len(plan.filename_to_tensors[file]):
+                save_file(shard, partial / file, metadata={"format": "pt"})
+                shard = {}
+            progress.advance()
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (partial / INDEX).write_text(json.dumps(index, indent=1))
+        (partial / CONFIG).write_text(json.dumps(as_json(config), indent=1))
+        follow_umask(partial)
+        sync_tree(partial)
+        rename_durably(partial, out)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{out} cannot be written: {error}",
+            expected=f"room for {plan.metadata['total_size']:,} bytes, and the right to write",
+            repair="free space, or give another path",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -37,6 +37,9 @@ INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 """File of a converted folder: the sizes of the model."""
 
+PLACEHOLDER_BYTES = 512
+"""Bytes of a file that tell whether it is one."""
+
 LANE_TABLE = "map_head.instance_embedding_lane.weight"
 
 
@@ -53,7 +56,8 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
 
     Raises:
         CheckpointError: The file is missing or unreadable, or tensors are missing, unexpected, misshapen, or
-            stored twice with different values. One error names them all.
+            stored twice with different values. One error names them all. Later, as they are yielded, one
+            that is not finite.
     """
     if path.is_dir():
         return _read_folder(path, config)
@@ -95,7 +99,32 @@ def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Ite
     stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
     shapes = teacher_shapes(config)
     _check(stored, released_shapes(shapes, config), config, path)
-    return _merge(stored, shapes)
+    return _merge(stored, shapes, path)
+
+
+def refuse_placeholder(path: Path) -> None:
+    """Check that a file is not what a download leaves in the place of the file itself.
+
+    Raises:
+        CheckpointError: It is a pointer of Git LFS, or a web page.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(PLACEHOLDER_BYTES).lstrip().lower()
+    except OSError:
+        return  # whoever opens it says so
+    if begin.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS, not the file that it stands for",
+            expected="the file itself, as `git lfs pull` fetches it",
+            repair="run `git lfs pull` in its repository, or download the file from its page",
+        )
+    if begin.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise CheckpointError(
+            f"{path} is a web page, not weights",
+            expected="the file itself: a link may lead to a page about it, or to a request to log in",
+            repair="download the file that the page offers, and compare its size",
+        )
 
 
 def released_shapes(shapes: Shapes, config: OrionConfig) -> Shapes:
@@ -130,7 +159,7 @@ def _check(stored: Mapping[str, Tensor], expected: Shapes, config: OrionConfig, 
                 found = f"{list(tensor.shape)} {tensor.dtype}"
                 faults.append(f"misshapen: {name} is {found}, not {list(expected[name])} torch.float32")
         elif original is not None and original in stored:
-            if not torch.equal(tensor, stored[original]):
+            if not _equal(tensor, stored[original]):
                 faults.append(f"differs from its other copy {original}: {name}")
         elif not is_unused(name):
             faults.append(f"unexpected: {name} {list(tensor.shape)}")
@@ -142,19 +171,34 @@ def _refuse(path: Path, faults: list[str]) -> None:
         raise CheckpointError(
             f"the checkpoint {path} does not fit: {len(faults)} of its tensors\n    "
             + "\n    ".join(sorted(faults)),
-            expected="exactly the tensors of the chosen teacher",
+            expected="exactly the tensors of the chosen teacher, all of them finite",
             repair="choose the preset of these weights, or download them again",
         )
 
 
-def _merge(stored: Mapping[str, Tensor], shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
+def _merge(stored: Mapping[str, Tensor], shapes: Shapes, path: Path) -> Iterator[tuple[str, Tensor]]:
     for ours in sorted(shapes):
         name = _released_name(ours)
         adapters = adapter_names(name)
+        for part in (name,) if adapters is None else adapters:
+            _check_finite(path, part, stored[part])
         if adapters is None:
             yield ours, stored[name][: shapes[ours][0]]
         else:
             yield ours, merge_adapter(*(stored[part] for part in adapters))
+
+
+def _equal(copy: Tensor, original: Tensor) -> bool:
+    """Whether two tensors hold the same; NaN in the same places is an error of both, named later."""
+    return copy.shape == original.shape and torch.equal(copy.nan_to_num(), original.nan_to_num())
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+    # The extremes of a tensor are NaN where any value is. Unlike a mask, they take no memory.
+    if not tensor.numel() or torch.stack(torch.aminmax(tensor)).isfinite().all():
+        return
+    count = tensor.numel() - int(tensor.isfinite().sum())
+    _refuse(path, [f"not finite: {name}, in {count:,} of {tensor.numel():,} values"])
 
 
 def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -170,6 +214,7 @@ def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _load_pth(path: Path) -> Mapping[str, Tensor]:
+    refuse_placeholder(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -197,6 +242,8 @@ def _load_pth(path: Path) -> Mapping[str, Tensor]:
 
 
 def _read_folder(folder: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]]:
+    for file in (folder / CONFIG, folder / INDEX):
+        refuse_placeholder(file)
     try:
         made_for = json.loads((folder / CONFIG).read_text())
         files = json.loads((folder / INDEX).read_text())["weight_map"]
@@ -230,6 +277,7 @@ def _read_shards(folder: Path, files: Mapping[str, str], shapes: Shapes) -> Iter
         file = folder / files[name]
         try:
             if file not in opened:
+                refuse_placeholder(file)
                 opened[file] = safe_open(file, "pt")
             tensor = opened[file].get_tensor(name)
         except (OSError, SafetensorError) as error:
@@ -240,6 +288,7 @@ def _read_shards(folder: Path, files: Mapping[str, str], shapes: Shapes) -> Iter
             ) from error
         if tuple(tensor.shape) != shapes[name] or tensor.dtype != torch.float32:
             _refuse(file, [f"misshapen: {name} is {list(tensor.shape)} {tensor.dtype}"])
+        _check_finite(file, name, tensor)
         yield name, tensor
 
 

@@ -243,6 +243,63 @@ def test_a_flat_folder_is_split_as_bench2drive_is(tmp_path, name):
     assert numbers == [number % 6 for number in range(11)]
 
 
+def test_a_dump_that_changed_since_is_named(dump, tmp_path):
+    out = tmp_path / "out.zarr"
+    run(dump, out)
+    for file in (dump / "train").glob("*.npz"):
+        file.rename(dump / "val" / file.name)
+    (collected_again,) = (dump / "val").glob(f"*{VAL}_1.npz")
+    np.savez(collected_again, **dumped(known_frame(VAL, 1)))  # not compressed
+    report = run(dump, out)
+    assert (report.committed, report.present) == ((), ())
+    reasons = {failure.clip: failure.reason for failure in report.failed}
+    assert reasons[TRAIN] == "it is on the side val of the split, but the dataset holds it as train"
+    assert "raw files" in reasons[VAL]
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "split"),
+    [
+        ("v1_T_Junction_Town06_Route306_Weather20", "TJunction_Town06_Route306_Weather20", "val"),
+        ("some_folder_T_Junction_Town06_Route306_Weather20", "TJunction_Town06_Route306_Weather20", "val"),
+        ("v1_TJunction_Town06_Route306_Weather20", "TJunction_Town06_Route306_Weather20", "val"),
+        ("v1_My_Accident_Town03_Route1_Weather0", None, None),
+        ("Accident_Town03_Accident_Town03_Route1_Weather0", None, None),
+        ("v1_Town03_Route1_Weather0", None, None),
+        ("v1_Accident_Town3_Route1_Weather0", None, None),
+        ("v1", None, None),
+    ],
+)
+def test_names_are_parsed_whole(tmp_path, name, clip, split):
+    (tmp_path / f"data_{name}_0.npz").touch()
+    found = find_dump(tmp_path)
+    if clip is None:
+        assert found.clips == ()
+        assert [failure.clip for failure in found.failures] == [f"data_{name}_0.npz"]
+    else:
+        assert [(found.name, found.split) for found in found.clips] == [(clip, split)]
+        assert found.failures == ()
+
+
+def test_both_spellings_of_a_clip_are_one_clip(tmp_path):
+    for spelling in ("TJunction", "T_Junction"):
+        (tmp_path / f"data_v1_{spelling}_Town06_Route306_Weather20_0.npz").touch()
+    found = find_dump(tmp_path)
+    assert found.clips == ()
+    assert "there twice" in found.failures[0].reason
+
+
+def test_frames_in_other_folders_are_named(tmp_path):
+    dump = write_dump(tmp_path / "dump", {TRAIN: 1})
+    for folder in ("test", "train/more"):
+        (dump / folder).mkdir(parents=True)
+        (dump / folder / f"data_v1_{VAL}_0.npz").touch()
+    (dump / "logs").mkdir()
+    found = find_dump(dump)
+    assert [clip.name for clip in found.clips] == [TRAIN]
+    assert [failure.clip for failure in found.failures] == ["test", "train/more"]
+
+
 def test_a_second_run_goes_on(dump, tmp_path):
     out = tmp_path / "out.zarr"
     held = dump / "val"

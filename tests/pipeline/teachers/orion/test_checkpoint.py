@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import CheckpointError, RequestError
+from pipeline.importers.orion_lite.query_recovery import read_teacher
 from pipeline.teachers.orion.checkpoints.convert import convert
 from pipeline.teachers.orion.checkpoints.reader import digest, merge_adapter, read_weights
 from pipeline.teachers.orion.images import ImagePreprocessing
@@ -109,6 +110,49 @@ def test_files_that_are_no_checkpoints(config, tmp_path):
         read_weights(other, config)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_weights(tmp_path, config)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 38000000000\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><body>Log in to download Orion.pth</body></html>"
+
+
+@pytest.mark.parametrize(("content", "named"), [(POINTER, "Git LFS"), (PAGE, "a web page")])
+def test_what_a_download_leaves_in_the_place_of_weights(stored, config, save, tmp_path, content, named):
+    for file in (tmp_path / "Orion.pth", tmp_path / "teacher_heads.safetensors"):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=named):
+            read_teacher(file, config)
+    convert(save(stored), tmp_path / "folder", config=config, shard_bytes=100_000)
+    for file in (tmp_path / "folder").iterdir():
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=named) as caught:
+            list(read_weights(tmp_path / "folder", config))
+        assert str(file) in caught.value.happened
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["map_head.cls_branches.0.0.bias", f"{QUERY}.lora_A.default.weight"])
+def test_a_weight_that_is_not_finite_is_named(stored, config, save, name, value):
+    damaged = stored[name].clone()
+    damaged.view(-1)[1] = value
+    copies = {name.replace("branches.0", f"branches.{layer}"): damaged for layer in range(6)}
+    weights = read_weights(save(stored | copies), config)
+    with pytest.raises(CheckpointError) as caught:
+        list(weights)
+    assert f"not finite: {name}, in 1 of {damaged.numel():,} values" in caught.value.happened
+
+
+def test_a_converted_weight_that_is_not_finite_is_named(stored, config, save, tmp_path):
+    convert(save(stored), tmp_path / "folder", config=config)
+    (file,) = (tmp_path / "folder").glob("*.safetensors")
+    weights = load_file(file)
+    name = sorted(weights)[5]
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=f"not finite: {name}, in 1 of"):
+        list(read_weights(tmp_path / "folder", config))
 
 
 def test_a_converted_folder_has_the_same_digest(stored, config, save, tmp_path):
