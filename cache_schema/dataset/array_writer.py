@@ -50,6 +50,8 @@ class ArrayWriter:
         self._buffer = bytearray()
         self._written, self._digest = 0, hashlib.sha256()  # of the file that is being written
         (folder / stored.name).mkdir()
+        if length is not None:
+            self._write_document(length)
 
     def append(self, values: np.ndarray) -> None:
         """Add elements (n, *shape)."""
@@ -68,7 +70,7 @@ class ArrayWriter:
         self.length += len(values)
 
     def finish(self) -> None:
-        """Write what is left, and the array's zarr.json."""
+        """Write what is left, and the array's zarr.json if its length was not known before."""
         layout = layout_of(self._stored, self.length)
         if self._in_chunk:
             padding = layout.chunks[0] - self._in_chunk
@@ -76,7 +78,11 @@ class ArrayWriter:
             self._end_chunk()
         if self._chunks:
             self._end_file(layout.index_entries)
-        document = as_json(array_document(self._spec, self._stored, self.length))
+        if f"{self._stored.name}/zarr.json" not in self.files:
+            self._write_document(self.length)
+
+    def _write_document(self, length: int) -> None:
+        document = as_json(array_document(self._spec, self._stored, length))
         name = f"{self._stored.name}/zarr.json"
         (self._folder / name).write_bytes(document)
         self.files[name] = FileRecord(nbytes=len(document), sha256=sha256_bytes(document))

@@ -49,4 +49,4 @@ def test_training_evaluating_and_reporting_load_no_teacher_and_no_transformers(d
         "student.reporting.report.report([Path(run)])"
     )
     config = small(epochs=1).model_dump_json()
-    assert loaded_after(code, dataset_path, tmp_path / "run", config) == "['torch', 'zarr', 'matplotlib']"
+    assert loaded_after(code, dataset_path, tmp_path / "run", config) == "['torch', 'matplotlib']"
