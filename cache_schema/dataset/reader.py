@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from cache_schema.storage.safe_io import JSON_BYTES
 from cache_schema.vocabulary.orion import implied_derivations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import zarr
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     Frames = slice | np.ndarray | None
 
+ENTRIES_AHEAD = 16
+"""Ledger entries that are asked for at the same time, over a network."""
 OPEN_ENTRIES, OPEN_CLIPS = 2048, 100_000
 """Ledger entries that are remembered, some 30 kB each: more clips than one batch comes from; and what is
 known of clips, 1 kB each."""
@@ -145,10 +148,22 @@ class LatentDataset:
         """
         return self._entry(name)
 
+    def entries(self) -> Iterator[LedgerEntry]:
+        """Yield the ledger entries of all clips; those that come over a network are fetched side by side.
+
+        Raises:
+            DatasetError: One contradicts itself.
+        """
+        if self.backend.local is not None:
+            yield from map(self.entry, self.clips)
+            return
+        with ThreadPoolExecutor(ENTRIES_AHEAD) as pool:
+            yield from pool.map(self.entry, self.clips)
+
     @property
     def fingerprint(self) -> str:
         """sha256 over the manifest's identity and the digests of all clips: equal ones, equal datasets."""
-        digests = {name: self.entry(name).digest for name in self.clips}
+        digests = {entry.clip.name: entry.digest for entry in self.entries()}
         content = json.dumps({"manifest": self.manifest.identity(), "clips": digests}, sort_keys=True)
         return sha256_bytes(content.encode())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 
 FLOAT16_BYTES = 2
-READERS = 16
-"""Ledger entries that are read in parallel."""
 LISTED_TEXTS = 12
 """Different texts of a tag that are still listed one by one."""
 
@@ -142,9 +139,7 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     manifest = dataset.manifest
     clip_table = []
     stored, values, frames_by_split = Counter[str](), Counter[str](), Counter[str]()
-    with ThreadPoolExecutor(READERS) as pool:
-        entries = list(pool.map(dataset.entry, dataset.clips))
-    for entry in entries:
+    for entry in dataset.entries():
         known = {"stored_bytes": entry.nbytes, "wall_s": entry.wall_s, "writer": entry.writer}
         clip_table.append(ClipSummary(**dict(entry.clip), **known))
         frames_by_split[entry.clip.split] += entry.clip.frames

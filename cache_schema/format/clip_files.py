@@ -122,6 +122,7 @@ def array_of(path: str) -> str:
     return path.partition("/")[0] if "/" in path else ""
 
 
+@functools.lru_cache(4096)
 def feature_of(path: str) -> str:
     """Return the feature of a clip's file: ``x`` for ``x/...`` and ``x.scale/...``, empty for the group."""
     return array_of(path).partition(".")[0]
