@@ -117,6 +117,7 @@ def stored_length(stored: StoredArray, frames: int, values: Mapping[str, int]) -
     return values[stored.name]
 
 
+@functools.lru_cache(4096)
 def array_of(path: str) -> str:
     """Return the array that a file of a clip belongs to; empty for the clip's group."""
     return path.partition("/")[0] if "/" in path else ""

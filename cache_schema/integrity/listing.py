@@ -21,7 +21,7 @@ class Listed(NamedTuple):
     nbytes: int
 
 
-def listing(folder: Path) -> Iterator[tuple[str, Listed]]:
+def listing(folder: Path | str) -> Iterator[tuple[str, Listed]]:
     """Yield the entries of a folder, sorted by name; none if it is no folder or a link to one."""
     path = os.fspath(folder)
     try:

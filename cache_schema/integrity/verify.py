@@ -81,7 +81,7 @@ def verify(
         path: The dataset's folder.
         quick: Compare names, sizes and metadata, but read no values and no asset.
         threads: Clips checked at the same time; by default two a core, so that one hashes while another waits
-            for the disk.
+            for the disk, and one where nothing is hashed.
         progress: Counts clips.
 
     Raises:
@@ -105,7 +105,7 @@ def verify(
         return entry.clip.frames, entry.nbytes, [*clip_problems(path, manifest, entry, quick=quick)]
 
     checked = frames = nbytes = 0
-    with ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads or (1 if quick else 2 * (os.cpu_count() or 1))) as pool:
         progress.expect(len(clips))
         for clip_frames, clip_bytes, found in pool.map(check, clips):
             problems += found
