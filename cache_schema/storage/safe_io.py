@@ -111,16 +111,17 @@ def canonical_json(value: object) -> bytes:
 
 def _count_keys(value: Any) -> int:
     """Count the keys of all objects, and check how deep they are nested."""
-    keys, waiting = 0, [(value, 0)]
+    keys, waiting = 0, [(value, 0)] if isinstance(value, CONTAINERS) else []
     while waiting:
         node, depth = waiting.pop()
         if depth > JSON_DEPTH:
             raise ValueError(f"JSON is nested more than {JSON_DEPTH} deep")
-        if isinstance(node, dict):
+        if type(node) is dict:
             keys += len(node)
-            waiting += [(part, depth + 1) for part in node.values() if isinstance(part, CONTAINERS)]
-        elif isinstance(node, list):
-            waiting += [(part, depth + 1) for part in node if isinstance(part, CONTAINERS)]
+            node = node.values()
+        for part in node:
+            if type(part) is dict or type(part) is list:
+                waiting.append((part, depth + 1))
     return keys
 
 
