@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.dataset.array_writer import ArrayWriter
-from cache_schema.dataset.commit import ClipFolder, disk_errors
-from cache_schema.errors import DatasetError, FeatureError
+from cache_schema.dataset.commit import ClipFolder, check_as_written, disk_errors
+from cache_schema.errors import FeatureError
 from cache_schema.format.array_metadata import as_json, clip_group
 from cache_schema.format.encodings import BFLOAT16_OVERFLOW, above_diagonal, encode, stored_arrays
 from cache_schema.format.ledger import ClipInfo, FileRecord, LedgerEntry, record_files
@@ -144,13 +144,7 @@ class ClipWriter:
             for array in writer.arrays.values():
                 written |= array.files
         found = record_files(self._folder.path)
-        if found != written:
-            wrong = min(name for name in {*found, *written} if found.get(name) != written.get(name))
-            raise DatasetError(
-                f"clip {self.info.name!r} is not as it was written: {wrong} was removed or changed",
-                expected=f"the {len(written)} files that were written, and no other",
-                repair="see what else works in the dataset's folder; then run the same command again",
-            )
+        check_as_written(self.info.name, found, written)
         return found, {name: writer.values for name, writer in self._writers.items() if writer.spec.ragged}
 
 

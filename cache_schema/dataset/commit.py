@@ -144,13 +144,22 @@ class ClipFolder:
             for file in self.path.rglob("*")
             if not is_stray(file.name) and not stat.S_ISDIR((status := file.lstat()).st_mode)
         }
-        if found != written:
-            wrong = min(name for name in {*found, *written} if found.get(name) != written.get(name))
-            raise DatasetError(
-                f"clip {self._clip!r} is not as it was written: {wrong} was removed or changed",
-                expected=f"the {len(written)} files that were written, with their sizes, in {self.path}",
-                repair="see what else works in the dataset's folder; then run the same command again",
-            )
+        check_as_written(self._clip, found, written)
+
+
+def check_as_written(clip: str, found: Mapping[str, object], written: Mapping[str, object]) -> None:
+    """Compare what is found of a clip's files, by their names, with what was written.
+
+    Raises:
+        DatasetError: They differ.
+    """
+    if found != written:
+        wrong = min(name for name in {*found, *written} if found.get(name) != written.get(name))
+        raise DatasetError(
+            f"clip {clip!r} is not as it was written: {wrong} was removed or changed",
+            expected=f"the {len(written)} files that were written, and no other",
+            repair="see what else works in the dataset's folder; then run the same command again",
+        )
 
 
 def discard_unfinished(path: Path) -> None:

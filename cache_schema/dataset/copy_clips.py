@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache_schema.dataset.commit import ClipFolder, disk_errors
-from cache_schema.dataset.reader import read_manifest
 from cache_schema.errors import DatasetError, IdentityError
 from cache_schema.progress import SILENT
 from cache_schema.terminal import size
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from cache_schema.dataset.reader import LatentDataset
     from cache_schema.format.ledger import FileRecord, LedgerEntry
-    from cache_schema.format.manifest import AssetSpec
+    from cache_schema.format.manifest import AssetSpec, Manifest
     from cache_schema.progress import Progress
     from cache_schema.storage.backend import StorageBackend
 
@@ -55,22 +54,14 @@ class AlteredFileError(DatasetError):
     """A file is not the one that the ledger or the manifest lists."""
 
 
-def copy_clip(
-    source: StorageBackend,
-    entry: LedgerEntry,
-    target: Path,
-    *,
-    progress: Progress = SILENT,
-    stopped: threading.Event | None = None,
-) -> LedgerEntry:
+def copy_clip(source: StorageBackend, entry: LedgerEntry, target: Path, manifest: Manifest) -> LedgerEntry:
     """Add one clip to the dataset at ``target``, whose folder must be held.
 
     Args:
         source: Where the clip's dataset is.
         entry: Its ledger entry; files that it does not list are left behind.
         target: Folder of the dataset that it is added to.
-        progress: Counts bytes.
-        stopped: Once it is set, by another thread, the copy ends with an error.
+        manifest: That dataset's manifest, as the run found or wrote it.
 
     Returns:
         The clip's entry in the target.
@@ -82,12 +73,12 @@ def copy_clip(
     """
     clip = entry.clip.name
     with disk_errors(target):
-        folder = ClipFolder(target, clip, read_manifest(target))
+        folder = ClipFolder(target, clip, manifest)
         try:
             for name, record in entry.files.items():
                 file = folder.path / name
                 file.parent.mkdir(parents=True, exist_ok=True)
-                copy_file(source, f"clips/{clip}/{name}", file, record, progress, stopped)
+                copy_file(source, f"clips/{clip}/{name}", file, record)
             return folder.commit(entry)
         finally:
             folder.discard()
@@ -101,7 +92,19 @@ def copy_file(
     progress: Progress = SILENT,
     stopped: threading.Event | None = None,
 ) -> None:
-    """Copy one file; no more than the size in its record is ever written. See ``copy_clip``."""
+    """Copy one file; no more than the size in its record is ever written.
+
+    Args:
+        source: Where it is read from.
+        name: Its name there.
+        target: The file to write.
+        record: Its size and digest.
+        progress: Counts bytes.
+        stopped: Once it is set, by another thread, the copy ends with an error.
+
+    Raises:
+        AlteredFileError: It is not the file of this size and digest.
+    """
     digest, arrived = hashlib.sha256(), 0
     target.unlink(missing_ok=True)
     with target.open("xb") as file, contextlib.suppress(FileNotFoundError):

@@ -49,7 +49,8 @@ def merge(out: Path, inputs: Sequence[Path], *, progress: Progress = SILENT) -> 
         nbytes = 0
         progress.expect(len(todo))
         for clip in todo:
-            nbytes += copy_clip(holder_of[clip].backend, holder_of[clip].entry(clip), out).nbytes
+            holder = holder_of[clip]
+            nbytes += copy_clip(holder.backend, holder.entry(clip), out, datasets[0].manifest).nbytes
             progress.advance()
     return Copied(added=tuple(todo), present=tuple(sorted(holder_of.keys() - todo)), nbytes=nbytes, path=out)
 

@@ -140,7 +140,7 @@ def subset(
         progress.expect(len(todo))
         for clip in todo:
             if every == 1:
-                nbytes += copy_clip(dataset.backend, dataset.entry(clip), out).nbytes
+                nbytes += copy_clip(dataset.backend, dataset.entry(clip), out, manifest).nbytes
             else:
                 info = dataset.clip(clip)
                 thinned = info.model_copy(update={"frames": math.ceil(info.frames / every)})

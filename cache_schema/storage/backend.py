@@ -19,6 +19,8 @@ CARD = "README.md"
 """The dataset card."""
 INDEX = "index.json"
 """Names of the committed clips, for servers that cannot list: ``{"clips": [...]}``, at the dataset's root."""
+SLOWEST_BYTES, SLOWEST_S = 2**16, 60.0
+"""So many bytes, or the rest of an answer, arrive from a server within so many seconds of waiting."""
 BLOCK_BYTES = 2**20
 """Block of a stream: small enough to hold, large enough to hash at full speed."""
 

@@ -63,14 +63,11 @@ class LocalBackend(StorageBackend):
     def read_ranges(self, name: str, nbytes: int, ranges: Sequence[tuple[int, int]]) -> bytes:
         """Return parts of a file, one behind the other."""
         self._existing(name)
-        file = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
+        with open_plain(self.path / name) as file:
             # The open file, which can no longer become another.
-            if os.fstat(file).st_size != nbytes:
+            if os.fstat(file.fileno()).st_size != nbytes:
                 raise FileNotFoundError(f"{self.path / name} has another size than {nbytes} bytes")
-            parts = [os.pread(file, length, begin) for begin, length in ranges]
-        finally:
-            os.close(file)
+            parts = [os.pread(file.fileno(), length, begin) for begin, length in ranges]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def size(self, name: str) -> int | None:

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 
 from cache_schema.errors import RequestError, StorageError
-from cache_schema.storage.backend import ListedFile, StorageBackend, read_blocks
+from cache_schema.storage.backend import SLOWEST_BYTES, SLOWEST_S, ListedFile, StorageBackend, read_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -44,8 +44,6 @@ RETRIES: RetryConfig = {
 """Where a server is busy or a connection breaks. An object is put whole or not at all, so again is safe."""
 SMALL = "1m"
 """Limit of requests whose answers are small."""
-SLOWEST_BYTES, SLOWEST_S = 2**16, 60.0
-"""So many bytes arrive within so many seconds of waiting."""
 ENDPOINT_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 S3_REPAIR = (
     "check bucket and network, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL; "

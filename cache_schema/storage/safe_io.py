@@ -23,9 +23,6 @@ JSON_DEPTH = 32
 CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 """Pattern of a clip's name. No such name leaves the folder that it is in."""
 
-CONTAINERS = (dict, list)
-"""What JSON nests."""
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that move a terminal's cursor, except line feed and tab."""
 
@@ -111,7 +108,7 @@ def canonical_json(value: object) -> bytes:
 
 def _count_keys(value: Any) -> int:
     """Count the keys of all objects, and check how deep they are nested."""
-    keys, waiting = 0, [(value, 0)] if isinstance(value, CONTAINERS) else []
+    keys, waiting = 0, [(value, 0)] if isinstance(value, dict | list) else []
     while waiting:
         node, depth = waiting.pop()
         if depth > JSON_DEPTH:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from cache_schema.errors import StorageError
-from cache_schema.storage.backend import BLOCK_BYTES
+from cache_schema.storage.backend import BLOCK_BYTES, SLOWEST_BYTES, SLOWEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 """One attempt to connect."""
-SLOWEST_BYTES, SLOWEST_S = 2**16, 60.0
-"""So many bytes, or the rest of an answer, arrive within so many seconds of waiting."""
 UNSEEN_BYTES = 2 * BLOCK_BYTES
 REDIRECTS = 5
 ADDRESSES = 4

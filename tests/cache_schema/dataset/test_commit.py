@@ -188,7 +188,7 @@ def test_a_copy_stops_where_its_target_was_replaced(dataset, manifest, assets, t
     with DatasetWriter(target, manifest, assets):
         replace_folder(target, another(manifest), assets)
         with pytest.raises(DatasetError, match="was deleted, moved or replaced"):
-            copy_clip(source.backend, source.entry(CLIPS[1].name), target)
+            copy_clip(source.backend, source.entry(CLIPS[1].name), target, source.manifest)
     assert LatentDataset.open(target).clips == (CLIPS[0].name,)
     assert verify(target).problems == ()
 

@@ -152,6 +152,14 @@ def test_nothing_is_uploaded_through_a_link(tmp_path: Path):
     assert mine.read_text() == "mine"
 
 
+def test_the_entry_of_a_clip_is_asked_for_once(carded: Path, bucket: Bucket):
+    push(carded, bucket.url)
+    opened, clip = LatentDataset.open(bucket.url), CLIPS[1].name
+    bucket.seen.clear()
+    assert opened.clip(clip) == opened.entry(clip).clip
+    assert len(bucket.seen) == 1
+
+
 def test_one_frame_of_a_bucket_costs_one_frame(carded: Path, bucket: Bucket):
     push(carded, bucket.url)
     opened = LatentDataset.open(bucket.url)
