@@ -56,6 +56,7 @@ class OrionTeacher:
         weights: A checkpoint, or the seed of random weights.
         device: Where it runs.
         precision: Number formats that it computes in.
+        compiled: Whether its layers are compiled.
         progress: Counts tensors.
     """
 
@@ -70,6 +71,7 @@ class OrionTeacher:
         *,
         device: str,
         precision: PrecisionConfig,
+        compiled: bool = False,
         progress: Progress = SILENT,
     ) -> None:
         self.features = orion_features(config)
@@ -103,10 +105,15 @@ class OrionTeacher:
             self._planner = lambda: planner
             origin = str(fingerprint)
         self.model.to(device)
+        precision.prepare_heads(self.model, device)
+        if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
+            self.model.language_model.cache_prefix()
+        if compiled:
+            self.model.compile_layers(language_model=precision.compiles)
         self.identity = TeacherIdentity(
             name=name,
             weights=origin,
-            precision=precision.description,
+            precision=precision.description(device),
             quantization=precision.quantize,
             prompt=config.language.prompt,
             preprocessing=as_json(images),
