@@ -15,6 +15,7 @@ from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
     build,
     model_shapes,
+    random_origin,
     random_weights,
     teacher_shapes,
 )
@@ -56,6 +57,7 @@ class OrionTeacher:
         weights: A checkpoint, or the seed of random weights.
         device: Where it runs.
         precision: Number formats that it computes in.
+        random_device: Where random weights are drawn; see ``random_weights``.
         progress: Counts tensors.
     """
 
@@ -70,6 +72,7 @@ class OrionTeacher:
         *,
         device: str,
         precision: PrecisionConfig,
+        random_device: str = "cpu",
         progress: Progress = SILENT,
     ) -> None:
         self.features = orion_features(config)
@@ -84,12 +87,15 @@ class OrionTeacher:
         if isinstance(weights, int):
             shapes = model_shapes(config)
             progress.expect(len(shapes))
-            for key, weight in random_weights(shapes, weights):
+            for key, weight in random_weights(shapes, weights, random_device):
                 precision.place(self.model, key, weight, device)
                 progress.advance()
             # Drawn only when needed: at full token width it is far larger than a tiny model.
-            self._planner = lambda: dict(random_weights(planner_shapes(config.language.width), weights))
-            origin = f"random:{weights}"
+            planner_sizes = planner_shapes(config.language.width)
+            self._planner = lambda: {
+                key: weight.cpu() for key, weight in random_weights(planner_sizes, weights, random_device)
+            }
+            origin = random_origin(weights, random_device)
         else:
             fingerprint, planner = Fingerprint(), {}
             progress.expect(len(teacher_shapes(config)))
