@@ -80,9 +80,7 @@ class OrionTeacher:
         self.config = config
         self.device = device
         self.model = build(config)
-        # float32 is float32, whatever TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and cuDNN's own default say.
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        compute_exact_float32()
         # One weight at a time, so that host and device hold no more than what is computed with.
         if isinstance(weights, int):
             shapes = model_shapes(config)
@@ -181,6 +179,15 @@ class OrionTeacher:
             "teacher_heads": {name: weight.detach().cpu() for name, weight in heads.items()},
             "teacher_planner": self._planner(),
         }
+
+
+def compute_exact_float32() -> None:
+    """Have this process compute float32 in float32, whatever the environment and cuDNN's own defaults say."""
+    # The first line is the default of what nobody sets, the others what TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and
+    # cuDNN set: products of matrices, convolutions, and recurrent networks such as the planner's.
+    torch.backends.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def features_of(output: OrionOutput) -> dict[str, Tensor]:

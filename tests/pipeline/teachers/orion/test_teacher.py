@@ -220,9 +220,13 @@ def test_a_gpu_draws_weights_of_the_same_distributions():
 
 def test_fp32_is_no_tensorfloat_whatever_the_environment_says():
     torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    torch.backends.cudnn.allow_tf32 = True  # as cuDNN does by itself
     teacher_preset("orion-tiny").load(None, device="cpu")
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
 
 
 def test_the_released_model_asks_for_its_checkpoint():
