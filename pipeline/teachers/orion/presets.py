@@ -40,6 +40,8 @@ class OrionPreset:
     """How camera images are prepared."""
     random_seed: int | None = None
     """Seed of the weights where no checkpoint is given; None: a checkpoint must be given."""
+    random_device: str = "cpu"
+    """Where these weights are drawn. Another kind of device draws other weights, as the identity records."""
 
     def __post_init__(self) -> None:
         side = self.config.backbone.image_size
@@ -91,6 +93,7 @@ class OrionPreset:
             device=device,
             precision=chosen,
             compiled=compile,
+            random_device=self.random_device,
             progress=progress,
         )
 
