@@ -39,8 +39,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.gpu_extraction import FRAME_S, WholePrompt, frames
 from benchmarks.matmul_speed import faster_than_fp32
+from benchmarks.orion_steps import FRAME_S, WholePrompt, frames
 from benchmarks.record import hardware, write
 from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes

@@ -27,7 +27,7 @@ ROPE_SPAN = 16
 
 EPS = 1e-6
 
-ALIGNED = 64
+ALIGNED: int = 64
 """Hidden channels of an MLP are padded to a multiple of this: rows of 128 bytes in 16 bits. Tensor cores of
 Hopper GPUs load rows of a multiple of 16 bytes; 2730 channels run at a third of the speed of 2752."""
 

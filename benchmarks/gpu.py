@@ -1,0 +1,503 @@
+"""Everything that only a GPU can show, on one GPU, in eight minutes.
+
+    python -m benchmarks.gpu --wheels       # packages that a machine with torch and transformers may lack
+    python -m benchmarks.gpu                # all phases
+    python -m benchmarks.gpu --limit 240 --only teacher --only extraction
+    python -m benchmarks.gpu --dry          # the same at tiny width on a CPU, to see that it runs
+
+Weights are random, at the released sizes, and drawn on the GPU. Every number is printed and written when it
+is measured. A phase for which there is no time is left out, and so is one that fails, with the reason.
+
+The teacher's steps begin with camera images in pinned memory and end with features in host memory. The first
+row is how the reference runs: float32, one clip, the whole prompt. (The reference also keeps its adapters
+unmerged, computes attention matrices explicitly, projects padding, and lets every future attend to every
+other; this is not reproduced.) Floating-point operations are counted on the meta device: all matrix products
+and attention, the latter without masks. The ceiling is a large square matrix product in the same run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import importlib.metadata
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.orion_steps import PlainHeads, WholePrompt, flops, frames, load
+from benchmarks.record import Record
+from pipeline.teachers.orion.precision import TYPES, PrecisionConfig, fp8_rows
+from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
+from pipeline.teachers.orion.teacher import features_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.teachers.orion.presets import OrionPreset
+    from pipeline.teachers.orion.teacher import OrionTeacher
+
+WHEELS = (
+    *("annotated-types", "dask", "distributed", "donfig", "google-crc32c", "locket", "numcodecs", "obstore"),
+    *("partd", "pydantic", "pydantic-core", "simplejpeg", "tblib", "typing-inspection", "zarr", "zict"),
+)
+"""Packages that a machine with torch and transformers may lack."""
+RECORDING = Path(__file__).parents[1] / "tests/golden/orion"
+TARGETS = {
+    "frames/s, fp16 x 8": {"NVIDIA H200": 34, "NVIDIA H100 80GB HBM3": 30},
+    "times the reference's loop": 8,
+    "share of the ceiling": 0.5,
+    "frames/s of training at batch 64": 4000,
+}
+TERA = 1e12
+SLOTS = 8
+WARM_UP, STEPS, REPEATS = 3, 12, 20
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all phases share."""
+
+    device: str
+    record: Record
+    ends: float
+    """Time (``perf_counter``) at which everything must be done."""
+    folder: Path
+    """For files that are not kept."""
+
+    @property
+    def dry(self) -> bool:
+        """Whether this only shows that it runs."""
+        return self.device == "cpu"
+
+    @property
+    def preset(self) -> OrionPreset:
+        """The teacher that is timed."""
+        small = dataclasses.replace(ORION_TINY, random_device="cpu")
+        return small if self.dry else dataclasses.replace(ORION_7B, random_seed=0, random_device="cuda")
+
+    @property
+    def seconds_left(self) -> float:
+        """Time until everything must be done."""
+        return self.ends - time.perf_counter()
+
+    def note(self, *keys: str, value: object) -> None:
+        """Print and write a number."""
+        self.record.set(*keys, value=value, line=f"{', '.join(keys)}: {json.dumps(value)}")
+
+    def synchronize(self) -> None:
+        """Wait for the GPU."""
+        if not self.dry:
+            torch.cuda.synchronize()
+
+    def median_s(self, run: Callable[..., object], *given: object, **more: object) -> float:
+        """Return the median seconds of a call on the device."""
+        for _ in range(3):
+            run(*given, **more)
+        took_s = []
+        for _ in range(REPEATS):
+            self.synchronize()
+            begun = time.perf_counter()
+            run(*given, **more)
+            self.synchronize()
+            took_s.append(time.perf_counter() - begun)
+        return statistics.median(took_s)
+
+
+def ceilings(bench: Bench) -> None:
+    """Large products in every format, and a copy."""
+    side = 256 if bench.dry else 8192
+    count = 2 * side**3 / TERA
+
+    def square(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2))
+
+    for name, dtype in TYPES.items():
+        a, b = square(dtype)
+        bench.note("ceilings", f"{name} TFLOP/s", value=round(count / bench.median_s(torch.mm, a, b), 1))
+    a, b = square(torch.float32)
+    torch.set_float32_matmul_precision("high")
+    bench.note("ceilings", "TF32 TFLOP/s", value=round(count / bench.median_s(torch.mm, a, b), 1))
+    torch.set_float32_matmul_precision("highest")
+    a, b = (x.to(torch.float8_e4m3fn) for x in square(torch.float32))
+    ones = torch.ones(side, 1, device=bench.device)
+    took_s = bench.median_s(torch._scaled_mm, a, b.t(), ones, ones.t(), out_dtype=torch.float16)
+    bench.note("ceilings", "fp8 TFLOP/s", value=round(count / took_s, 1))
+    source = torch.empty(2**20 if bench.dry else 2**31, dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    took_s = bench.median_s(target.copy_, source)
+    bench.note("ceilings", "copy TB/s", value=round(2 * source.numel() / took_s / TERA, 2))
+
+
+def kernels(bench: Bench) -> None:
+    """Products and attention in the shapes of the teacher, for eight slots."""
+    part = 64 if bench.dry else 1
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=bench.device, dtype=torch.float16)
+
+    tokens, words = 76800, 4504
+    for name, (rows, outputs, inputs) in {
+        "backbone q, k or v": (tokens, 1024, 1024),
+        "backbone q, k and v": (tokens, 3072, 1024),
+        "backbone MLP in, 2730": (tokens, 2730, 1024),
+        "backbone MLP in, 2752": (tokens, 2752, 1024),
+        "backbone MLP out, 2730": (tokens, 1024, 2730),
+        "backbone MLP out, 2752": (tokens, 1024, 2752),
+        "language model q, k or v": (words, 4096, 4096),
+        "language model q, k and v": (words, 12288, 4096),
+        "language model MLP in": (words, 11008, 4096),
+        "language model MLP out": (words, 4096, 11008),
+    }.items():
+        rows, outputs, inputs = (size // part for size in (rows, outputs, inputs))
+        x, weight = randn(rows, inputs), randn(outputs, inputs)
+        count = 2 * rows * inputs * outputs / TERA
+        rates = {"fp16": round(count / bench.median_s(F.linear, x, weight))}
+        if outputs % 16 == inputs % 16 == 0:
+            (x, of_x), (weight, of_weight) = fp8_rows(x), fp8_rows(weight)
+            took_s = bench.median_s(
+                torch._scaled_mm, x, weight.t(), of_x, of_weight.t(), out_dtype=torch.float16
+            )
+            rates["fp8"] = round(count / took_s)
+        bench.note("products TFLOP/s", name, value=rates)
+    if bench.dry:
+        return
+    for name, (rows, heads, length, width, causal) in {
+        "backbone, whole image": (48, 16, 1600, 64, False),
+        "backbone, window": (432, 16, 256, 64, False),
+        "language model": (8, 32, 598, 128, True),
+    }.items():
+        q, k, v = (randn(rows, length, heads, width).transpose(1, 2) for _ in range(3))
+        count = 4 * rows * heads * length**2 * width / TERA / (2 if causal else 1)
+        for backend in (
+            SDPBackend.CUDNN_ATTENTION,
+            SDPBackend.FLASH_ATTENTION,
+            SDPBackend.EFFICIENT_ATTENTION,
+        ):
+            attend = functools.partial(F.scaled_dot_product_attention, q, k, v, is_causal=causal)
+            with sdpa_kernel(backend):
+                first = attend()
+                same = all(torch.equal(first, attend()) for _ in range(5))
+                value = {"TFLOP/s": round(count / bench.median_s(attend)), "same bits in 6 runs": same}
+            bench.note("attention", name, backend.name, value=value)
+
+
+def parity(bench: Bench) -> None:
+    """The port on this device against the recording of the authors' code."""
+    from pipeline.teachers.orion.parity import replay
+
+    for precision in TYPES:
+        report = replay(RECORDING, device=bench.device, precision=precision)
+        compared = [row.difference for row in report.rows if row.difference is not None]
+        value = {"rows": len(compared), "beyond": len(report.failures), "largest": max(compared)}
+        bench.note("parity", precision, value=value)
+
+
+def same_bits(bench: Bench) -> None:
+    """A tiny dataset extracted twice on this device, and once on the CPU."""
+    from cache_schema.dataset.reader import LatentDataset
+    from pipeline.bench2drive.source import Bench2Drive
+    from pipeline.bench2drive.synthetic import write_demo_data
+    from pipeline.extraction.run import extract
+
+    write_demo_data(bench.folder / "clips", clips=3, frames=12)
+    selection = Bench2Drive(bench.folder / "clips").select()
+    for precision in ("fp32",) if bench.dry else ("fp32", "fp16"):
+        opened = []
+        for name, device in (("one", bench.device), ("two", bench.device), ("cpu", "cpu")):
+            teacher = ORION_TINY.load(None, device=device, precision=precision, compile=device == "cuda")
+            path = bench.folder / f"{precision}-{name}.zarr"
+            extract(selection, teacher, path, slots=2)
+            opened.append(LatentDataset.open(path))
+        one, two, cpu = ({name: clips.entry(name).digest for name in clips.clips} for clips in opened)
+        bench.note("tiny dataset", precision, "two runs have the same digests", value=one == two)
+        bench.note("tiny dataset", precision, "the CPU has the same digests", value=one == cpu)
+        apart = {}
+        for spec in teacher.features:
+            pairs = [
+                [torch.as_tensor(clips.read(name, spec.name)).double() for clips in (opened[0], opened[2])]
+                for name in opened[0].clips
+            ]
+            apart[spec.name] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
+        bench.note("tiny dataset", precision, "relative distance from the CPU", value=apart)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Speed of a teacher's steps."""
+
+    frames_per_s: float
+    step_ms: float
+    launch_ms: float
+    """Of it, what the host needs to launch everything."""
+    peak_gib: float | None
+
+
+def pace(bench: Bench, teacher: OrionTeacher, slots: int) -> Pace:
+    """Time steps as a worker takes them: one is computed while the outputs of the last one are taken in."""
+    steps = 2 if bench.dry else STEPS
+    batches = [frames(bench.preset, slots, index, pin=not bench.dry) for index in range(WARM_UP + steps)]
+    if not bench.dry:
+        torch.cuda.reset_peak_memory_stats()
+    state, before, ended_s, launched_s = teacher.begin(slots), None, [], []
+    for batch in batches:
+        begun = time.perf_counter()
+        features, state = teacher.step(batch, state)
+        arriving = [values.to("cpu", non_blocking=True) for values in features.values()]
+        launched_s.append(time.perf_counter() - begun)
+        arrived = None if bench.dry else torch.cuda.Event(blocking=True)
+        if arrived is not None:
+            arrived.record()
+        if before is not None:
+            before.synchronize()
+        before = arrived
+        ended_s.append(time.perf_counter())
+    bench.synchronize()
+    if not all(values.isfinite().all() for values in arriving):
+        raise ArithmeticError("the teacher's features are not finite")
+    step_s = (time.perf_counter() - ended_s[WARM_UP - 1]) / steps
+    return Pace(
+        frames_per_s=round(slots / step_s, 2),
+        step_ms=round(1e3 * step_s, 1),
+        launch_ms=round(1e3 * statistics.median(launched_s[WARM_UP:]), 1),
+        peak_gib=None if bench.dry else round(torch.cuda.max_memory_allocated() / 2**30, 1),
+    )
+
+
+def note_pace(
+    bench: Bench,
+    name: str,
+    teacher: OrionTeacher,
+    slots: int = SLOTS,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Time a teacher; print and write it beside its ratios."""
+    measured = pace(bench, teacher, slots)
+    content = bench.record.content
+    reference = content.get("teacher", {}).get(REFERENCE, {}).get("frames_per_s")
+    ceiling = content.get("ceilings", {}).get("fp16 TFLOP/s")
+    ratios: dict[str, object] = {}
+    if reference:
+        ratios["x reference"] = round(measured.frames_per_s / reference, 2)
+    if ceiling:
+        tflops = flops(bench.preset.config) * measured.frames_per_s / TERA
+        ratios |= {"TFLOP/s": round(tflops), "of the fp16 ceiling": round(tflops / ceiling, 3)}
+    bench.note("teacher", name, value={**dataclasses.asdict(measured), **ratios, **(more or {})})
+
+
+REFERENCE = "fp32 x 1, whole prompt (reference)"
+
+
+def teacher_fp32(bench: Bench) -> None:
+    """The teacher as the reference runs it."""
+    teacher = load(bench.preset, bench.device, PrecisionConfig("fp32"), aligned=1)
+    language = teacher.model.language_model
+    teacher.model.set_submodule("language_model", WholePrompt(language))
+    note_pace(bench, REFERENCE, teacher, slots=1)
+    teacher.model.set_submodule("language_model", language)
+    note_pace(bench, "fp32 x 1", teacher, slots=1)
+
+
+def features_after_two(bench: Bench, teacher: OrionTeacher) -> dict[str, torch.Tensor]:
+    """Return the features of the second frame of as many clips as slots, in host memory."""
+    state, output = teacher.begin(SLOTS), None
+    for index in range(2):
+        output, state = teacher.forward(frames(bench.preset, SLOTS, index, pin=not bench.dry), state)
+    return {name: values.cpu() for name, values in features_of(output).items()}
+
+
+def same_twice(bench: Bench, teacher: OrionTeacher) -> bool:
+    """Return whether a teacher gives the same bits twice."""
+    one, two = features_after_two(bench, teacher), features_after_two(bench, teacher)
+    return all(one[name].equal(two[name]) for name in one)
+
+
+def parts_ms(bench: Bench, teacher: OrionTeacher) -> dict[str, float]:
+    """Return the milliseconds of each part of a step of eight slots."""
+    model = teacher.model
+    parts = {
+        "backbone": model.img_backbone,
+        "positions of rays": model.ray_positions,
+        "detection head": model.pts_bbox_head,
+        "map head": model.map_head,
+        "language model": model.language_model,
+    }
+    events: dict[str, list[Any]] = {name: [] for name in parts}
+
+    def mark(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            events[name].append(event)
+
+        return hook
+
+    hooks = []
+    for name, module in parts.items():
+        hooks += [module.register_forward_pre_hook(mark(name)), module.register_forward_hook(mark(name))]
+    features_after_two(bench, teacher)
+    for hook in hooks:
+        hook.remove()
+    bench.synchronize()
+    return {name: round(marks[-2].elapsed_time(marks[-1]), 2) for name, marks in events.items()}
+
+
+def teacher_fp16(bench: Bench) -> None:
+    """The teacher in fp16, one improvement after the other."""
+    fp16 = PrecisionConfig("fp16")
+    teacher = load(bench.preset, bench.device, PlainHeads("fp16"), aligned=1, prefix=False)
+    for slots in (1, SLOTS) if bench.dry else (1, 4, SLOTS):
+        note_pace(bench, f"fp16 x {slots}, eager", teacher, slots)
+    del teacher
+    teacher = load(bench.preset, bench.device, PlainHeads("fp16"), prefix=False)
+    note_pace(bench, f"fp16 x {SLOTS}, + padded MLPs", teacher)
+    fp16.prepare_heads(teacher.model, "cuda")
+    note_pace(bench, f"fp16 x {SLOTS}, + heads on tensor cores", teacher)
+    teacher.model.language_model.cache_prefix()
+    more = {} if bench.dry else {"parts ms": parts_ms(bench, teacher)}
+    note_pace(bench, f"fp16 x {SLOTS}, + prefix cached", teacher, more=more)
+    begun = time.perf_counter()
+    teacher.model.compile_layers()
+    same = same_twice(bench, teacher)
+    bench.note("teacher", "seconds to compile", value=round(time.perf_counter() - begun, 1))
+    more = {} if bench.dry else {"parts ms": parts_ms(bench, teacher)}
+    note_pace(bench, ALL, teacher, more={"same bits twice": same, **more})
+    extraction(bench, teacher)
+    if not bench.dry and bench.seconds_left > 150:
+        note_pace(bench, f"fp16 x {2 * SLOTS}, all", teacher, 2 * SLOTS)
+
+
+ALL = f"fp16 x {SLOTS}, all"
+
+
+def extraction(bench: Bench, teacher: OrionTeacher) -> None:
+    """Extraction from synthetic JPEGs to a dataset, with the teacher that has just been timed."""
+    from pipeline.bench2drive.source import Bench2Drive
+    from pipeline.bench2drive.synthetic import write_demo_data
+    from pipeline.extraction.run import extract
+
+    clips = 2 * SLOTS
+    write_demo_data(bench.folder / "long", clips=clips, frames=6 if bench.dry else 24)
+    selection = Bench2Drive(bench.folder / "long").select()
+    cpu_s = time.process_time()
+    report = extract(selection, teacher, bench.folder / "long.zarr", slots=SLOTS)
+    cpu_s = time.process_time() - cpu_s
+    if report.frames != selection.samples:
+        raise RuntimeError(f"{report.frames} of {selection.samples} frames were extracted: {report.failed}")
+    value = {
+        "frames": report.frames,
+        "frames/s": round(report.frames / report.wall_s, 2),
+        "share waiting for inputs": round(report.inputs_s / report.wall_s, 3),
+        "share waiting for the disk": round(report.disk_s / report.wall_s, 3),
+        "cores busy": round(cpu_s / report.wall_s, 2),
+    }
+    bench.note("extraction", f"fp16 x {SLOTS}, all", value=value)
+
+
+def teacher_fp8(bench: Bench) -> None:
+    """The teacher with its language model in fp8, all improvements."""
+    teacher = load(bench.preset, bench.device, PrecisionConfig("fp16", "fp8"))
+    if not bench.dry:
+        teacher.model.compile_layers()
+    same = same_twice(bench, teacher)
+    note_pace(bench, f"fp16 and fp8 x {SLOTS}, all", teacher, more={"same bits twice": same})
+
+
+def training(bench: Bench) -> None:
+    """Training of the student, without the reference's loop."""
+    options = ("--quick",) if bench.dry else ()
+    elsewhere(bench, "training", "--only-ours", "--repeats", "1", *options)
+
+
+def latency(bench: Bench) -> None:
+    """Latency of a frame, teacher against student."""
+    options = ("--tiny", "--at-least", "1", "--seconds", "0") if bench.dry else ("--seconds", "3")
+    precisions = () if bench.dry else ("--precision", "fp16", "--precision", "fp32")
+    elsewhere(bench, "latency", "--limit", str(max(bench.seconds_left - 20, 10)), *options, *precisions)
+
+
+def elsewhere(bench: Bench, name: str, *options: str) -> None:
+    """Run another benchmark in a process of its own, and take over what it wrote."""
+    out = bench.folder / f"{name}.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out), *options]
+    try:
+        subprocess.run(command, check=True, timeout=max(bench.seconds_left, 1))
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            bench.record.set(name, value=json.loads(out.read_text()))
+
+
+PHASES: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "ceilings": (ceilings, 10),
+    "kernels": (kernels, 15),
+    "parity": (parity, 20),
+    "bits": (same_bits, 40),
+    "fp32": (teacher_fp32, 20),
+    "teacher": (teacher_fp16, 100),
+    "training": (training, 60),
+    "latency": (latency, 40),
+    "fp8": (teacher_fp8, 45),
+}
+"""Phase -> what it runs, and the seconds without which it is left out."""
+
+
+def main(
+    limit: Annotated[float, typer.Option(help="Seconds for everything.")] = 480.0,
+    only: Annotated[list[str] | None, typer.Option(help=f"Phases: {', '.join(PHASES)}. [all]")] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Tiny sizes on the CPU.")] = False,
+    wheels: Annotated[bool, typer.Option("--wheels", help="Only list packages to bring along.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+) -> None:
+    """Measure, phase by phase."""
+    if wheels:
+        print("\n".join(f"{name}=={importlib.metadata.version(name)}" for name in WHEELS))
+        return
+    if not dry and not torch.cuda.is_available():
+        raise typer.BadParameter("there is no GPU; --dry runs everything at tiny width on the CPU")
+    facts: dict[str, object] = {"dry": dry, "targets": TARGETS}
+    if not dry:
+        properties = torch.cuda.get_device_properties(0)
+        facts["gpu"] = {
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            "multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+        }
+    ends = time.perf_counter() + limit
+    record = Record("gpu", out, **facts)
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench("cpu" if dry else "cuda", record, ends, Path(folder))
+        for name in only or PHASES:
+            phase, need_s = PHASES[name]
+            if not dry and bench.seconds_left < need_s:
+                bench.note("left out", name, value=f"{bench.seconds_left:.0f} s left, {need_s} s needed")
+                continue
+            try:
+                phase(bench)
+            except Exception as error:  # noqa: BLE001 - one phase must not lose the others
+                traceback.print_exc()
+                bench.note("failed", name, value=f"{type(error).__name__}: {error}"[:500])
+                failed = True
+            gc.collect()
+            if not dry:
+                torch.cuda.empty_cache()
+    print(f"written to {record.path}")
+    if failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
