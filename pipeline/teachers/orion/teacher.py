@@ -57,6 +57,7 @@ class OrionTeacher:
         weights: A checkpoint, or the seed of random weights.
         device: Where it runs.
         precision: Number formats that it computes in.
+        compiled: Whether its layers are compiled.
         random_device: Where random weights are drawn; see ``random_weights``.
         progress: Counts tensors.
     """
@@ -72,6 +73,7 @@ class OrionTeacher:
         *,
         device: str,
         precision: PrecisionConfig,
+        compiled: bool = False,
         random_device: str = "cpu",
         progress: Progress = SILENT,
     ) -> None:
@@ -106,11 +108,18 @@ class OrionTeacher:
                 progress.advance()
             self._planner = lambda: planner
             origin = str(fingerprint)
-        self.model.to(device)
+        for module in self.model.modules():  # the weights are there; their constants follow
+            for key, constant in module.named_buffers(recurse=False):
+                setattr(module, key, constant.to(device))
+        precision.prepare_heads(self.model, device)
+        if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
+            self.model.language_model.cache_prefix()
+        if compiled:
+            self.model.compile_layers(language_model=precision.compiles)
         self.identity = TeacherIdentity(
             name=name,
             weights=origin,
-            precision=precision.description,
+            precision=precision.description(device),
             quantization=precision.quantize,
             prompt=config.language.prompt,
             preprocessing=as_json(images),
