@@ -7,21 +7,13 @@ size is read from it.
 In float32 the memory runs on from frame to frame, and every stage has to agree within an absolute tolerance.
 In 16 bits rounding may change which queries are the best, and the rows of all later stages would be those of
 other queries: so every frame starts from the recorded memory, and what a frame keeps of its queries, which
-are rows of stages that are compared, is not compared again. What is left is a chain of layers, and a stage is
-within its tolerance where its relative error, ||ours - recorded|| / ||recorded||, is at most
-
-    FLOAT32 + CERTAINTY * sqrt(roundings) * u,
-
-the probabilistic bound of Higham and Mary (SIAM J. Sci. Comput. 41(5), 2019) for so many roundings in
-sequence, each a relative error of mean 0 and at most u, where no layer amplifies the error of the one before:
-each normalises what it reads, and adds what it computes to that. Where the heads on a GPU round to TF32,
-which has float16's u, their layers count, too.
+are rows of stages that are compared, is not compared again. Then a stage has to agree within a relative error
+that follows from its roundings, see ``tolerance``.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -39,9 +31,10 @@ from pipeline.teachers.orion.checkpoints.reader import merged
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, build
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M
 from pipeline.teachers.orion.network.memory import OrionMemory
-from pipeline.teachers.orion.precision import TYPES, PrecisionConfig
+from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.recording import capture_activations, recorded_sizes, stages
 from pipeline.teachers.orion.teacher import complete, compute_exact_float32
+from pipeline.teachers.orion.tolerance import HISTORY_TOKENS, derived_tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,47 +50,15 @@ POSITIONS = {"all_bbox_preds": 3, "memory_reference_point": None, "pts_one2one":
 They are compared as fractions of the detection range, which is what the network computes. In metres 1e-4
 would ask for more than float32 holds: two kilometres from a town's origin it resolves 1.2e-4 m."""
 
-FLOAT32 = 1e-4
-"""Largest difference in float32: 1,700 times its unit roundoff, and values are of order 1."""
-
-CERTAINTY = 5.0
-"""A chain of roundings passes its bound with a chance of at most 2 exp(-CERTAINTY^2 / 2), 7e-6 a row."""
-
-ROUNDINGS = 21
-"""Roundings in sequence of one layer, of the backbone and of the language model alike.
-
-Attention 12: two of norms and biases (Llama's norm has two, EVA's one, and a bias behind its attention),
-weights and output of the first projections, rotary table, product with it and sum, attention weights, their
-sum over values, weights and output of the last projection, sum with the input. MLP 9: again two of norms,
-weights and output of the first maps, SiLU, product, weights and output of the last, sum with the input."""
-
 CHOSEN = ("memory_embedding", "memory_reference_point")
 """Parts of a head's memory whose rows are those of the queries with the best scores."""
-
-BEFORE_IMAGES = {"pos_embed": 1, "can_bus_input": 0, "can_bus_token": 1, "mq_out": 2}
-"""Stages that the images have no part in, and the layers that a head computes them with: a stack of linear
-maps counts as one."""
-
-BESIDE_DECODER = 4
-"""Such layers of a head besides its decoder's: before it, two after it, and what projects its output."""
-
-AFTER_LANGUAGE = (
-    "llm_hidden",
-    "planning_token",
-    "present_mu",
-    "present_log_sigma",
-    "future_states",
-    "ego_fut_preds_all",
-    "traj",
-)
-"""Stages that the language model has part in."""
 
 _NEEDED = ("img", "lidar2img", "timestamp", "ego_pose", "ego_pose_inv", "command", "can_bus", "noise")
 """Inputs of every frame."""
 
 _REMEMBERED = (
     *(f"state.{head}.{name}" for head in ("det", "map") for name in CHOSEN),
-    "state.det.memory_scene_query",
+    HISTORY_TOKENS,
 )
 """Outputs of every frame that the next one starts from in 16 bits; the rest follows from the inputs."""
 
@@ -264,23 +225,6 @@ def replay(
     return ParityReport(tuple(rows), f"{placement.description(device)} on {device}")
 
 
-def derived_tolerance(stage: str, config: OrionConfig, placement: PrecisionConfig, device: str) -> float:
-    """Return the largest difference of a stage that passes; see the module."""
-    if placement.precision == "fp32":
-        return FLOAT32
-    u = torch.finfo(TYPES[placement.precision]).eps / 2
-    in_16_bits = config.backbone.depth
-    in_heads = BESIDE_DECODER + max(config.detection.decoder.layers, config.lanes.decoder.layers)
-    if stage in BEFORE_IMAGES or (stage.startswith("state.") and stage not in _REMEMBERED):
-        in_16_bits, in_heads = 0, BEFORE_IMAGES.get(stage, 0)  # poses, times and signals are copies
-    elif stage == "img_feats":
-        in_heads = 0
-    elif stage in AFTER_LANGUAGE:
-        in_16_bits += config.language.layers
-    u_heads = torch.finfo(torch.float16).eps / 2 if placement.rounds_heads(device) else 0.0
-    return FLOAT32 + CERTAINTY * math.sqrt(ROUNDINGS * (in_16_bits * u**2 + in_heads * u_heads**2))
-
-
 def _of_frame(tensors: Mapping[str, Tensor], frame: int) -> Tensors:
     prefix = f"{frame}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -295,7 +239,7 @@ def _memory_stages(memory: OrionMemory, recorded: Tensors, config: OrionConfig) 
     """The memory after a frame, under its recorded names; times are recorded as negative."""
     return {
         "state.det.memory_canbus": memory.signals.signals,
-        "state.det.memory_scene_query": memory.history.tokens,
+        HISTORY_TOKENS: memory.history.tokens,
         "state.det.scene_memory_timestamp": -memory.history.times[..., None],
         "state.det.sample_time": -memory.timestamp,
         **_query_memory_stages("state.det", memory.objects, recorded, config.detection.kept),
@@ -333,7 +277,7 @@ def _as_recorded(memory: OrionMemory, recorded: Tensors) -> OrionMemory:
         contents, points = (recorded[f"state.{head}.{name}"][:, : ours.times.shape[1]] for name in CHOSEN)
         return replace(ours, contents=contents, points=points.reshape(ours.points.shape))
 
-    tokens = recorded["state.det.memory_scene_query"][:, : memory.history.times.shape[1]]
+    tokens = recorded[HISTORY_TOKENS][:, : memory.history.times.shape[1]]
     return replace(
         memory,
         objects=queries(memory.objects, "det"),
