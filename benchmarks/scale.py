@@ -129,7 +129,7 @@ def run(checkout: Path, path: Path, operation: str) -> tuple[float, float]:
 
 
 def main(
-    clips: Annotated[int, typer.Option(help="Clips of the dataset.")] = 20_000,
+    clips: Annotated[int, typer.Option(min=8, help="Clips of the dataset.")] = 20_000,
     repeats: Annotated[int, typer.Option(help="How often every operation runs.")] = 3,
     baseline: Annotated[Path | None, typer.Option(help="Another checkout to compare with.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few clips, within two minutes.")] = False,

@@ -1,6 +1,7 @@
 """Benchmarks lose no number: each is printed and on the disk before the next is measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,22 @@ def test_latency_writes_every_row_and_names_what_the_limit_left_out(tmp_path: Pa
     timer = latency.Timer("cpu", 1, 1, 1, 0, Record("latency", tmp_path / "late.json"), ends=0)
     assert timer.row("fp16", "whole frame", "student", lambda: torch.zeros(1), 0) == []
     assert json.loads((tmp_path / "late.json").read_text())["left out"] == ["fp16, whole frame, student"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "options", "rows"),
+    [
+        ("scale", ("--clips", "8", "--repeats", "1"), 7),
+        ("scaling", ("--workers", "1", "--clips", "1", "--frames", "2", "--step-s", "0.1"), 1),
+    ],
+)
+def test_a_benchmark_prints_each_row_that_it_writes(tmp_path: Path, benchmark: str, options, rows: int):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *options, "--out", out]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    held = json.loads(out.read_text())
+    measured = held["runs"] if benchmark == "scaling" else held["seconds and MiB"]
+    assert len(measured) == rows
+    begun = [line for line in done.stdout.splitlines() if re.match(r" *[0-9.]+ s  ", line)]
+    assert len(begun) >= rows
