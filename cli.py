@@ -18,10 +18,12 @@ from cache_schema.terminal import (
     INTERRUPTED,
     USER_ERROR,
     DatasetUrl,
+    Device,
     ProgressBar,
     err,
     given,
     out,
+    torch_device,
     visible,
 )
 from pipeline import commands as teacher_commands
@@ -93,14 +95,25 @@ for group in (teacher_commands, dataset_commands, student_commands):
 @app.command(rich_help_panel=teacher_commands.PANEL)
 def parity(
     recording: Annotated[Path, typer.Argument(metavar="RECORDING_DIR", help="Folder of a recording.")],
-    tolerance: Annotated[float, typer.Option(help="Largest absolute difference allowed.")] = 1e-4,
+    device: Device = None,
+    precision: teacher_commands.PrecisionChoice = teacher_commands.Precision.FP32,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest difference allowed. [derived from the precision]")
+    ] = None,
 ) -> None:
     """Replay recorded vectors of the reference model through this port, stage by stage."""
     from pipeline.teachers.orion.parity import replay
     from student.orion_lite.planner import planner_stages
 
     with ProgressBar("parity", "frames") as bar:
-        report = replay(recording, tolerance=tolerance, planner=planner_stages, progress=bar)
+        report = replay(
+            recording,
+            device=torch_device(device),
+            precision=precision,
+            tolerance=tolerance,
+            planner=planner_stages,
+            progress=bar,
+        )
     out.print(report)
     if not report.passes:
         raise typer.Exit(FOUND)

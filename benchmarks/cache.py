@@ -1,6 +1,7 @@
 """Size of a latent dataset and speed of writing and reading it, against one file per frame, in one run.
 
     python -m benchmarks.cache
+    python -m benchmarks.cache --quick    # less of everything: that it runs, in two minutes
 
 Content: see ``benchmarks.formats``. The reference stores whole vision tokens in compressed ``.npz`` files;
 ``.npy`` (one file per array) and safetensors files hold the same. Ours stores the queries that the tokens are
@@ -49,14 +50,14 @@ from benchmarks.formats import (
     make_formats,
     random_heads,
 )
-from benchmarks.record import hardware, write
+from benchmarks.record import Record, hardware
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.format.ledger import Ledger, digest_of
 from cache_schema.integrity.verify import verify
 from cache_schema.storage.atomic_io import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from benchmarks.formats import StorageFormat
 
@@ -78,47 +79,67 @@ def cpu_s() -> float:
     )
 
 
+class Numbers:
+    """What was measured of one thing, by quantity; every number is printed and written at once.
+
+    Args:
+        results: Where they are written.
+        of: Where they stand there.
+    """
+
+    def __init__(self, results: Record, *of: str) -> None:
+        self._results, self._of = results, of
+        self.values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, quantity: str, value: float) -> None:
+        """Take in one number."""
+        self.values[quantity].append(value)
+        line = f"{self._of[-1]}: {quantity} {value:,.{0 if value > 1000 else 3}f}"
+        self._results.add(*self._of, quantity, value=value, line=line)
+
+
 def measure(
-    formats: Sequence[StorageFormat], clips: int, frames: int, *, repeats: int, singles: int, batches: int
-) -> dict[str, dict[str, list[float]]]:
-    """Read every format in turn, ``repeats`` times; return format -> quantity -> one value per repeat."""
-    measured: dict[str, dict[str, list[float]]] = {storage.name: defaultdict(list) for storage in formats}
+    formats: Mapping[StorageFormat, Numbers],
+    clips: int,
+    frames: int,
+    *,
+    repeats: int,
+    singles: int,
+    batches: int,
+) -> None:
+    """Read every format in turn, ``repeats`` times."""
     for repeat in range(repeats):
         rng = np.random.default_rng(repeat)
         order = [(int(row) // frames, int(row) % frames) for row in rng.permutation(clips * frames)]
         shuffled = [order[number % len(order)] for number in range(batches * BATCH)]
-        for storage in formats:
-            values = measured[storage.name]
+        for storage, numbers in formats.items():
             if repeat == 0:
                 storage.read_clip(0, frames)  # opens files that stay open
                 storage.batch_rate(shuffled[: 2 * BATCH])
             cpu_before_s, begun = cpu_s(), time.perf_counter()
             for clip in range(clips):
                 storage.read_clip(clip, frames)
-            values["in order, frames/s"].append(clips * frames / (time.perf_counter() - begun))
-            values["in order, CPU s/GB"].append(
-                (cpu_s() - cpu_before_s) / (clips * frames * REFERENCE_BYTES / 1e9)
-            )
-            took_s = []
+            took_s, busy_s = time.perf_counter() - begun, cpu_s() - cpu_before_s
+            numbers.add("in order, frames/s", clips * frames / took_s)
+            numbers.add("in order, CPU s/GB", busy_s / (clips * frames * REFERENCE_BYTES / 1e9))
+            each_s = []
             for clip, frame in order[:singles]:
                 begun = time.perf_counter()
                 storage.read(clip, frame)
-                took_s.append(time.perf_counter() - begun)
-            values["random, frames/s"].append(len(took_s) / sum(took_s))
-            values["random, p50 ms"].append(1e3 * float(np.percentile(took_s, 50)))
-            values["random, p99 ms"].append(1e3 * float(np.percentile(took_s, 99)))
+                each_s.append(time.perf_counter() - begun)
+            numbers.add("random, frames/s", len(each_s) / sum(each_s))
+            numbers.add("random, p50 ms", 1e3 * float(np.percentile(each_s, 50)))
+            numbers.add("random, p99 ms", 1e3 * float(np.percentile(each_s, 99)))
             cpu_before_s = cpu_s()
-            values["batches, frames/s"].append(storage.batch_rate(shuffled))
-            values["batches, CPU s/GB"].append(
-                (cpu_s() - cpu_before_s) / (len(shuffled) * REFERENCE_BYTES / 1e9)
-            )
+            rate, busy_s = storage.batch_rate(shuffled), cpu_s() - cpu_before_s
+            numbers.add("batches, frames/s", rate)
+            numbers.add("batches, CPU s/GB", busy_s / (len(shuffled) * REFERENCE_BYTES / 1e9))
             evict(storage.folder)
-            values["cold batches, frames/s"].append(storage.batch_rate(shuffled))
-    return measured
+            numbers.add("cold batches, frames/s", storage.batch_rate(shuffled))
 
 
-def verification(folder: Path, *, repeats: int) -> dict[str, list[float]]:
-    """Return the MB/s of verifying a dataset from disk and from memory, and of its limits."""
+def verification(folder: Path, numbers: Numbers, *, repeats: int) -> None:
+    """Measure the MB/s of verifying a dataset from disk and from memory, and of its limits."""
     files = [path for path in (folder / "clips").rglob("*") if path.is_file()]
     size_mb = bytes_of(folder) / 1e6
     cores = os.cpu_count() or 1
@@ -141,24 +162,22 @@ def verification(folder: Path, *, repeats: int) -> dict[str, list[float]]:
         if report.problems:
             raise RuntimeError(f"the benchmark's dataset is damaged: {report.problems[0]}")
 
-    measured: dict[str, list[float]] = defaultdict(list)
     # A disk is fastest with many readers, hashing with one thread per core. But reading takes processor time,
     # too, so that a check of digests can be no faster than both together.
     with ThreadPoolExecutor(cores) as hashers, ThreadPoolExecutor(4 * cores) as readers:
         for _ in range(repeats):
-            measured["sha256"].append(rate(lambda: list(hashers.map(hashlib.sha256, contents))))
+            numbers.add("sha256", rate(lambda: list(hashers.map(hashlib.sha256, contents))))
             evict(folder)
-            measured["disk"].append(rate(lambda: list(readers.map(read, files))))
+            numbers.add("disk", rate(lambda: list(readers.map(read, files))))
             evict(folder)
-            measured["disk and sha256"].append(rate(lambda: list(readers.map(sha256_of, files))))
+            numbers.add("disk and sha256", rate(lambda: list(readers.map(sha256_of, files))))
             evict(folder)
-            measured["verify from disk"].append(rate(verify_all))
-            measured["verify from memory"].append(rate(verify_all))
-    return measured
+            numbers.add("verify from disk", rate(verify_all))
+            numbers.add("verify from memory", rate(verify_all))
 
 
-def opening(folder: Path, *, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds to the first frame of a dataset, after linking its one clip under many names."""
+def opening(folder: Path, numbers: Numbers, *, repeats: int) -> None:
+    """Measure the seconds to the first frame of a dataset, after linking its one clip under many names."""
     ledger = Ledger(folder)
     (original,) = ledger.clips()
     entry = ledger.read(original)
@@ -171,16 +190,14 @@ def opening(folder: Path, *, repeats: int) -> dict[str, list[float]]:
         "d = LatentDataset.open(sys.argv[1]); "
         "d.read(d.clips[int(sys.argv[2])], 'scene_queries', 5)"
     )
-    measured: dict[str, list[float]] = defaultdict(list)
     for repeat in range(repeats):
         begun = time.perf_counter()
         dataset = LatentDataset.open(folder)
         dataset.read(dataset.clips[1 + repeat], "scene_queries", 5)
-        measured["in a running process"].append(time.perf_counter() - begun)
+        numbers.add("in a running process", time.perf_counter() - begun)
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-c", code, folder, str(OPENED_CLIPS - 1 - repeat)], check=True)
-        measured["in a new process, imports included"].append(time.perf_counter() - begun)
-    return measured
+        numbers.add("in a new process, imports included", time.perf_counter() - begun)
 
 
 def main(
@@ -192,54 +209,64 @@ def main(
         int, typer.Option(min=3, help="Batches of 64 frames that are read in a row; an odd number.")
     ] = 5,
     verified: Annotated[int, typer.Option(help="Clips of 248 frames that are verified.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything, within two minutes.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Write, read, verify and open, and print tables of ratios."""
+    if quick:
+        repeats, clips, frames, singles, batches, verified = 1, 2, 32, 30, 3, 1
     torch.set_num_threads(1)
     heads = random_heads()
+    targets = {"batches": READ_TARGET, "verify": VERIFY_TARGET, "open_s": OPEN_TARGET_S}
+    results = Record(
+        "cache",
+        out,
+        quick=quick,
+        load_average=os.getloadavg(),
+        frames=clips * frames,
+        repeats=repeats,
+        targets=targets,
+    )
     with tempfile.TemporaryDirectory() as temporary:
-        formats = make_formats(Path(temporary), heads)
-        written: dict[str, list[float]] = {storage.name: [] for storage in formats}
+        formats = {
+            storage: Numbers(results, "ways", storage.name)
+            for storage in make_formats(Path(temporary), heads)
+        }
         for clip in range(clips):
             values = content(frames, heads, clip)
-            for storage in formats:
+            for storage, numbers in formats.items():
                 begun = time.perf_counter()
                 storage.write(clip, values)
-                written[storage.name].append(frames * REFERENCE_BYTES / 1e6 / (time.perf_counter() - begun))
-        reading = measure(
-            formats, clips, frames, repeats=repeats, singles=min(singles, clips * frames), batches=batches
-        )
-        results: dict[str, dict[str, list[float]]] = {}
-        for storage in formats:
+                took_s = time.perf_counter() - begun
+                numbers.add("written, MB/s", frames * REFERENCE_BYTES / 1e6 / took_s)
+        for storage, numbers in formats.items():
             nbytes = bytes_of(storage.folder)
             if isinstance(storage, LatentFormat):
                 # Without manifest and assets, which a dataset has once.
                 nbytes = sum(bytes_of(storage.folder / part) for part in ("clips", "ledger"))
-            results[storage.name] = {
-                "bytes/frame": [nbytes / (clips * frames)],
-                "written, MB/s": written[storage.name],
-                **reading[storage.name],
-            }
+            numbers.add("bytes/frame", nbytes / (clips * frames))
+        measure(
+            formats, clips, frames, repeats=repeats, singles=min(singles, clips * frames), batches=batches
+        )
+        for storage in formats:
             shutil.rmtree(storage.folder)
         latent = next(storage for storage in formats if isinstance(storage, LatentFormat))
         _, tiled = content(frames, heads, 0)
         tiled = {name: array[np.arange(CLIP_FRAMES) % frames] for name, array in tiled.items()}
         for clip in range(verified):
             latent.write(clip, ({}, tiled))
-        verifying = verification(latent.folder, repeats=repeats)
+        verifying = Numbers(results, "verify, MB/s")
+        verification(latent.folder, verifying, repeats=repeats)
         shutil.rmtree(latent.folder)
         latent.write(0, ({}, tiled))
-        opened = opening(latent.folder, repeats=repeats)
-    report(results, verifying, opened)
-    record = {
-        "load_average": os.getloadavg(),
-        "frames": clips * frames,
-        "targets": {"batches": READ_TARGET, "verify": VERIFY_TARGET, "open_s": OPEN_TARGET_S},
-        "ways": results,
-        "verify, MB/s": verifying,
-        f"open {OPENED_CLIPS} clips, s": opened,
-    }
-    write("cache", record, out)
+        opened = Numbers(results, f"open {OPENED_CLIPS} clips, s")
+        opening(latent.folder, opened, repeats=repeats)
+    report(
+        {storage.name: numbers.values for storage, numbers in formats.items()},
+        verifying.values,
+        opened.values,
+    )
+    print(f"written to {results.path}")
 
 
 def report(

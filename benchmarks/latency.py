@@ -1,6 +1,7 @@
 """Latency of one frame: ORION, against a student in place of its language model.
 
     python -m benchmarks.latency
+    python -m benchmarks.latency --limit 240    # ends in time, and says what it left out
 
 One clip, one frame at a time, random weights at the released sizes. Teacher and student run on the same
 device in the same precisions: the vision backbone, the language model, the student's decoder and the planner
@@ -16,7 +17,9 @@ is used, and the planner decodes its six steps one after the other. For these on
 Memory is the peak while a row ran: on a GPU what torch had allocated, on a CPU the memory of the process
 less what it used before anything was loaded; weights that a row does not need are subtracted.
 
-On a CPU the language model has as many of its layers as fit into memory, which the table states.
+On a CPU the language model has as many of its layers as fit into memory, which the table states. On a GPU
+the random weights are drawn there. ``--quick`` is a mid-width model: the token width is the released one, the
+rest is small, so that its ratios say little of the released sizes.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -41,7 +45,8 @@ from torch import Tensor, nn
 
 from benchmarks.matmul_speed import faster_than_fp32
 from benchmarks.orion_steps import FRAME_S, WholePrompt, frames
-from benchmarks.record import hardware, write
+from benchmarks.record import Record, hardware
+from benchmarks.teachers import MID_WIDTH
 from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes
 from pipeline.teachers.orion.precision import TYPES
@@ -61,6 +66,8 @@ if TYPE_CHECKING:
 PERCENTILES = (50, 90, 99)
 WIDTH = 110
 """Width of a table that is written to a file."""
+QUICK_ROW_S, QUICK_LIMIT_S = 3.0, 90.0
+"""Of ``--quick``: seconds for a row, and until no further row begins."""
 MEMORY_SHARE = 0.85
 """Share of the free memory that weights may take."""
 LAYERS = re.compile(r"^language_model\.model\.layers\.")
@@ -86,6 +93,11 @@ class Timing:
         """Return the seconds that ``q`` per cent of the repeats did not exceed."""
         return float(np.percentile(self.took_s, q))
 
+    @property
+    def name(self) -> str:
+        """Precision, part and policy."""
+        return f"{self.precision}, {self.part}, {self.policy}"
+
 
 @dataclass(frozen=True)
 class Timer:
@@ -95,11 +107,55 @@ class Timer:
     seconds: float
     """Time for the repeats of a row."""
     at_least: int
-    """Repeats of a row, however long they take."""
+    """Repeats of a row, however long they take, unless the time is up."""
     warm_up: int
     """Repeats before, which do not count."""
     base_bytes: int
     """Memory of the process before anything was loaded."""
+    results: Record
+    """Where rows are written."""
+    ends: float = math.inf
+    """Time (``perf_counter``) at which no further row begins."""
+
+    def row(
+        self,
+        precision: str,
+        part: str,
+        policy: str,
+        compute: Callable[[], Tensor],
+        weights_bytes: int,
+        unused_bytes: int = 0,
+    ) -> list[Timing]:
+        """Time one row, print it and write it; no row where the time is up.
+
+        Args:
+            precision: Name of the precision.
+            part: What is timed.
+            policy: Name of the policy.
+            compute: Computes it once.
+            weights_bytes: Size of the weights that it needs.
+            unused_bytes: Size of others in memory, which its peak does not count.
+        """
+        if time.perf_counter() > self.ends:
+            name = f"{precision}, {part}, {policy}"
+            self.results.add("left out", value=name, line=f"{name}: left out, the time is up")
+            return []
+        took_s, peak = self.time(compute)
+        peak = None if peak is None or part == "vision stack" else peak - unused_bytes
+        row = Timing(precision, part, policy, took_s, weights_bytes, peak)
+        percentiles = {f"p{q}_s": row.percentile_s(q) for q in PERCENTILES}
+        value = {
+            "precision": precision,
+            "part": part,
+            "driver": policy,
+            "repeats": len(took_s),
+            **percentiles,
+            "weights_bytes": weights_bytes,
+            "peak_bytes": peak,
+        }
+        shown = ", ".join(f"p{q} {1000 * row.percentile_s(q):.1f} ms" for q in PERCENTILES)
+        self.results.add("rows", value=value, line=f"{row.name}: {shown}, {len(took_s)} repeats")
+        return [row]
 
     def time(self, compute: Callable[[], Tensor]) -> tuple[tuple[float, ...], int | None]:
         """Call ``compute`` and copy its result to host memory, repeatedly.
@@ -113,8 +169,10 @@ class Timer:
             gc.collect()
             self._reset_peak()
             took_s: list[float] = []
-            ends = time.perf_counter() + self.seconds
-            while len(took_s) < self.at_least or time.perf_counter() < ends:
+            enough = time.perf_counter() + self.seconds
+            while len(took_s) < self.at_least or time.perf_counter() < enough:
+                if took_s and time.perf_counter() > self.ends:
+                    break
                 begun = time.perf_counter()
                 compute().cpu()
                 took_s.append(time.perf_counter() - begun)
@@ -212,13 +270,19 @@ def time_rows(
     queries, ego_token = (torch.randn(size, device=timer.device) for size in sizes)
     vision_bytes = nbytes(vision.teacher.model) - nbytes(vision.teacher.model.language_model)
     policy_bytes = nbytes(module)
-    took_s, peak = timer.time(lambda: plan((queries, ego_token)))
-    peak_alone = None if peak is None else peak - vision_bytes
-    rows = [Timing(precision, "replaced part", policy, took_s, policy_bytes, peak_alone)]
+    rows = timer.row(
+        precision,
+        "replaced part",
+        policy,
+        lambda: plan((queries, ego_token)),
+        policy_bytes,
+        unused_bytes=vision_bytes,
+    )
     if whole_frame:
         next_frame = vision.start()
-        took_s, peak = timer.time(lambda: plan(next_frame()))
-        rows.append(Timing(precision, "whole frame", policy, took_s, policy_bytes + vision_bytes, peak))
+        rows += timer.row(
+            precision, "whole frame", policy, lambda: plan(next_frame()), policy_bytes + vision_bytes
+        )
     return rows
 
 
@@ -241,8 +305,7 @@ def student_rows(timer: Timer, preset: OrionPreset, sizes: OrionLiteConfig, prec
 
     vision = VisionStack(teacher, preset)
     next_frame = vision.start()
-    took_s, _ = timer.time(lambda: next_frame()[0])
-    rows = [Timing(precision, "vision stack", "both", took_s, nbytes(teacher.model), None)]
+    rows = timer.row(precision, "vision stack", "both", lambda: next_frame()[0], nbytes(teacher.model))
     rows += time_rows(timer, vision, "student", student, plan, precision, whole_frame=True)
     decoder = student.student.ego_fut_decoder
     student.set_submodule("student.ego_fut_decoder", StepwiseDecoder(decoder))
@@ -315,6 +378,10 @@ def main(
     warm_up: Annotated[
         int | None, typer.Option(help="Repeats before, which do not count. [3 on a GPU, 1 on a CPU]")
     ] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds for everything; rows that do not fit are left out.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A mid-width model, within two minutes.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="Small sizes, to check that it runs.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
@@ -324,39 +391,34 @@ def main(
         list(TYPES) if device == "cuda" else ["bf16" if faster_than_fp32("bf16") else "fp32"]
     )
     warm_up = warm_up or (3 if device == "cuda" else 1)
-    timer = Timer(device, seconds, at_least, warm_up, psutil.Process().memory_info().rss)
     preset, sizes = dataclasses.replace(ORION_7B, random_seed=0), OrionLiteConfig()
+    if quick:
+        preset, seconds, at_least, limit = MID_WIDTH, min(seconds, QUICK_ROW_S), 1, limit or QUICK_LIMIT_S
     if tiny:
         preset = ORION_TINY
         sizes = OrionLiteConfig(hidden=32, layers=2, heads=4, feedforward=64)
+    preset = dataclasses.replace(preset, random_device=device)
+    results = Record("latency", out, quick=quick or tiny, preset=preset.name, limit_s=limit)
+    ends = math.inf if limit is None else time.perf_counter() + limit
+    base_bytes = psutil.Process().memory_info().rss
+    timer = Timer(device, seconds, at_least, warm_up, base_bytes, results, ends)
     rows: list[Timing] = []
     layers: dict[str, int] = {}
+    results.set("language_model_layers", "released", value=preset.config.language.layers)
     for name in precisions:
+        if time.perf_counter() > ends:
+            results.add("left out", value=name, line=f"{name}: left out, the time is up")
+            continue
         rows += student_rows(timer, preset, sizes, name)
         gc.collect()
         free_bytes = psutil.virtual_memory().available
         fitted = fit_to_memory(preset, name, free_bytes) if device == "cpu" else preset
         layers[name] = fitted.config.language.layers
+        results.set("language_model_layers", "timed", name, value=layers[name])
         rows += teacher_rows(timer, fitted, name)
         gc.collect()
     report(rows, layers, preset.config.language.layers)
-    numbers = {
-        "tiny": tiny,
-        "language_model_layers": {"released": preset.config.language.layers, "timed": layers},
-        "rows": [
-            {
-                "precision": row.precision,
-                "part": row.part,
-                "driver": row.policy,
-                "repeats": len(row.took_s),
-                **{f"p{q}_s": row.percentile_s(q) for q in PERCENTILES},
-                "weights_bytes": row.weights_bytes,
-                "peak_bytes": row.peak_bytes,
-            }
-            for row in rows
-        ],
-    }
-    write("latency", numbers, out)
+    print(f"written to {results.path}")
 
 
 def report(rows: list[Timing], layers: dict[str, int], all_layers: int) -> None:

@@ -51,12 +51,13 @@ class Record:
     Args:
         name: Name of the benchmark.
         out: The file; by default one in ``benchmarks/results`` that is named after benchmark and hardware.
+        quick: It measures less than the records there, which it must not replace.
         facts: What is known before anything is measured, such as sizes.
     """
 
-    def __init__(self, name: str, out: Path | None = None, **facts: object) -> None:
+    def __init__(self, name: str, out: Path | None = None, *, quick: bool = False, **facts: object) -> None:
         slug = re.sub(r"\W+", "-", hardware().lower()).strip("-")
-        self.path = (out or RESULTS / f"{name}-{slug}.json").absolute()
+        self.path = (out or RESULTS / f"{'quick-' * quick}{name}-{slug}.json").absolute()
         self._begun = time.perf_counter()
         self._content: dict[str, Any] = {"hardware": hardware(), "libraries": versions(), **facts}
         self.path.parent.mkdir(parents=True, exist_ok=True)

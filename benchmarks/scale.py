@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale
     python -m benchmarks.scale --baseline ../other-checkout
+    python -m benchmarks.scale --quick    # few clips, each operation once: that it runs, in two minutes
 
 One clip of random values under 20,000 names: its files are hard links, each name has an entry of its own.
 Every operation runs in a process of its own, from a page cache that has seen it once. With ``--baseline``,
@@ -26,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import hardware, write
+from benchmarks.record import Record, hardware
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.format.array_metadata import as_json, clip_group
 from cache_schema.format.features import FeatureSpec
@@ -63,6 +64,8 @@ begun = time.perf_counter()
 took_s = time.perf_counter() - begun
 print(took_s, int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
+QUICK_CLIPS = 500
+"""Clips of ``--quick``."""
 TARGET_RATIO = 8.0
 
 
@@ -126,13 +129,17 @@ def run(checkout: Path, path: Path, operation: str) -> tuple[float, float]:
 
 
 def main(
-    clips: Annotated[int, typer.Option(help="Clips of the dataset.")] = 20_000,
+    clips: Annotated[int, typer.Option(min=8, help="Clips of the dataset.")] = 20_000,
     repeats: Annotated[int, typer.Option(help="How often every operation runs.")] = 3,
     baseline: Annotated[Path | None, typer.Option(help="Another checkout to compare with.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few clips, within two minutes.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Write the dataset, look at it, and print what that takes."""
+    if quick:
+        clips, repeats = min(clips, QUICK_CLIPS), 1
     console = Console()
+    results = Record("scale", out, quick=quick, clips=clips, repeats=repeats)
     checkouts = {"this": Path(__file__).resolve().parents[1]}
     if baseline is not None:
         checkouts["baseline"] = baseline.resolve()
@@ -146,10 +153,8 @@ def main(
                     took = run(checkout, path, operation)
                     if repeat:  # the first fills the page cache
                         measured[operation][name].append(took)
-            seconds = {
-                name: statistics.median(s for s, _ in runs) for name, runs in measured[operation].items()
-            }
-            console.print(f"{operation}: " + ", ".join(f"{name} {s:.3f} s" for name, s in seconds.items()))
+                        line = f"{operation}, {name}: {took[0]:.3f} s, {took[1]:.0f} MiB"
+                        results.add("seconds and MiB", operation, name, value=took, line=line)
     table = Table(title=f"{clips:,} clips, imports included, on {hardware()}")
     for heading in ("", *(f"{name}, {unit}" for name in checkouts for unit in ("s", "MiB")), "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -163,7 +168,7 @@ def main(
         table.add_row(operation, *cells, ratio)
     console.print(table)
     console.print(f"target: {TARGET_RATIO:g} times for dask(), inspect, verify --quick and subset")
-    write("scale", {"clips": clips, "repeats": repeats, "seconds and MiB": measured}, out)
+    print(f"written to {results.path}")
 
 
 if __name__ == "__main__":

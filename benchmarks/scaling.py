@@ -1,6 +1,7 @@
 """Scaling of extraction: 1 to 64 workers whose teacher only sleeps.
 
     python -m benchmarks.scaling
+    python -m benchmarks.scaling --quick    # one and two workers, short clips: that it runs, in two minutes
 
 Real worker processes on this machine, one dask scheduler, one dataset on its disk. A step sleeps for a fixed
 time and no image is opened: what is measured is whether workers wait for each other, for the coordinator, for
@@ -33,7 +34,7 @@ from distributed.utils import get_mp_context
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import hardware, write
+from benchmarks.record import Record, hardware
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.manifest import TeacherIdentity
 from pipeline.bench2drive.source import Bench2Drive
@@ -162,12 +163,16 @@ def main(
     clips: Annotated[int, typer.Option(help="Clips per worker.")] = 3,
     frames: Annotated[int, typer.Option(help="Frames per clip.")] = 8,
     step_s: Annotated[float, typer.Option(help="Seconds that a step sleeps.")] = 3.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Few workers, within two minutes.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Time some numbers of workers, and print a row for each."""
+    if quick:
+        workers, clips, frames, step_s = [1, 2], 2, 4, 1.0
     dask.config.set(SHARED_MACHINE)
     get_mp_context().set_forkserver_preload(["pipeline.extraction.cluster"])
     counts = sorted(workers or [1, 4, 16, 64], reverse=True)
+    results = Record("scaling", out, quick=quick, step_s=step_s, frames_a_clip=frames, dask=SHARED_MACHINE)
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "data"
@@ -177,24 +182,24 @@ def main(
             warm_up = dataclasses.replace(everything, clips=everything.clips[: counts[0]])
             measure(warm_up, client, Path(temporary) / "warm_up.zarr", step_s=0.0)
             memory = memory_bytes()
+            results.set(
+                "memory_bytes", value=memory, line=f"{counts[0]} workers use {memory / 2**30:.1f} GiB"
+            )
             for count in counts:
                 scale_down(client, count)
                 some = dataclasses.replace(everything, clips=everything.clips[: count * clips])
-                measured.append(measure(some, client, Path(temporary) / f"{count}.zarr", step_s=step_s))
-    measured.reverse()
+                row = measure(some, client, Path(temporary) / f"{count}.zarr", step_s=step_s)
+                measured.insert(0, row)
+                # Efficiency is relative to the smallest number so far: that of all comes last.
+                rows = [
+                    dataclasses.asdict(m)
+                    | {"frames_per_s": m.frames_per_s, "efficiency": efficiency(m, measured)}
+                    for m in measured
+                ]
+                line = f"{count} workers: {row.frames_per_s:.3f} frames/s, {row.wall_s:.1f} s"
+                results.set("runs", value=rows, line=line)
     report(measured, step_s=step_s, memory=memory)
-    rows = [
-        dataclasses.asdict(m) | {"frames_per_s": m.frames_per_s, "efficiency": efficiency(m, measured)}
-        for m in measured
-    ]
-    numbers = {
-        "step_s": step_s,
-        "frames_a_clip": frames,
-        "memory_bytes": memory,
-        "dask": SHARED_MACHINE,
-        "runs": rows,
-    }
-    write("scaling", numbers, out)
+    print(f"written to {results.path}")
 
 
 def efficiency(m: Measured, measured: Sequence[Measured]) -> float:

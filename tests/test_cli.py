@@ -119,6 +119,10 @@ def test_parity_passes_with_0_and_fails_with_1(tmp_path: Path):
     assert "planning_token" in result.stdout
     assert "ego_fut_preds_all" in result.stdout
     assert run("parity", RECORDING, "--tolerance", "1e-9").exit_code == 1
+    half = run("parity", RECORDING, "--device", "cpu", "--precision", "bf16")
+    assert half.exit_code == 0, half.output
+    assert "computed in bf16 backbone and language model" in half.stdout
+    assert run("parity", RECORDING, "--device", "nowhere").exit_code == 2
     assert run("parity", tmp_path).exit_code == 2
 
 

@@ -3,14 +3,20 @@
 A recording is a folder: ``meta.json`` (sizes and frames), ``state_dict.safetensors`` (weights under the
 released names), ``inputs.safetensors`` and ``outputs.safetensors`` (tensors called ``FRAME.STAGE``). Every
 size is read from it.
+
+In float32 the memory runs on from frame to frame, and every stage has to agree within an absolute tolerance.
+In 16 bits rounding may change which queries are the best, and the rows of all later stages would be those of
+other queries: so every frame starts from the recorded memory, and what a frame keeps of its queries, which
+are rows of stages that are compared, is not compared again. Then a stage has to agree within a relative error
+that follows from its roundings, see ``tolerance``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Group
@@ -25,7 +31,10 @@ from pipeline.teachers.orion.checkpoints.reader import merged
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, build
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M
 from pipeline.teachers.orion.network.memory import OrionMemory
+from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.recording import capture_activations, recorded_sizes, stages
+from pipeline.teachers.orion.teacher import complete, compute_exact_float32
+from pipeline.teachers.orion.tolerance import HISTORY_TOKENS, derived_tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +50,17 @@ POSITIONS = {"all_bbox_preds": 3, "memory_reference_point": None, "pts_one2one":
 They are compared as fractions of the detection range, which is what the network computes. In metres 1e-4
 would ask for more than float32 holds: two kilometres from a town's origin it resolves 1.2e-4 m."""
 
+CHOSEN = ("memory_embedding", "memory_reference_point")
+"""Parts of a head's memory whose rows are those of the queries with the best scores."""
+
 _NEEDED = ("img", "lidar2img", "timestamp", "ego_pose", "ego_pose_inv", "command", "can_bus", "noise")
 """Inputs of every frame."""
+
+_REMEMBERED = (
+    *(f"state.{head}.{name}" for head in ("det", "map") for name in CHOSEN),
+    HISTORY_TOKENS,
+)
+"""Outputs of every frame that the next one starts from in 16 bits; the rest follows from the inputs."""
 
 DETECTION_SIZE_M = torch.tensor(DETECTION_RANGE_M[3:]) - torch.tensor(DETECTION_RANGE_M[:3])
 
@@ -59,8 +77,15 @@ class ParityRow:
     frame: int
     stage: str
     difference: float | None
-    """Largest absolute difference, positions as fractions of the detection range; None where the stage is
-    recorded but not computed here."""
+    """In float32 the largest absolute difference, positions as fractions of the detection range; in 16 bits
+    the relative error. None where the stage is recorded, but not computed here or not compared."""
+    tolerance: float
+    """Largest difference that passes."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is not compared or within the tolerance; NaN is beyond it."""
+        return self.difference is None or self.difference <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -68,15 +93,13 @@ class ParityReport:
     """All stages of all frames, in the order in which they are computed."""
 
     rows: tuple[ParityRow, ...]
-    tolerance: float
-    """Largest difference that passes."""
+    computed: str
+    """Precision and device."""
 
     @property
     def failures(self) -> tuple[ParityRow, ...]:
-        """Rows beyond the tolerance; NaN is beyond it."""
-        return tuple(
-            row for row in self.rows if row.difference is not None and not row.difference <= self.tolerance
-        )
+        """Rows beyond their tolerance."""
+        return tuple(row for row in self.rows if not row.passes)
 
     @property
     def passes(self) -> bool:
@@ -85,15 +108,16 @@ class ParityReport:
 
     def __rich__(self) -> Group:
         """Show it as a table and a line."""
-        stages = table("frame", "stage", "largest difference", "")
+        stages = table("frame", "stage", "difference", "tolerance", "")
         for row in self.rows:
-            difference = "not computed" if row.difference is None else f"{row.difference:.1e}"
-            verdict = "beyond tolerance" if row in self.failures else ""
-            stages.add_row(str(row.frame), row.stage, difference, verdict)
+            numbers = ("not compared", "")
+            if row.difference is not None:
+                numbers = f"{row.difference:.1e}", f"{row.tolerance:.1e}"
+            stages.add_row(str(row.frame), row.stage, *numbers, "" if row.passes else "beyond tolerance")
         return Group(
             stages,
-            f"{len(self.failures)} of {len(self.rows)} rows beyond {self.tolerance:g}; "
-            "positions are compared as fractions of the detection range",
+            f"{len(self.failures)} of {len(self.rows)} rows beyond their tolerance, computed in "
+            f"{self.computed}; positions are compared as fractions of the detection range",
         )
 
 
@@ -101,7 +125,9 @@ class ParityReport:
 def replay(
     recording: Path,
     *,
-    tolerance: float = 1e-4,
+    device: str = "cpu",
+    precision: str = "fp32",
+    tolerance: float | None = None,
     planner: Callable[[Tensors], PlannerForward] | None = None,
     progress: Progress = SILENT,
 ) -> ParityReport:
@@ -109,7 +135,9 @@ def replay(
 
     Args:
         recording: Folder as described above.
-        tolerance: Largest absolute difference that passes.
+        device: Where the port runs.
+        precision: Of backbone and language model, as a teacher has it. The planner runs in float32.
+        tolerance: Largest difference that passes, of every stage; None for what the module derives.
         planner: Makes a planner from its weights, which are under the released names. Without it the stages
             behind the planning token are not computed.
         progress: Counts frames.
@@ -118,6 +146,7 @@ def replay(
         RequestError: The folder is not a recording.
         CheckpointError: Its weights do not fit its sizes.
     """
+    placement = PrecisionConfig(precision)
     try:
         meta = json.loads((recording / "meta.json").read_text())
         stored, inputs, outputs = (
@@ -128,6 +157,9 @@ def replay(
         needed = {f"{index}.{name}" for index in range(len(frames)) for name in _NEEDED}
         if needed - inputs.keys():
             raise ValueError(f"inputs lack {', '.join(sorted(needed - inputs.keys()))}")
+        remembered = {f"{index}.{name}" for index in range(len(frames)) for name in _REMEMBERED}
+        if precision != "fp32" and remembered - outputs.keys():
+            raise ValueError(f"outputs lack {', '.join(sorted(remembered - outputs.keys()))}")
     except (OSError, ValueError, KeyError, TypeError, StopIteration, SafetensorError) as error:
         raise RequestError(
             f"{recording} is not a recording that can be replayed: {type(error).__name__}: {error}",
@@ -136,18 +168,27 @@ def replay(
         ) from error
     weights = dict(merged(stored, config, recording / "state_dict.safetensors"))
     planner_weights = {name: weights.pop(name) for name in list(weights) if name.startswith(PLANNER_PREFIX)}
+    compute_exact_float32()
     model = build(config)
-    model.load_state_dict(weights, assign=True)
+    for name, weight in weights.items():
+        placement.place(model, name, weight, device)
+    complete(model, placement, device)
     plan = (
-        planner({k.removeprefix(PLANNER_PREFIX): v for k, v in planner_weights.items()}) if planner else None
+        planner({k.removeprefix(PLANNER_PREFIX): v.to(device) for k, v in planner_weights.items()})
+        if planner
+        else None
     )
+
+    def allowed(stage: str) -> float:
+        return derived_tolerance(stage, config, placement, device) if tolerance is None else tolerance
 
     progress.expect(len(frames))
     rows: list[ParityRow] = []
-    memory = OrionMemory.empty(config, slots=1, device="cpu")
+    memory = OrionMemory.empty(config, slots=1, device=device)
     clip = None
     for index, frame in enumerate(frames):
         given, recorded = _of_frame(inputs, index), _of_frame(outputs, index)
+        given = {name: value.to(device) for name, value in given.items()}
         with capture_activations(model) as activations:
             output, memory = model(
                 given["img"][None],
@@ -156,22 +197,32 @@ def replay(
                 given["ego_pose_inv"],
                 given["timestamp"],
                 torch.cat((given["command"][:, None].double(), given["can_bus"]), dim=-1),
-                torch.tensor([frame["scene_token"] == clip]),
+                torch.tensor([frame["scene_token"] == clip], device=device),
                 memory,
             )
         clip = frame["scene_token"]
         computed = stages(model, output, activations)
         if plan is not None:
             computed |= _trajectory(plan(output.planning_token, given["noise"]), given["command"])
+        memory = _moved(memory, "cpu")
         computed |= _memory_stages(memory, recorded, config)
+        if precision != "fp32":
+            computed = {stage: ours for stage, ours in computed.items() if not stage.endswith(CHOSEN)}
+            memory = _as_recorded(memory, recorded)
+        memory = _moved(memory, device)
         rows += [
-            ParityRow(index, stage, _difference(stage, ours, recorded[stage]))
+            ParityRow(
+                index, stage, _difference(stage, ours.cpu(), recorded[stage], precision), allowed(stage)
+            )
             for stage, ours in computed.items()
             if stage in recorded
         ]
-        rows += [ParityRow(index, stage, None) for stage in sorted(recorded.keys() - computed.keys())]
+        rows += [
+            ParityRow(index, stage, None, allowed(stage))
+            for stage in sorted(recorded.keys() - computed.keys())
+        ]
         progress.advance()
-    return ParityReport(tuple(rows), tolerance)
+    return ParityReport(tuple(rows), f"{placement.description(device)} on {device}")
 
 
 def _of_frame(tensors: Mapping[str, Tensor], frame: int) -> Tensors:
@@ -188,7 +239,7 @@ def _memory_stages(memory: OrionMemory, recorded: Tensors, config: OrionConfig) 
     """The memory after a frame, under its recorded names; times are recorded as negative."""
     return {
         "state.det.memory_canbus": memory.signals.signals,
-        "state.det.memory_scene_query": memory.history.tokens,
+        HISTORY_TOKENS: memory.history.tokens,
         "state.det.scene_memory_timestamp": -memory.history.times[..., None],
         "state.det.sample_time": -memory.timestamp,
         **_query_memory_stages("state.det", memory.objects, recorded, config.detection.kept),
@@ -212,6 +263,29 @@ def _query_memory_stages(head: str, queries: QueryMemory, recorded: Tensors, kep
     }
 
 
+def _moved(memory: Any, device: str) -> Any:
+    """A memory, or a part of one, with all its tensors on a device."""
+    parts = vars(memory).items()
+    moved = {k: v.to(device) if isinstance(v, Tensor) else _moved(v, device) for k, v in parts}
+    return replace(memory, **moved)
+
+
+def _as_recorded(memory: OrionMemory, recorded: Tensors) -> OrionMemory:
+    """A memory with the recorded queries and history tokens; its poses and times are those of frames."""
+
+    def queries(ours: QueryMemory, head: str) -> QueryMemory:
+        contents, points = (recorded[f"state.{head}.{name}"][:, : ours.times.shape[1]] for name in CHOSEN)
+        return replace(ours, contents=contents, points=points.reshape(ours.points.shape))
+
+    tokens = recorded[HISTORY_TOKENS][:, : memory.history.times.shape[1]]
+    return replace(
+        memory,
+        objects=queries(memory.objects, "det"),
+        lanes=queries(memory.lanes, "map"),
+        history=replace(memory.history, tokens=tokens),
+    )
+
+
 def _matching(ours: Tensor, theirs: Tensor) -> Tensor:
     """For each row of ``theirs`` the nearest row of ``ours`` that is not taken yet."""
     distances = torch.cdist(ours.double(), theirs.double())
@@ -222,16 +296,26 @@ def _matching(ours: Tensor, theirs: Tensor) -> Tensor:
     return torch.tensor(order)
 
 
-def _difference(stage: str, ours: Tensor, recorded: Tensor) -> float:
-    """Largest absolute difference; infinite where shapes differ."""
+def _difference(stage: str, ours: Tensor, recorded: Tensor, precision: str) -> float:
+    """Largest absolute difference, in 16 bits the relative error; infinite where shapes differ."""
     if stage == "map_dec" or stage.startswith("state."):
         # Recorded with lanes that only training used, and with entries that the next frame drops unread.
         recorded = recorded[tuple(slice(length) for length in ours.shape)]
     if ours.shape != recorded.shape:
         return torch.inf
-    difference = (ours.double() - recorded.double()).abs()
+    ours, recorded = ours.double(), recorded.double()
     name = stage.split(".")[-1]
     if name in POSITIONS:
-        positions = difference[..., : POSITIONS[name]].unflatten(-1, (-1, 3))
-        positions /= DETECTION_SIZE_M  # in place, as a view
-    return difference.max().item()
+        ours, recorded = (_as_fractions(values, POSITIONS[name]) for values in (ours, recorded))
+    difference = ours - recorded
+    if precision == "fp32":
+        return difference.abs().max().item()
+    error, size = difference.norm().item(), recorded.norm().item()
+    return error / size if size else torch.inf if error else error
+
+
+def _as_fractions(values: Tensor, positions: int | None) -> Tensor:
+    """Values (..., n) whose last numbers are positions, with these as fractions of the detection range."""
+    values = values.clone()
+    values[..., :positions].unflatten(-1, (-1, 3)).div_(DETECTION_SIZE_M)  # in place, as a view
+    return values

@@ -74,7 +74,7 @@ class PrecisionConfig:
         if self.precision == "fp32":
             return "fp32"
         heads = "fp32 heads"
-        if self._rounds_heads(device):
+        if self.rounds_heads(device):
             heads = "TF32 heads, fp16 in their cross-attention"
         return f"{self.precision} backbone and language model, {heads}"
 
@@ -111,7 +111,7 @@ class PrecisionConfig:
         thousands of metres. Their attention to images and to memories rounds to float16, as the released
         model's always does (spec ORION teacher 5); TF32 and float16 resolve the same.
         """
-        if not self._rounds_heads(device):
+        if not self.rounds_heads(device):
             return
         for module in model.modules():
             if isinstance(module, Attention):
@@ -122,7 +122,8 @@ class PrecisionConfig:
                 linear_maps.register_forward_pre_hook(_allow_tf32)
                 linear_maps.register_forward_hook(_forbid_tf32, always_call=True)
 
-    def _rounds_heads(self, device: str) -> bool:
+    def rounds_heads(self, device: str) -> bool:
+        """Whether the heads on a device round as ``prepare_heads`` says."""
         return self.precision != "fp32" and torch.device(device).type == "cuda"
 
 

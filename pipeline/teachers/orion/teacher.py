@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.images import ImagePreprocessing
     from pipeline.teachers.orion.inputs import OrionBatch, OrionInputs
     from pipeline.teachers.orion.network.config import OrionConfig
-    from pipeline.teachers.orion.network.model import OrionOutput
+    from pipeline.teachers.orion.network.model import Orion, OrionOutput
     from pipeline.teachers.orion.precision import PrecisionConfig
 
 
@@ -108,12 +108,7 @@ class OrionTeacher:
                 progress.advance()
             self._planner = lambda: planner
             origin = str(fingerprint)
-        for module in self.model.modules():  # the weights are there; their constants follow
-            for key, constant in module.named_buffers(recurse=False):
-                setattr(module, key, constant.to(device))
-        precision.prepare_heads(self.model, device)
-        if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
-            self.model.language_model.cache_prefix()
+        complete(self.model, precision, device)
         if compiled:
             self.model.compile_layers(language_model=precision.compiles)
         self.identity = TeacherIdentity(
@@ -188,6 +183,16 @@ class OrionTeacher:
             "teacher_heads": {name: weight.detach().cpu() for name, weight in heads.items()},
             "teacher_planner": self._planner(),
         }
+
+
+def complete(model: Orion, precision: PrecisionConfig, device: str) -> None:
+    """Prepare a model whose weights have all been placed on a device for its first frame."""
+    for module in model.modules():
+        for key, constant in module.named_buffers(recurse=False):
+            setattr(module, key, constant.to(device))
+    precision.prepare_heads(model, device)
+    if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
+        model.language_model.cache_prefix()
 
 
 def compute_exact_float32() -> None:

@@ -46,9 +46,9 @@ PLACEHOLDER_BYTES = 512
 HASHED_LATER = 2
 """Tensors that may wait for their digest: one is hashed while the next is read."""
 
-MERGED_AT_ONCE = 8
-"""Rows of a weight, a thread, that adapters are merged into at once: at 4096 or 11008 columns they and their
-products stay in a core's own cache."""
+MERGED_AT_ONCE = 2**15
+"""Numbers of a weight that adapters are merged into at once, in whole rows. They stay in a core's own cache,
+and torch computes as few in one thread: threads would wait for each other, and for the one that hashes."""
 
 LANE_TABLE = "map_head.instance_embedding_lane.weight"
 
@@ -233,7 +233,7 @@ def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
     differ. A few rows at a time, because memory is slower than the sums.
     """
     merged = torch.empty_like(frozen)
-    rows = MERGED_AT_ONCE * torch.get_num_threads()
+    rows = max(1, MERGED_AT_ONCE // frozen.shape[1])
     blocks = zip(frozen.split(rows), b.split(rows), merged.split(rows), strict=True)
     for frozen_rows, b_rows, merged_rows in blocks:
         change = torch.zeros_like(frozen_rows)

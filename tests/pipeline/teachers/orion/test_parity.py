@@ -112,12 +112,71 @@ def test_objects_may_swap_within_a_frame_of_the_memory_and_not_between_frames(tm
 
 def test_a_difference_that_is_no_number_does_not_pass():
     def report(*differences):
-        return ParityReport(tuple(ParityRow(0, "img_feats", d) for d in differences), tolerance=1e-4)
+        return ParityReport(tuple(ParityRow(0, "img_feats", d, tolerance=1e-4) for d in differences), "fp32")
 
     assert report(1e-4).passes
     assert not report(1.1e-4).passes
     assert not report(float("nan")).passes
     assert not report(None).passes
+
+
+CHOSEN_BY_SCORE = {
+    f"state.{head}.{part}"
+    for head in ("det", "map")
+    for part in ("memory_embedding", "memory_reference_point")
+}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_in_16_bits_every_stage_agrees_but_for_what_is_chosen_by_score(precision):
+    report = replay(RECORDING, precision=precision, planner=plain_planner)
+    assert report.passes, report.failures
+    assert {f"{row.frame}.{row.stage}" for row in report.rows} == set(
+        load_file(RECORDING / "outputs.safetensors")
+    )
+    left_out = {row.stage for row in report.rows if row.difference is None}
+    assert left_out == CHOSEN_BY_SCORE | {"det.all_traffic_states"}
+    # It did compute in 16 bits, and each frame is off by its own roundings, not by those of all before.
+    roundoff = {"fp16": 2**-11, "bf16": 2**-8}[precision]
+    tokens = [row.difference / roundoff for row in report.rows if row.stage == "planning_token"]
+    assert all(1 < error < 12 for error in tokens)
+
+
+def test_the_tolerance_by_hand():
+    rows = {row.stage: row.tolerance for row in replay(RECORDING, precision="bf16").rows}
+    # 3 blocks of the backbone and 2 layers of the language model, 21 roundings each, of at most 2^-8.
+    assert rows["img_feats"] == rows["det_dec"] == pytest.approx(1e-4 + 5 * (21 * 3) ** 0.5 / 256)
+    assert rows["planning_token"] == rows["traj"] == pytest.approx(1e-4 + 5 * (21 * 5) ** 0.5 / 256)
+    assert rows["state.det.memory_scene_query"] == rows["det_dec"]
+    assert rows["pos_embed"] == rows["mq_out"] == rows["state.map.memory_egopose"] == 1e-4
+    assert {row.tolerance for row in replay(RECORDING).rows} == {1e-4}
+    assert {row.tolerance for row in replay(RECORDING, precision="fp16", tolerance=0.5).rows} == {0.5}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_in_16_bits_a_wrong_weight_shows_where_it_matters_and_not_before(tmp_path, precision):
+    recording = Path(shutil.copytree(RECORDING, tmp_path / "recording"))
+    weights = load_file(recording / "state_dict.safetensors")
+    weights["lm_head.base_model.model.model.layers.0.mlp.down_proj.weight"].mul_(3)
+    save_file(weights, recording / "state_dict.safetensors")
+    report = replay(recording, precision=precision, planner=plain_planner)
+    assert {row.stage for row in report.failures} == {"llm_hidden", "planning_token", *PLANNER_STAGES}
+
+
+def test_a_recording_without_memories_is_replayed_in_float32_alone(tmp_path):
+    recording = Path(shutil.copytree(RECORDING, tmp_path / "recording"))
+    outputs = load_file(recording / "outputs.safetensors")
+    outputs = {name: value for name, value in outputs.items() if ".state.det." not in name}
+    save_file(outputs, recording / "outputs.safetensors")
+    with pytest.raises(RequestError, match=r"outputs lack 0\.state\.det\.memory_embedding"):
+        replay(recording, precision="fp16")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_on_a_gpu_every_stage_agrees(precision):
+    report = replay(RECORDING, device="cuda", precision=precision, planner=plain_planner)
+    assert report.passes, report.failures
 
 
 def test_folders_that_are_no_recordings(tmp_path):

@@ -1,0 +1,115 @@
+"""Benchmarks lose no number: each is printed and on the disk before the next is measured."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import latency, record
+from benchmarks.record import Record, write
+from tests.paths import ROOT
+
+
+def test_every_number_is_in_the_file_and_printed_before_the_next(tmp_path: Path, capsys):
+    results = Record("speed", tmp_path / "new" / "out.json", sizes={"width": 3})
+
+    def held() -> dict:
+        return json.loads((tmp_path / "new" / "out.json").read_text())
+
+    assert held()["sizes"] == {"width": 3}
+    results.add("rows", "ours", value=1.5, line="ours 1.5")
+    assert held()["rows"] == {"ours": [1.5]}
+    assert "ours 1.5\n" in capsys.readouterr().out
+    results.add("rows", "ours", value=[2, 3])
+    results.add("rows", "theirs", value=None)
+    results.set("memory", value=7)
+    assert held()["rows"] == {"ours": [1.5, [2, 3]], "theirs": [None]}
+    assert held()["memory"] == 7
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.json"]
+
+
+def test_a_number_that_json_does_not_hold_leaves_the_file_whole(tmp_path: Path):
+    results = Record("speed", tmp_path / "out.json")
+    results.add("rows", value=1)
+    with pytest.raises(TypeError, match="JSON"):
+        results.add("rows", value=object())
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == [1]
+
+
+def test_a_machine_without_a_library_gets_its_results(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(record, "LIBRARIES", ("torch", "no-such-library"))
+    write("speed", {"rows": [1]}, tmp_path / "out.json")
+    held = json.loads((tmp_path / "out.json").read_text())
+    assert held["rows"] == [1]
+    assert held["libraries"]["no-such-library"] is None
+    assert held["libraries"]["torch"]
+
+
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="taken"):
+        Record("speed", tmp_path / "taken" / "out.json")
+
+
+def test_a_record_needs_no_more_than_torch():
+    """So that a lent machine writes results, too."""
+    code = (
+        "import sys; import benchmarks.record\n"
+        "sys.exit(str({'zarr', 'rich', 'typer', 'pydantic', 'distributed', 'PIL'} & {*sys.modules} or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "", done.stderr
+
+
+def test_a_quick_run_replaces_no_record(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    assert Record("speed").path != Record("speed", quick=True).path
+
+
+def test_latency_writes_every_row_and_names_what_the_limit_left_out(tmp_path: Path, capsys):
+    def held(name: str, *, limit: float | None) -> dict:
+        latency.main(["fp32"], 0.01, 1, 1, limit, tiny=True, out=tmp_path / name)
+        return json.loads((tmp_path / name).read_text())
+
+    rows = held("all.json", limit=None)["rows"]
+    assert {(row["part"], row["driver"]) for row in rows} == {
+        ("vision stack", "both"),
+        ("replaced part", "student"),
+        ("replaced part", "student, one by one"),
+        ("replaced part", "teacher"),
+        ("replaced part", "teacher, reference"),
+        ("whole frame", "student"),
+        ("whole frame", "teacher"),
+    }
+    assert len(rows) == 7
+    printed = capsys.readouterr().out
+    assert all(f"fp32, {row['part']}, {row['driver']}: p50 " in printed for row in rows)
+    none = held("none.json", limit=0)
+    assert none["left out"] == ["fp32"]
+    assert "rows" not in none
+    timer = latency.Timer("cpu", 1, 1, 1, 0, Record("latency", tmp_path / "late.json"), ends=0)
+    assert timer.row("fp16", "whole frame", "student", lambda: torch.zeros(1), 0) == []
+    assert json.loads((tmp_path / "late.json").read_text())["left out"] == ["fp16, whole frame, student"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "options", "rows"),
+    [
+        ("scale", ("--clips", "8", "--repeats", "1"), 7),
+        ("scaling", ("--workers", "1", "--clips", "1", "--frames", "2", "--step-s", "0.1"), 1),
+    ],
+)
+def test_a_benchmark_prints_each_row_that_it_writes(tmp_path: Path, benchmark: str, options, rows: int):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *options, "--out", out]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    held = json.loads(out.read_text())
+    measured = held["runs"] if benchmark == "scaling" else held["seconds and MiB"]
+    assert len(measured) == rows
+    begun = [line for line in done.stdout.splitlines() if re.match(r" *[0-9.]+ s  ", line)]
+    assert len(begun) >= rows
