@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cache_schema.dataset.writer import check_path
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes
 from cache_schema.plugins import require
+from cache_schema.processors import usable_processors
 from cache_schema.terminal import size, table
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.prefetch import Prefetcher
@@ -154,7 +154,7 @@ def frames_per_second(selection: Selection, teacher: Teacher, *, slots: int) -> 
     Raises:
         ClipError: One of them cannot be read.
     """
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(2, usable_processors())) as pool:
         clips = selection.clips[:slots]
         running = [Prefetcher(clip.open(), clip.samples, teacher.prepare, pool) for clip in clips]
         idle = [None] * (slots - len(clips))

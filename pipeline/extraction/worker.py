@@ -24,6 +24,7 @@ import torch
 from cache_schema.dataset.clip_writer import ClipWriter
 from cache_schema.errors import ClipError, FeatureError
 from cache_schema.format.ledger import ClipInfo
+from cache_schema.processors import usable_processors
 from pipeline.extraction.allocator import keep_freed_memory
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.own_memory import own
@@ -136,7 +137,7 @@ class Worker:
         self._gpus: set[torch.device] = set()
         self._changed = threading.Condition()
         self._closed = False
-        self._readers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
+        self._readers = ThreadPoolExecutor(max(2, usable_processors()), thread_name_prefix="read")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._thread = threading.Thread(target=self._run, name="teacher", daemon=True)
 
