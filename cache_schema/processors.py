@@ -18,8 +18,8 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 def usable_processors() -> int:
     """Return how many processors this process may keep busy; at least one.
 
-    The machine may have more: ``taskset`` and SLURM bind a process to some of them, and a container has a quota
-    of their time.
+    The machine may have more: ``taskset`` and SLURM bind a process to some of them, and a container has a
+    quota of their time.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *_quotas()]))

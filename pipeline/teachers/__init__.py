@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cache_schema.errors import RequestError
 from cache_schema.plugins import require, resolve
 from cache_schema.progress import SILENT
 from pipeline.teachers.protocol import check_teacher
@@ -37,12 +38,23 @@ def load_teacher(
     quantize: str | None = None,
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one."""
+    """Load a preset's teacher; by default on this machine's GPU, if it has one.
+
+    Raises:
+        RequestError: There is no such teacher, it lacks something, or the GPU's memory does not suffice.
+    """
     import torch
 
     best = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher = teacher_preset(name).load(
-        checkpoint, device=device or best, precision=precision, quantize=quantize, progress=progress
-    )
+    try:
+        teacher = teacher_preset(name).load(
+            checkpoint, device=device or best, precision=precision, quantize=quantize, progress=progress
+        )
+    except torch.OutOfMemoryError as error:
+        raise RequestError(
+            f"the GPU's memory does not suffice for the weights of {name}: {error}",
+            expected="room for all weights, and for what a step computes",
+            repair="choose --precision fp16 or --quantize nf4, which change the features; or a larger GPU",
+        ) from error
     check_teacher(teacher)
     return teacher
