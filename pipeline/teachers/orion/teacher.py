@@ -111,7 +111,9 @@ class OrionTeacher:
                 progress.advance()
             self._planner = lambda: planner
             origin = str(fingerprint)
-        self.model.to(device)
+        for module in self.model.modules():  # the weights are there; their constants follow
+            for key, constant in module.named_buffers(recurse=False):
+                setattr(module, key, constant.to(device))
         precision.prepare_heads(self.model, device)
         if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
             self.model.language_model.cache_prefix()

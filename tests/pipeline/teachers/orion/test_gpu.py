@@ -1,5 +1,7 @@
 """ORION on a GPU: with fake tensors, which have devices and no memory; and on a real GPU."""
 
+import contextlib
+import functools
 from collections import Counter
 
 import pytest
@@ -10,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY
 
 WAITS = {"_local_scalar_dense", "nonzero", "item", "unique_consecutive", "masked_select", "equal"}
@@ -17,11 +20,13 @@ WAITS = {"_local_scalar_dense", "nonzero", "item", "unique_consecutive", "masked
 
 
 class Operators(TorchDispatchMode):
-    """Records what a GPU computes: what waits for it, and whether float32 products may round to TF32."""
+    """Records what waits for a GPU, what mixes it with the host, and which products may round to TF32."""
 
     def __init__(self):
         super().__init__()
+        self.computed = 0
         self.waits = []
+        self.mixed = []
         self.products = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -29,12 +34,18 @@ class Operators(TorchDispatchMode):
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if any(x.is_cuda for x in given):
-            left = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and not x.is_cuda]
-            if name in WAITS or (left and not kwargs.get("non_blocking")):
+        if name in ("linear", "matmul", "einsum"):
+            self.products[name, torch.get_float32_matmul_precision()] += 1
+        devices = {x.device.type for x in given if x.device.type != "cpu" or x.ndim}
+        if devices - {"cpu"}:
+            self.computed += 1
+            arrived = [
+                x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.device.type == "cpu"
+            ]
+            if name in WAITS or (arrived and not kwargs.get("non_blocking")):
                 self.waits.append(name)
-            if name in ("mm", "addmm", "bmm", "baddbmm") and given[0].dtype == torch.float32:
-                self.products[name, torch.get_float32_matmul_precision()] += 1
+            if len(devices) > 1:
+                self.mixed.append(name)
         return result
 
 
@@ -52,40 +63,68 @@ class Attentions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def fake_cuda():
+    """Return whether torch fakes CUDA tensors wholly, which builds without CUDA do not."""
+    with FakeTensorMode():
+        try:
+            torch.empty(1, device="cuda:0")[:1]
+        except RuntimeError:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(precision, frame_of, together):
+@pytest.mark.parametrize(
+    ("device", "mode"),
+    [
+        # Meta tensors cannot be waited for either.
+        ("meta", contextlib.nullcontext),
+        pytest.param(
+            "cuda:0",
+            functools.partial(FakeTensorMode, allow_non_fake_inputs=True),
+            marks=pytest.mark.skipif(not fake_cuda(), reason="this build of torch fakes no CUDA tensors"),
+        ),
+    ],
+)
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(device, mode, precision, frame_of, together):
     frames = [together([frame_of("a", 0), frame_of("", 0)]), together([frame_of("a", 1), frame_of("b", 0)])]
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        teacher = ORION_TINY.load(None, device="cuda", precision=precision)
+    with mode():
+        teacher = ORION_TINY.load(None, device=device, precision=precision)
         state = teacher.begin(2)
-        with Operators() as operators, Attentions() as attentions:
+        with Operators() as operators:
             for frame in frames:
                 features, state = teacher.step(frame, state)
+    assert operators.computed
     assert operators.waits == []
-    assert {values.device.type for values in features.values()} == {"cuda"}
+    assert operators.mixed == []
+    assert {str(values.device) for values in features.values()} == {device}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_tensor_cores_compute_linear_maps_and_unmasked_attention_of_the_heads(precision, tiny, frame_of):
+    teacher = ORION_TINY.load(None, device="cpu")
+    PrecisionConfig(precision).prepare_heads(teacher.model, "cuda:0")
+    with Operators() as operators, Attentions() as attentions:
+        output, _ = teacher.forward(frame_of("a", 0), teacher.begin(1))
     assert torch.get_float32_matmul_precision() == "highest"
-    config = ORION_TINY.config
-    blocks, layers = config.backbone.depth, config.language.layers
+    config = teacher.config
     decoders = config.detection.decoder.layers + config.lanes.decoder.layers
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    unmasked = Counter({half: blocks + layers})
     # Three small decoders, of which that of futures attends twice.
-    unmasked[torch.float32 if precision == "fp32" else torch.float16] += decoders + 4
-    assert attentions.seen == Counter(
-        {
-            **{(dtype, False): 2 * times for dtype, times in unmasked.items()},
-            (torch.float32, True): 2 * decoders,
-        }
-    )
-    rounded = {kind: times for (kind, allowed), times in operators.products.items() if allowed == "high"}
-    exact = {kind: times for (kind, allowed), times in operators.products.items() if allowed == "highest"}
-    # Batched products are of poses and rays; all linear maps of the heads are plain ones.
-    assert exact.get("bmm")
-    assert "bmm" not in rounded
-    if precision == "fp32":
-        assert not rounded
-    else:
-        assert not {"mm", "addmm"} & exact.keys()
+    images_and_memories = decoders + 4
+    others = config.backbone.depth + config.language.layers
+    rounded = precision != "fp32"
+    assert attentions.seen[torch.float32, True] == decoders
+    assert attentions.seen[torch.float16, False] == (images_and_memories if rounded else 0)
+    assert attentions.seen[torch.float32, False] == others + (0 if rounded else images_and_memories)
+    # Poses, points and rays are no linear maps.
+    assert operators.products["matmul", "highest"]
+    assert operators.products["einsum", "highest"]
+    assert not operators.products["matmul", "high"]
+    assert not operators.products["einsum", "high"]
+    assert bool(operators.products["linear", "high"]) == rounded
+    exact, _ = tiny.forward(frame_of("a", 0), tiny.begin(1))
+    error = (output.planning_token - exact.planning_token).norm() / exact.planning_token.norm()
+    assert (1e-6 < error < 1e-2) if rounded else error == 0
 
 
 @pytest.mark.gpu
