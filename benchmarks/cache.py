@@ -54,6 +54,7 @@ from benchmarks.record import Record, hardware
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.format.ledger import Ledger, digest_of
 from cache_schema.integrity.verify import verify
+from cache_schema.processors import usable_processors
 from cache_schema.storage.atomic_io import sha256_of
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def verification(folder: Path, numbers: Numbers, *, repeats: int) -> None:
     """Measure the MB/s of verifying a dataset from disk and from memory, and of its limits."""
     files = [path for path in (folder / "clips").rglob("*") if path.is_file()]
     size_mb = bytes_of(folder) / 1e6
-    cores = os.cpu_count() or 1
+    cores = usable_processors()
 
     def read(path: Path) -> None:
         buffer = memoryview(bytearray(2**20))

@@ -20,6 +20,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import DataIdentity, TeacherIdentity
+from cache_schema.processors import usable_processors
 from cache_schema.vocabulary.driving import GROUND_TRUTH
 from cache_schema.vocabulary.orion import HEADS, vision_tokens
 from pipeline.manifest import new_manifest
@@ -170,7 +171,7 @@ class PerFrameFiles(Dataset):
 
     def batch_rate(self, frames: Sequence[tuple[int, int]]) -> float:
         """See ``StorageFormat``. Timed from the first batch on, without the start of the worker processes."""
-        loader = DataLoader(self, batch_size=BATCH, sampler=frames, num_workers=os.cpu_count() or 1)
+        loader = DataLoader(self, batch_size=BATCH, sampler=frames, num_workers=usable_processors())
         arrived = [time.perf_counter() for _ in loader]
         return BATCH * (len(arrived) - 1) / (arrived[-1] - arrived[0])
 

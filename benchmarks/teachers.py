@@ -67,6 +67,7 @@ class OrionPreprocessing:
     """The part of a ``Teacher`` that both teachers share: ORION's preparation of a frame."""
 
     kind = "driving"
+    fresh_inputs = True
     images: ImagePreprocessing
 
     def prepare(self, sample: DrivingSample) -> OrionInputs:

@@ -41,6 +41,7 @@ from benchmarks.formats import LatentFormat, content, random_heads
 from benchmarks.record import hardware, write
 from benchmarks.reference_training import ReferenceStudent, ReferenceTrainer, loader
 from cache_schema.dataset.reader import LatentDataset
+from cache_schema.processors import usable_processors
 from student.loading.batches import LatentSamples
 from student.orion_lite.planner import Planner, PlannerConfig
 from student.orion_lite.policies import teacher_planner
@@ -90,7 +91,7 @@ def make_data(folder: Path, *, files: int, frames: int) -> tuple[list[Path], Pat
         )
         return path
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_processors()) as pool:
         written = list(pool.map(save_frame, range(files)))
     torch.manual_seed(0)
     assets = {
@@ -122,7 +123,7 @@ def reference(files: Sequence[Path], dataset: Path, config: RunConfig, device: s
     model = ReferenceStudent(system.student, PlannerConfig(token_width=TOKEN_WIDTH))
     model.load_planner(teacher_planner(LatentDataset.open(dataset)))
     trainer = ReferenceTrainer(model, system.losses, device=device)
-    batches = loader(files, batch_size=config.training.batch_size, workers=os.cpu_count() or 1)
+    batches = loader(files, batch_size=config.training.batch_size, workers=usable_processors())
     batch = next(iter(batches))
     size = len(batch["planning_token"])
 

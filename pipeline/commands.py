@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cache_schema.plugins import require
+from cache_schema.processors import usable_processors
 from cache_schema.terminal import (
     DatasetPath,
     Device,
@@ -86,7 +86,7 @@ def demo_data(
 
     with ProgressBar("demo-data", "clips") as bar:
         write_demo_data(
-            root, clips=clips, frames=frames, seed=seed, workers=os.cpu_count() or 1, progress=bar
+            root, clips=clips, frames=frames, seed=seed, workers=usable_processors(), progress=bar
         )
     out.print(f"{clips} clips of {frames} frames in {root}")
 
@@ -228,7 +228,7 @@ def add_ground_truth(dataset: DatasetPath, data: DataRoot) -> None:
     from pipeline.bench2drive.add_ground_truth import add_ground_truth
 
     with ProgressBar("add ground truth", "frames") as bar:
-        report = add_ground_truth(dataset, data, workers=os.cpu_count() or 1, progress=bar)
+        report = add_ground_truth(dataset, data, workers=usable_processors(), progress=bar)
     out.print(report, soft_wrap=True)
     exit_if_left_out(report.failed)
 

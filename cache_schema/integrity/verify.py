@@ -6,7 +6,6 @@ every array follow from the manifest and the lengths of clips, and are compared 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.clip_check import clip_problems
 from cache_schema.integrity.listing import FILE, FOLDER, listing, printable
 from cache_schema.integrity.problem import Problem, problem_table, reason_of
+from cache_schema.processors import usable_processors
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import sha256_of
 from cache_schema.storage.local_folder import LocalBackend
@@ -105,7 +105,7 @@ def verify(
         return entry.clip.frames, entry.nbytes, [*clip_problems(path, manifest, entry, quick=quick)]
 
     checked = frames = nbytes = 0
-    with ThreadPoolExecutor(threads or (1 if quick else 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(threads or (1 if quick else 2 * usable_processors())) as pool:
         progress.expect(len(clips))
         for clip_frames, clip_bytes, found in pool.map(check, clips):
             problems += found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cache_schema.errors import ClipError
@@ -15,6 +17,7 @@ except ImportError:  # an extra: `pip install teachonce[fast]`
     simplejpeg = None
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 CAMERA_SIZE = (IMAGE_WIDTH, IMAGE_HEIGHT)
@@ -29,6 +32,30 @@ def read_jpeg(path: Path) -> Image.Image:
     Raises:
         ClipError: The file is missing, not a whole JPEG, or not 1600x900.
     """
+    with _opened(path) as image:
+        if simplejpeg is not None and image.mode == "RGB":
+            return Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGB"))
+        return _decoded(image)
+
+
+def read_jpeg_into(pixels: np.ndarray, path: Path) -> None:
+    """Read one camera image and decode it, RGB, into an array (900, 1600, 3) uint8; see ``read_jpeg``."""
+    with _opened(path) as image:
+        if simplejpeg is not None and image.mode == "RGB":
+            simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGB", buffer=pixels)
+        else:
+            pixels[:] = np.asarray(_decoded(image))
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """Decode an opened image, to the pixels that ``simplejpeg`` would yield."""
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[Image.Image]:
+    """Open a camera image, without decoding it; say what is wrong with its file in the end."""
     try:
         with Image.open(path) as image:
             if image.size != CAMERA_SIZE:
@@ -37,7 +64,7 @@ def read_jpeg(path: Path) -> Image.Image:
                     expected="1600x900, to which resize and intrinsics are tied",
                     repair="use Bench2Drive's original images",
                 )
-            return _decode(path, image)
+            yield image
     except FileNotFoundError as error:
         raise ClipError(
             f"the image {path} does not exist",
@@ -50,11 +77,3 @@ def read_jpeg(path: Path) -> Image.Image:
             expected="a whole JPEG file",
             repair="unpack the clip's archive again, or leave the clip out",
         ) from error
-
-
-def _decode(path: Path, image: Image.Image) -> Image.Image:
-    """Decode an opened JPEG; both decoders return the same pixels."""
-    if simplejpeg is not None and image.mode == "RGB":
-        return Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGB"))
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")

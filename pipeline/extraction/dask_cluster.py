@@ -34,9 +34,16 @@ def connect(
         device: Torch device that was asked for; on a CPU, workers need no GPU each.
 
     Raises:
-        RequestError: Both are given, the scheduler does not answer, or there are too few GPUs.
+        RequestError: Both are given, the scheduler does not answer, there are too few GPUs, or the device is
+            one of them.
     """
     if scheduler is None:
+        if device is not None and device.partition(":")[2] not in ("", "0"):
+            raise RequestError(
+                f"the device {device!r} was asked for with --workers",
+                expected="cpu or cuda: each worker sees one GPU, its own",
+                repair="leave --device out, and choose GPUs by the variable CUDA_VISIBLE_DEVICES",
+            )
         gpus = () if device == "cpu" else visible_gpus()
         with local_cluster(workers or 1, gpus=gpus) as client, _quiet_when_stopped():
             yield client

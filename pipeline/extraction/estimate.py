@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from cache_schema.dataset.writer import check_path
 from cache_schema.format.encodings import stored_arrays
 from cache_schema.format.layout import file_sizes
 from cache_schema.plugins import require
+from cache_schema.processors import usable_processors
 from cache_schema.terminal import size, table
+from pipeline.extraction.gpu_memory import must_suffice_for
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.prefetch import Prefetcher
 from pipeline.extraction.run import committed_clips
@@ -153,10 +154,11 @@ def frames_per_second(selection: Selection, teacher: Teacher, *, slots: int) -> 
 
     Raises:
         ClipError: One of them cannot be read.
+        RequestError: The GPU's memory does not suffice.
     """
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    with must_suffice_for(slots), ThreadPoolExecutor(max(2, usable_processors())) as pool:
         clips = selection.clips[:slots]
-        running = [Prefetcher(clip.open(), clip.samples, teacher.prepare, pool) for clip in clips]
+        running = [Prefetcher(clip.open(), clip.samples, teacher, pool) for clip in clips]
         idle = [None] * (slots - len(clips))
         state = teacher.begin(slots)
         begun, computed = time.perf_counter(), 0

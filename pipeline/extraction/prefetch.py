@@ -6,12 +6,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pipeline.extraction.own_memory import own
+from pipeline.teachers.protocol import has_fresh_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from pipeline.source import OpenClip
+    from pipeline.teachers.protocol import Teacher
 
 SAMPLES_AHEAD = 4
 """Samples a slot that are prepared ahead: enough to bridge a slow file, little beside a clip's memory."""
@@ -23,17 +25,17 @@ class Prefetcher:
     Args:
         clip: The clip.
         samples: Number of its samples.
-        prepare: Turns a sample into a teacher's inputs.
+        teacher: Turns a sample into inputs.
         pool: Threads that do it.
     """
 
-    def __init__(
-        self, clip: OpenClip, samples: int, prepare: Callable[[Any], Any], pool: ThreadPoolExecutor
-    ) -> None:
-        self._submit: Callable[[int], Future[Any]] = lambda index: pool.submit(
-            # It waits for its turn, while the next samples are prepared.
-            lambda: own(prepare(clip.sample(index)))
-        )
+    def __init__(self, clip: OpenClip, samples: int, teacher: Teacher, pool: ThreadPoolExecutor) -> None:
+        def prepared(index: int) -> Any:
+            inputs = teacher.prepare(clip.sample(index))
+            # They wait for their turn, while the next samples are prepared.
+            return inputs if has_fresh_inputs(teacher) else own(inputs)
+
+        self._submit: Callable[[int], Future[Any]] = lambda index: pool.submit(prepared, index)
         self._samples = samples
         self._submitted = min(SAMPLES_AHEAD, samples)
         self._ahead = deque(self._submit(index) for index in range(self._submitted))

@@ -152,7 +152,8 @@ def extract(
         progress: Counts frames.
 
     Raises:
-        RequestError: The teacher cannot read the samples of this source.
+        RequestError: The teacher cannot read the samples of this source, or the GPU's memory does not
+            suffice.
         IdentityError: The dataset was made by another teacher.
         DatasetError: The disk refuses, or another run writes to the dataset.
     """

@@ -24,7 +24,9 @@ import torch
 from cache_schema.dataset.clip_writer import ClipWriter
 from cache_schema.errors import ClipError, FeatureError
 from cache_schema.format.ledger import ClipInfo
+from cache_schema.processors import usable_processors
 from pipeline.extraction.allocator import keep_freed_memory
+from pipeline.extraction.gpu_memory import must_suffice_for
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.own_memory import own
 from pipeline.extraction.prefetch import Prefetcher
@@ -139,7 +141,8 @@ class Worker:
         self._gpus: set[torch.device] = set()
         self._changed = threading.Condition()
         self._closed = False
-        self._readers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="read")
+        self._failure: BaseException | None = None
+        self._readers = ThreadPoolExecutor(max(2, usable_processors()), thread_name_prefix="read")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._thread = threading.Thread(target=self._run, name="teacher", daemon=True)
 
@@ -170,7 +173,7 @@ class Worker:
         job = _Job(clip, self._readers.submit(self._open, clip))
         with self._changed:
             if self._closed:
-                raise RuntimeError("the worker has stopped")
+                raise self._failure or RuntimeError("the worker has stopped")
             self._outstanding.add(job)
             self._queues[clip.index % len(self._queues)].append(job)
             self._changed.notify()
@@ -180,30 +183,34 @@ class Worker:
     def _open(self, clip: Clip) -> _Opened:
         opened = clip.open()
         ground_truth = own(dict(opened.ground_truth()))  # it is written later, when the clip's turn comes
-        return _Opened(ground_truth, Prefetcher(opened, clip.samples, self._teacher.prepare, self._readers))
+        return _Opened(ground_truth, Prefetcher(opened, clip.samples, self._teacher, self._readers))
 
     @torch.inference_mode()
     def _run(self) -> None:
-        """Step the teacher until the worker is closed."""
+        """Step the teacher until the worker is closed; hand an error to everything that waits."""
         try:
-            slots = len(self._slots)
-            state = self._teacher.begin(slots)
-            in_flight: _Step | None = None
-            while self._wait(in_flight):
-                inputs = [self._next_inputs(slot) for slot in range(slots)]
-                jobs = {slot: job for slot, job in enumerate(self._slots) if job and inputs[slot] is not None}
-                before, in_flight = in_flight, None
-                if jobs:
-                    begun = time.perf_counter()
-                    outputs, state = self._teacher.step(self._teacher.collate(inputs), state)
-                    in_flight = _Step(jobs, HostOutputs(outputs, slots), time.perf_counter() - begun)
-                    self._gpus |= in_flight.outputs.gpus
-                    self._release_slots()
-                # While a GPU computes one step, the outputs of the step before are written.
-                if before:
-                    self._write_step(before)
-        except BaseException as error:  # noqa: BLE001 - it is handed to everything that waits
+            with must_suffice_for(len(self._slots)):
+                self._step_until_closed()
+        except BaseException as error:  # noqa: BLE001 - none may end this thread unseen
             self._stop(error)
+
+    def _step_until_closed(self) -> None:
+        slots = len(self._slots)
+        state = self._teacher.begin(slots)
+        in_flight: _Step | None = None
+        while self._wait(in_flight):
+            inputs = [self._next_inputs(slot) for slot in range(slots)]
+            jobs = {slot: job for slot, job in enumerate(self._slots) if job and inputs[slot] is not None}
+            before, in_flight = in_flight, None
+            if jobs:
+                begun = time.perf_counter()
+                outputs, state = self._teacher.step(self._teacher.collate(inputs), state)
+                in_flight = _Step(jobs, HostOutputs(outputs, slots), time.perf_counter() - begun)
+                self._gpus |= in_flight.outputs.gpus
+                self._release_slots()
+            # While a GPU computes one step, the outputs of the step before are written.
+            if before:
+                self._write_step(before)
 
     def _wait(self, in_flight: _Step | None) -> bool:
         """Wait until there is something to compute or to write; return False once the worker is closed."""
@@ -315,7 +322,7 @@ class Worker:
     def _stop(self, error: BaseException) -> None:
         """Pass an error for good to everything that waits."""
         with self._changed:
-            self._closed = True
+            self._closed, self._failure = True, error
             outstanding = list(self._outstanding)
         for job in outstanding:
             job.result.set_exception(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cache_schema.errors import RequestError
 from cache_schema.plugins import require, resolve
 from cache_schema.progress import SILENT
 from pipeline.teachers.protocol import check_teacher
@@ -38,17 +39,28 @@ def load_teacher(
     compile: bool | None = None,
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled."""
+    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled.
+
+    Raises:
+        RequestError: There is no such teacher, it lacks something, or the GPU's memory does not suffice.
+    """
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = teacher_preset(name).load(
-        checkpoint,
-        device=device,
-        precision=precision,
-        quantize=quantize,
-        compile=torch.device(device).type == "cuda" if compile is None else compile,
-        progress=progress,
-    )
+    try:
+        teacher = teacher_preset(name).load(
+            checkpoint,
+            device=device,
+            precision=precision,
+            quantize=quantize,
+            compile=torch.device(device).type == "cuda" if compile is None else compile,
+            progress=progress,
+        )
+    except torch.OutOfMemoryError as error:
+        raise RequestError(
+            f"the GPU's memory does not suffice for the weights of {name}: {error}",
+            expected="room for all weights, and for what a step computes",
+            repair="choose --precision fp16 or --quantize nf4, which change the features; or a larger GPU",
+        ) from error
     check_teacher(teacher)
     return teacher

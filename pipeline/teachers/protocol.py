@@ -6,13 +6,15 @@ teacher carries from step to step: the memories of a streaming teacher, nothing 
 
 Who owns which memory. A sample, and what ``prepare`` returns of it, may lie in buffers that the same thread
 uses again for its next sample: the worker copies the inputs at once, as far as they are arrays and tensors in
-dicts, lists, tuples and dataclasses. Several threads prepare at a time, so none may write where another one
-does. The worker passes its copy to one ``collate`` and drops it. A batch is passed to one ``step`` and
-dropped; a GPU may still read it while the next batch is collated, so a teacher that reuses pinned buffers
-needs two sets in turn. The tensors that ``step`` returns may be buffers that its next step overwrites, the
-batch itself, or views of one tensor: the worker copies them first, in order of the current stream of their
-device, so what was computed on another stream must be waited for by that one. The state is the teacher's own;
-the worker only hands it back. Assets are written before ``assets`` is called again.
+dicts, lists, tuples and dataclasses; unless the teacher says that they are fresh (``has_fresh_inputs``).
+Several threads prepare at a time, so none may write where another one does. The worker passes the inputs to
+one ``collate`` and drops them. A batch is passed to one ``step`` and dropped. A GPU may still read either
+while the next batch is collated: pinned memory that torch allocates waits for that by itself, but a teacher
+that reuses pinned buffers of its own needs two sets in turn. The tensors that ``step`` returns may be buffers
+that its next step overwrites, the batch itself, or views of one tensor: the worker copies them first, in
+order of the current stream of their device, so what was computed on another stream must be waited for by that
+one. The state is the teacher's own; the worker only hands it back. Assets are written before ``assets`` is
+called again.
 
 Dimension letters: B slots (clips that advance together).
 """
@@ -64,7 +66,7 @@ class Teacher(Protocol):
         ...
 
     def collate(self, inputs: Sequence[Any]) -> Any:
-        """Stack the inputs of B slots to a batch, in pinned memory if there is a GPU.
+        """Stack the inputs of B slots to a batch: if there is a GPU in pinned memory, or on its way there.
 
         Args:
             inputs: (B) what ``prepare`` returned; None for an idle slot. As many in every batch, because
@@ -73,7 +75,11 @@ class Teacher(Protocol):
         ...
 
     def begin(self, slots: int) -> Any:
-        """Return the state before the first step of ``slots`` slots."""
+        """Return the state before the first step of ``slots`` slots.
+
+        Called by the thread that calls ``collate`` and ``step`` afterwards. Its current device is the first
+        GPU: a teacher on another one whose kernels go by that sets it.
+        """
         ...
 
     def step(self, batch: Any, state: Any) -> tuple[Mapping[str, Tensor | Sequence[Tensor]], Any]:
@@ -150,6 +156,14 @@ def check_teacher(teacher: Teacher) -> None:
         "the teacher",
         *("kind", "features", "identity", "prepare", "collate", "begin", "step", "assets"),
     )
+
+
+def has_fresh_inputs(teacher: Teacher) -> bool:
+    """Whether all that ``prepare`` returns is new memory, which shares none with the sample or anything else.
+
+    A teacher says so by an attribute ``fresh_inputs``, and is spared a copy.
+    """
+    return getattr(teacher, "fresh_inputs", False)
 
 
 def check_kind(teacher: Teacher | TeacherPreset, source: Source) -> None:

@@ -2,6 +2,7 @@
 
 ``TROUBLE`` is JSON: a line of length ``poison`` kills the process every time, one of length ``dies_once``
 the first time (``marker`` is the file that remembers), and every step takes ``delay_s`` seconds longer.
+A line of length ``too_much`` does not fit the memory of a GPU; with ``weights_too_large`` the weights do not.
 """
 
 import json
@@ -10,7 +11,11 @@ import signal
 import time
 from pathlib import Path
 
+import torch
+
 from tests.toy.teacher import ToyPreset, ToyTeacher
+
+NO_ROOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free.")
 
 
 class TroubledTeacher(ToyTeacher):
@@ -25,12 +30,17 @@ class TroubledTeacher(ToyTeacher):
         if self.trouble.get("dies_once") in lengths and not Path(self.trouble["marker"]).exists():
             Path(self.trouble["marker"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.trouble.get("too_much") in lengths:
+            raise NO_ROOM
         return super().step(batch, state)
 
 
 class TroubledPreset(ToyPreset):
     def load(self, checkpoint, **options):
-        return TroubledTeacher()
+        teacher = TroubledTeacher()
+        if teacher.trouble.get("weights_too_large"):
+            raise NO_ROOM
+        return teacher
 
 
 TROUBLED = TroubledPreset()

@@ -7,7 +7,6 @@ tokens are stored as they are. What the dump does not hold (poses, CAN bus) is n
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.errors import ClipError, FeatureError, LeftOut
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import TeacherIdentity
+from cache_schema.processors import usable_processors
 from cache_schema.progress import SILENT
 from pipeline.bench2drive.source import BENCH2DRIVE
 from pipeline.committed import Candidate, Fingerprints, committed
@@ -112,7 +112,7 @@ def import_npz(
     with (
         DatasetWriter(out, _manifest(conversion, parts), parts.assets if parts else {}) as writer,
         Fingerprints(out) as fingerprints,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(usable_processors()) as pool,
     ):
         present, stale = committed(out, map(_candidate, dump.clips))
         failed += stale

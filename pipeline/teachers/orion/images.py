@@ -1,9 +1,8 @@
 """Camera images as ORION sees them.
 
 The recipe (spec: ORION teacher, section 3.1): shrink with PIL's antialiased bicubic to 640x360 in uint8, drop
-the top 40 rows, stretch the height to 640 with a bilinear resize in float32, normalise. The first half runs
-on the CPU beside the decoder and keeps uint8, so that one eighth of the bytes travel to the GPU, where the
-second half runs.
+the top 40 rows, stretch the height to 640 with a bilinear resize in float32, normalise. The first half keeps
+uint8, and takes a CPU as long as decoding: a teacher on a GPU does all of it there, to the same bits.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.bench2drive.jpeg import CAMERA_SIZE
+from pipeline.teachers.orion.resize import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +43,20 @@ class ImagePreprocessing:
         """Width and height after resize and crop."""
         return self.resized[0], self.resized[1] - self.crop_top
 
+    @property
+    def _kept(self) -> tuple[float, float, float, float]:
+        """Part of a camera image that is kept: left, upper, right, lower. The filter also sees rows above."""
+        width, height = CAMERA_SIZE
+        return 0, self.crop_top * height / self.resized[1], width, height
+
     def shrink(self, image: Image.Image) -> np.ndarray:
         """Resize and crop a 1600x900 image to (3, h, w) uint8; channels keep their order."""
-        # Only the rows that stay are computed; the rows above them still count in the filter.
-        top = self.crop_top * image.height / self.resized[1]
-        box = (0, top, image.width, image.height)
-        shrunk = image.resize(self.cropped, Image.Resampling.BICUBIC, box)
+        shrunk = image.resize(self.cropped, Image.Resampling.BICUBIC, self._kept)
         return np.ascontiguousarray(np.asarray(shrunk).transpose(2, 0, 1))
+
+    def shrink_on_device(self, images: Tensor) -> Tensor:
+        """Resize and crop (..., 900, 1600, 3) uint8 to the bits of ``shrink``: (..., 3, h, w)."""
+        return resize(images.movedim(-1, -3), self.cropped, self._kept).contiguous()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Stretch and normalise (..., 3, h, w) uint8 RGB to (..., 3, H, W) float32."""

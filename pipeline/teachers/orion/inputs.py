@@ -1,4 +1,8 @@
-"""From samples to batches: what ORION reads of a frame, prepared on the CPU and stacked by slot.
+"""From samples to batches: what ORION reads of a frame, prepared by threads and stacked by slot.
+
+For a teacher on a GPU the threads only decode, straight into pinned memory. From there the images are
+uploaded as they are, 26 MB a frame, and shrunk on the GPU. Torch keeps pinned memory that is freed, and gives
+it to another frame once its upload is done: after the first steps none is allocated.
 
 Dimension letters: B slots, C cameras, h and w of a shrunk image.
 """
@@ -13,16 +17,20 @@ import numpy as np
 import torch
 
 from pipeline.bench2drive.geometry import CAMERAS
-from pipeline.bench2drive.jpeg import read_jpeg
+from pipeline.bench2drive.jpeg import CAMERA_SIZE, read_jpeg, read_jpeg_into
 from pipeline.teachers.orion.network.config import CAN_BUS_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from pipeline.bench2drive.source import DrivingSample
     from pipeline.teachers.orion.images import ImagePreprocessing
+
+DECODED = (*CAMERA_SIZE[::-1], 3)
+"""Rows, columns and channels of an image as decoded."""
 
 
 class OrionInputs(NamedTuple):
@@ -30,8 +38,8 @@ class OrionInputs(NamedTuple):
 
     clip: str
     """Name of the clip; empty for an idle slot."""
-    images: np.ndarray
-    """(C, 3, h, w) uint8 RGB, resized and cropped."""
+    images: Tensor | None
+    """(C, 3, h, w) uint8 RGB, resized and cropped; or (C, 900, 1600, 3), as decoded. None: black."""
     lidar2img: np.ndarray
     """(C, 4, 4) float32."""
     ego_pose: np.ndarray
@@ -66,22 +74,40 @@ class OrionBatch:
     """(B, 18) float64."""
 
 
-def prepare(sample: DrivingSample, images: ImagePreprocessing) -> OrionInputs:
-    """Decode, resize and crop the images of a frame, and project the LiDAR frame into them.
+def prepare(sample: DrivingSample, images: ImagePreprocessing, *, shrink: bool = True) -> OrionInputs:
+    """Decode the images of a frame, and project the LiDAR frame into what they become.
+
+    Args:
+        sample: The frame. What is returned shares no memory with it.
+        images: How its images are prepared.
+        shrink: Resize and crop them. Without, they stay as decoded, in pinned memory if there is a GPU.
 
     Raises:
         ClipError: An image is missing, not whole, or of another size.
     """
+    paths = list(sample.images.values())
     return OrionInputs(
         clip=sample.clip,
-        images=np.stack([images.shrink(read_jpeg(path)) for path in sample.images.values()]),
+        images=_shrunk(paths, images) if shrink else _decoded(paths),
         lidar2img=lidar2img(sample.lidar2cam, sample.intrinsic, images),
-        ego_pose=sample.ego_pose,
-        ego_pose_inv=sample.ego_pose_inv,
+        ego_pose=sample.ego_pose.copy(),
+        ego_pose_inv=sample.ego_pose_inv.copy(),
         timestamp_s=sample.timestamp_s,
         command=sample.command,
-        can_bus=sample.can_bus,
+        can_bus=sample.can_bus.copy(),
     )
+
+
+def _shrunk(paths: Sequence[Path], images: ImagePreprocessing) -> Tensor:
+    return torch.from_numpy(np.stack([images.shrink(read_jpeg(path)) for path in paths]))
+
+
+def _decoded(paths: Sequence[Path]) -> Tensor:
+    pinned = torch.cuda.is_available()
+    frame = torch.empty((len(paths), *DECODED), dtype=torch.uint8, pin_memory=pinned)
+    for pixels, path in zip(frame.numpy(), paths, strict=True):
+        read_jpeg_into(pixels, path)
+    return frame
 
 
 def lidar2img(lidar2cam: np.ndarray, intrinsic: np.ndarray, images: ImagePreprocessing) -> np.ndarray:
@@ -97,18 +123,36 @@ def lidar2img(lidar2cam: np.ndarray, intrinsic: np.ndarray, images: ImagePreproc
     return matrix.astype(np.float32)
 
 
-def collate(inputs: Sequence[OrionInputs | None], images: ImagePreprocessing) -> OrionBatch:
-    """Stack one row a slot; None is an idle slot, which gets black images and identity poses."""
-    rows = [_idle_inputs(images) if row is None else row for row in inputs]
+def collate(
+    inputs: Sequence[OrionInputs | None],
+    images: ImagePreprocessing,
+    *,
+    shrink_on: torch.device | None = None,
+) -> OrionBatch:
+    """Stack one row a slot; None is an idle slot, which gets black images and identity poses.
+
+    Args:
+        inputs: (B) prepared frames.
+        images: How their images are prepared.
+        shrink_on: Where images that come as decoded are shrunk, and stay; if it is a GPU, everything else is
+            pinned. None: they are shrunk already.
+    """
+    rows = [_IDLE if row is None else row for row in inputs]
+    frames = [row.images for row in rows]
 
     def stack(field: str, dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(np.stack([getattr(row, field) for row in rows])).to(dtype)
         # The teacher need not wait for a copy from pinned memory to the GPU.
-        return tensor.pin_memory() if torch.cuda.is_available() else tensor
+        return tensor.pin_memory() if shrink_on is not None and shrink_on.type == "cuda" else tensor
 
+    if shrink_on is None:
+        width, height = images.cropped
+        stacked = _stacked(frames, (3, height, width))
+    else:
+        stacked = images.shrink_on_device(_uploaded(frames, shrink_on))
     return OrionBatch(
         clips=tuple(row.clip for row in rows),
-        images=stack("images", torch.uint8),
+        images=stacked,
         lidar2img=stack("lidar2img", torch.float32),
         ego_pose=stack("ego_pose", torch.float32),
         ego_pose_inv=stack("ego_pose_inv", torch.float32),
@@ -118,16 +162,42 @@ def collate(inputs: Sequence[OrionInputs | None], images: ImagePreprocessing) ->
     )
 
 
+def _uploaded(frames: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    """Return images as decoded (B, C, 900, 1600, 3) on a device, as its current stream may use them."""
+    if device.type != "cuda":
+        return _stacked(frames, DECODED, device)
+    current, uploads = torch.cuda.current_stream(device), _upload_stream(device)
+    with torch.cuda.stream(uploads):  # beside what the GPU still computes
+        uploaded = _stacked(frames, DECODED, device)
+    current.wait_stream(uploads)
+    uploaded.record_stream(current)
+    return uploaded
+
+
+def _stacked(
+    frames: Sequence[Tensor | None], size: tuple[int, int, int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the images of all slots (B, C, *size) uint8; black for an idle slot."""
+    stacked = torch.zeros((len(frames), len(CAMERAS), *size), dtype=torch.uint8, device=device)
+    for row, frame in zip(stacked, frames, strict=True):
+        if frame is not None:
+            row.copy_(frame, non_blocking=True)
+    return stacked
+
+
 @functools.cache
-def _idle_inputs(images: ImagePreprocessing) -> OrionInputs:
-    width, height = images.cropped
-    return OrionInputs(
-        clip="",
-        images=np.zeros((len(CAMERAS), 3, height, width), np.uint8),
-        lidar2img=np.tile(np.eye(4, dtype=np.float32), (len(CAMERAS), 1, 1)),
-        ego_pose=np.eye(4),
-        ego_pose_inv=np.eye(4),
-        timestamp_s=0.0,
-        command=0,
-        can_bus=np.zeros(CAN_BUS_SIGNALS),
-    )
+def _upload_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+_IDLE = OrionInputs(
+    clip="",
+    images=None,
+    lidar2img=np.tile(np.eye(4, dtype=np.float32), (len(CAMERAS), 1, 1)),
+    ego_pose=np.eye(4),
+    ego_pose_inv=np.eye(4),
+    timestamp_s=0.0,
+    command=0,
+    can_bus=np.zeros(CAN_BUS_SIGNALS),
+)
+"""Stands for the frame of an idle slot."""

@@ -63,6 +63,7 @@ class OrionTeacher:
     """
 
     kind = "driving"
+    fresh_inputs = True
 
     def __init__(
         self,
@@ -81,6 +82,8 @@ class OrionTeacher:
         self.images = images
         self.config = config
         self.device = device
+        self.shrink_on = torch.device(device) if torch.device(device).type == "cuda" else None
+        """Where images are shrunk; None: by Pillow in the threads that decode them, faster on a CPU."""
         self.model = build(config)
         compute_exact_float32()
         # One weight at a time, so that host and device hold no more than what is computed with.
@@ -122,15 +125,18 @@ class OrionTeacher:
         )
 
     def prepare(self, sample: DrivingSample) -> OrionInputs:
-        """Decode and shrink the images of a frame; see ``Teacher``."""
-        return prepare(sample, self.images)
+        """Decode the images of a frame, and shrink them unless a GPU does; see ``Teacher``."""
+        return prepare(sample, self.images, shrink=self.shrink_on is None)
 
     def collate(self, inputs: Sequence[OrionInputs | None]) -> OrionBatch:
         """Stack one row a slot; see ``Teacher``."""
-        return collate(inputs, self.images)
+        return collate(inputs, self.images, shrink_on=self.shrink_on)
 
     def begin(self, slots: int) -> OrionState:
         """Return empty memories for ``slots`` clips."""
+        device = torch.device(self.device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # for this thread, which begins with the first one
         return OrionState(("",) * slots, OrionMemory.empty(self.config, slots, self.device))
 
     def step(self, batch: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:
@@ -156,16 +162,20 @@ class OrionTeacher:
         def on_device(x: Tensor) -> Tensor:
             return x.to(self.device, non_blocking=True)
 
-        same_clip = [now == before for now, before in zip(batch.clips, state.clips, strict=True)]
-        signals = torch.cat((batch.command[:, None].double(), batch.can_bus), dim=-1)
+        same_clip = torch.tensor(
+            [now == before for now, before in zip(batch.clips, state.clips, strict=True)]
+        )
+        if batch.command.is_pinned():  # otherwise a copy may wait for what the GPU still computes
+            same_clip = same_clip.pin_memory()
+        command, can_bus = on_device(batch.command), on_device(batch.can_bus)
         output, memory = self.model(
             self.images.normalise(on_device(batch.images)),
             on_device(batch.lidar2img),
             on_device(batch.ego_pose),
             on_device(batch.ego_pose_inv),
             on_device(batch.timestamp_s),
-            on_device(signals),
-            on_device(torch.tensor(same_clip)),
+            torch.cat((command[:, None].double(), can_bus), dim=-1),
+            on_device(same_clip),
             state.memory,
         )
         return output, OrionState(batch.clips, memory)

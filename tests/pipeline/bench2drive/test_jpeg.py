@@ -6,7 +6,7 @@ from PIL import Image
 
 from cache_schema.errors import ClipError
 from pipeline.bench2drive import jpeg as jpegs
-from pipeline.bench2drive.jpeg import read_jpeg
+from pipeline.bench2drive.jpeg import read_jpeg, read_jpeg_into
 
 
 @pytest.fixture
@@ -29,20 +29,38 @@ def test_both_decoders_yield_the_same_pixels(jpeg, monkeypatch):
     np.testing.assert_array_equal(np.asarray(read_jpeg(jpeg)), np.asarray(fast))
 
 
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_decoding_into_an_array(jpeg, decoder, mode, monkeypatch):
+    Image.open(jpeg).convert(mode).save(jpeg)
+    expected = np.asarray(read_jpeg(jpeg))
+    if decoder == "pillow":
+        monkeypatch.setattr(jpegs, "simplejpeg", None)
+    frame = np.zeros((3, 900, 1600, 3), np.uint8)
+    read_jpeg_into(frame[1], jpeg)
+    np.testing.assert_array_equal(frame[1], expected)
+    assert not frame[[0, 2]].any()
+
+
+def into_an_array(path):
+    read_jpeg_into(np.empty((900, 1600, 3), np.uint8), path)
+
+
 def test_a_missing_jpeg(tmp_path):
     with pytest.raises(ClipError, match=r"00007.jpg does not exist"):
         read_jpeg(tmp_path / "00007.jpg")
 
 
+@pytest.mark.parametrize("read", [read_jpeg, into_an_array])
 @pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_a_truncated_jpeg(jpeg, share, decoder, monkeypatch):
+def test_a_truncated_jpeg(jpeg, share, decoder, read, monkeypatch):
     if decoder == "pillow":
         monkeypatch.setattr(jpegs, "simplejpeg", None)
     data = jpeg.read_bytes()
     jpeg.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ClipError, match=r"00000.jpg cannot be decoded"):
-        read_jpeg(jpeg)
+        read(jpeg)
 
 
 def test_a_jpeg_of_another_size(tmp_path):

@@ -39,6 +39,25 @@ def test_another_number_of_rows_than_slots_is_refused(rows):
         HostOutputs({"x": rows}, slots=2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [0, 1])
+def test_outputs_of_a_gpu_that_is_not_the_current_one_are_waited_for(number):
+    """The GPU is still computing when it is asked, and a teacher overwrites what was computed at once."""
+    if torch.cuda.device_count() <= number:
+        pytest.skip("there is one GPU alone")
+    values = torch.zeros(2, 1024, device=f"cuda:{number}")
+    with torch.cuda.device(0):
+        # Pinned memory is used again: what it held before would come instead.
+        HostOutputs({"x": values - 1}, slots=2).wait()
+        with torch.cuda.device(number):
+            torch.cuda._sleep(10**9)  # cycles: about half a second
+        outputs = HostOutputs({"x": values.add_(7)}, slots=2)
+        values.zero_()
+        outputs.wait()
+        assert outputs.gpus == {values.device}
+        assert (outputs.of_slot(1)["x"] == 7).all()
+
+
 class StaticTeacher(ToyTeacher):
     """Returns the same buffers at every step, as CUDA graphs and many exporters do."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 from cache_schema.dataset.reader import LatentDataset
@@ -100,3 +101,26 @@ def test_sources_and_teachers_may_use_their_memory_again(tmp_path):
         letters = (dataset.read(name, "letters")[:, :2] * 128).tolist()
         assert letters == [[ord("a") + number, ord(letter)] for letter in "bcdefghijklm"]
         assert dataset.read(name, "length").tolist() == [ord("a") + number] * 12
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_inputs_are_collated_as_they_were_prepared_where_a_teacher_says_that_they_are_fresh(tmp_path, fresh):
+    """Fresh ones may lie in pinned memory, which no copy would."""
+    prepared, collated = [], []
+
+    class FreshTeacher(ToyTeacher):
+        fresh_inputs = fresh
+
+        def prepare(self, sample):
+            prepared.append(super().prepare(sample))
+            return prepared[-1]
+
+        def collate(self, inputs):
+            collated.extend(row for row in inputs if row is not None)
+            return super().collate(inputs)
+
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("one\ntwo\n")
+    extract(Texts(tmp_path / "texts").select(), FreshTeacher(), tmp_path / "x.zarr")
+    assert len(collated) == 2
+    assert all(any(inputs is other for other in prepared) == fresh for inputs in collated)

@@ -186,6 +186,53 @@ def test_a_worker_that_dies_in_mid_clip_is_replaced(texts, undisturbed, tmp_path
     assert summarise(log_path(path)).retries >= 1
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", 2)], ids=["in this process", "two workers"])
+def test_a_gpu_without_enough_memory_names_what_to_change_and_blames_no_clip(
+    texts, undisturbed, tmp_path, options
+):
+    path = tmp_path / "x.zarr"
+    process = start(path, texts, *options, too_much=len("cherry pie"))
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2, err
+    happened, expected, to_do = [line for line in err.splitlines() if not line.startswith("extract: ")]
+    assert "memory does not suffice for 2 slots: CUDA out of memory. Tried to allocate 2.00 GiB" in happened
+    assert "room for" in expected
+    assert all(option in to_do for option in ("fewer --slots", "--precision", "--quantize"))
+    assert summarise(log_path(path)).failures == {}
+    assert verify(path).problems == ()
+    assert digests(path).items() < digests(undisturbed).items()
+    done = run("extract", path, "--data", texts, *NAMES)
+    assert done.exit_code == 0, done.output
+    assert digests(path) == digests(undisturbed)
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", 1)], ids=["in this process", "one worker"])
+def test_weights_that_do_not_fit_a_gpu(texts, tmp_path, options):
+    process = start(tmp_path / "x.zarr", texts, *options, weights_too_large=True)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2, err
+    happened, expected, to_do = [line for line in err.splitlines() if not line.startswith("extract: ")]
+    assert "does not suffice for the weights of tests.toy.troubled:TROUBLED: CUDA out of memory" in happened
+    assert "room for all weights" in expected
+    assert "--precision fp16 or --quantize nf4" in to_do
+
+
+def test_planning_with_a_gpu_without_enough_memory(texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("TROUBLE", json.dumps({"too_much": len("banana")}))
+    names = ("--source", "tests.toy.source:Texts", "--teacher", "tests.toy.troubled:TROUBLED")
+    refused = run("plan", tmp_path / "x.zarr", "--data", texts, *names, "--slots", "2", "--measure")
+    assert refused.exit_code == 2, refused.output
+    assert "memory does not suffice for 2 slots" in refused.stderr
+
+
+def test_workers_take_no_device_of_one_number(texts, tmp_path):
+    refused = run(
+        "extract", tmp_path / "x.zarr", "--data", texts, *NAMES, "--workers", 2, "--device", "cuda:1"
+    )
+    assert refused.exit_code == 2, refused.output
+    assert "the device 'cuda:1' was asked for with --workers" in refused.stderr
+
+
 def test_a_sample_that_cannot_be_prepared_leaves_out_its_clip_alone(texts, undisturbed, tmp_path):
     (texts / "banana.txt").write_text("bana\N{REPLACEMENT CHARACTER}\n")
     report = extract(Texts(texts).select(), ToyTeacher(), tmp_path / "x.zarr", slots=2)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pipeline.teachers.orion.images import _per_channel
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY
 
@@ -73,6 +74,13 @@ def fake_cuda():
     return True
 
 
+@pytest.fixture
+def no_fake_stays_cached():
+    yield
+    _per_channel.cache_clear()
+
+
+@pytest.mark.usefixtures("no_fake_stays_cached")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize(
     ("device", "mode"),

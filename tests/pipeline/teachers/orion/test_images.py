@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from pipeline.bench2drive.geometry import CAMERAS, LIDAR_TOP, cam2ego, lidar2ego, pinhole, rigid_inverse
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.resize import resize
 from tests.paths import GOLDEN
 
 IMAGES = ImagePreprocessing()
@@ -37,6 +38,51 @@ def test_rows_that_are_dropped_change_nothing_by_not_being_made(preprocessing):
     kept = np.asarray(whole)[preprocessing.crop_top :]
     shrunk = preprocessing.shrink(Image.fromarray(noise))
     np.testing.assert_array_equal(shrunk.transpose(1, 2, 0), kept)
+
+
+def draw(kind: str) -> np.ndarray:
+    """A camera image that is hard to resize: (900, 1600, 3) uint8."""
+    y, x, c = np.mgrid[:900, :1600, :3]
+    random = np.random.default_rng(0)
+    drawn = {
+        "smooth": 127 + 60 * np.sin(x / 90 + c) + 60 * np.cos(y / 70),
+        "noise": random.integers(0, 256, (900, 1600, 3)),
+        # Sums overshoot 0 and 255 on both sides of an edge.
+        "edges": 255 * ((x // 7 + y // 5) % 2),
+        "black and white": 255 * random.integers(0, 2, (900, 1600, 3)),
+        "white": np.full((900, 1600, 3), 255),
+    }
+    return drawn[kind].astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)], ids=["cpu", "gpu"]
+)
+@pytest.mark.parametrize("kind", ["smooth", "noise", "edges", "black and white", "white"])
+@pytest.mark.parametrize("preprocessing", [IMAGES, ORION_TINY.images], ids=["released", "tiny"])
+def test_a_device_shrinks_to_the_bits_of_pillow(preprocessing, kind, device):
+    image = draw(kind)
+    both = torch.from_numpy(np.stack([image, image[::-1, ::-1]])).to(device)
+    shrunk = preprocessing.shrink_on_device(both)
+    assert shrunk.is_contiguous()
+    for ours, theirs in zip(shrunk.cpu().numpy(), (image, image[::-1, ::-1]), strict=True):
+        np.testing.assert_array_equal(ours, preprocessing.shrink(Image.fromarray(theirs)))
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((17, 9), (0, 0, 100, 60)),
+        ((33, 20), (3, 5, 97, 58)),
+        ((64, 31), (0, 13.3, 100, 60)),
+        ((150, 90), (10, 20, 40, 38)),
+    ],
+)
+def test_other_sizes_and_boxes(size, box):
+    image = np.random.default_rng(1).integers(0, 256, (60, 100, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box))
+    resized = resize(torch.from_numpy(image).movedim(-1, -3), size, box).movedim(-3, -1)
+    np.testing.assert_array_equal(resized.numpy(), expected)
 
 
 def test_stretch_and_normalise(golden, shrunk):
