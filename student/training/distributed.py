@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin
 
 from cache_schema.errors import RequestError
+from student.device import allow_tf32, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ def join_processes(
     Raises:
         RequestError: fp16 without a GPU, or other processes that cannot be joined.
     """
-    wanted = torch.device(device)
+    wanted = chosen(device)
     if config.precision == "fp16" and wanted.type == "cpu":
         raise RequestError(
             "fp16 was asked for on a CPU",
@@ -41,13 +42,14 @@ def join_processes(
     # accelerate keeps one state a process, and the next run may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    if wanted.index is not None:
-        torch.cuda.set_device(wanted)
+    if config.compile:
+        # Recurrent layers as the steps that they are made of, so that they do not end a graph.
+        torch._dynamo.config.allow_rnn = True
     try:
         accelerator = Accelerator(
             cpu=wanted.type == "cpu",
             mixed_precision="no" if config.precision == "fp32" else config.precision,
-            dynamo_backend="inductor" if config.compile else "no",
+            dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.compile else "no", fullgraph=True),
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(logging_dir=str(logs)),
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -60,7 +62,7 @@ def join_processes(
         ) from error
     # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits. Set last:
     # with torch.compile, accelerate would allow it in fp32, too.
-    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+    allow_tf32(config.precision != "fp32")
     return accelerator
 
 

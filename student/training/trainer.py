@@ -21,7 +21,7 @@ from student.step import StepContext, seed_dropout
 from student.training.deferred_metrics import DeferredMetrics, DivergenceError, EpochSums, finite_samples
 from student.training.distributed import average_gradients, loss_scale
 from student.training.gradients import total
-from student.training.optim import MovingAverage, adamw, learning_rate
+from student.training.optim import MovingAverage, adamw, clip, learning_rate, set_learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -200,10 +200,8 @@ class Trainer:
             finite.append(finite_samples(output.outputs))
         if rule.separate:
             average_gradients(accelerator, self.weights)
-        gradient = accelerator.clip_grad_norm_(self.model.parameters(), training.clip_norm)
-        rate = learning_rate(training, step, self.steps)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
+        gradient = clip(accelerator, self.adamw, self.weights, training.clip_norm)
+        set_learning_rate(self.adamw, learning_rate(training, step, self.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
