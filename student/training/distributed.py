@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin
+from accelerate.utils import ProjectConfiguration
 
 from cache_schema.errors import RequestError
 from student.device import allow_tf32, chosen
@@ -42,14 +42,10 @@ def join_processes(
     # accelerate keeps one state a process, and the next run may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    if config.compile:
-        # Recurrent layers as the steps that they are made of, so that they do not end a graph.
-        torch._dynamo.config.allow_rnn = True
     try:
         accelerator = Accelerator(
             cpu=wanted.type == "cpu",
             mixed_precision="no" if config.precision == "fp32" else config.precision,
-            dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.compile else "no", fullgraph=True),
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(logging_dir=str(logs)),
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -60,10 +56,19 @@ def join_processes(
             expected="as many processes as WORLD_SIZE says, which meet at MASTER_ADDR and MASTER_PORT",
             repair="start all of them with torchrun, on a port that is free",
         ) from error
-    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits. Set last:
-    # with torch.compile, accelerate would allow it in fp32, too.
+    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits.
     allow_tf32(config.precision != "fp32")
     return accelerator
+
+
+def compile_whole(model: nn.Module) -> None:
+    """Compile a network as one graph.
+
+    In place, and below what exchanges gradients between processes, which is no part of any graph.
+    """
+    # Recurrent layers as the steps that they are made of; they would end a graph.
+    torch._dynamo.config.allow_rnn = True
+    model.compile(fullgraph=True)
 
 
 def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:

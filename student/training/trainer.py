@@ -19,7 +19,7 @@ from student.runs.tracking import flat
 from student.runs.weights import load_strictly
 from student.step import StepContext, seed_dropout
 from student.training.deferred_metrics import DeferredMetrics, DivergenceError, EpochSums, finite_samples
-from student.training.distributed import average_gradients, loss_scale
+from student.training.distributed import average_gradients, compile_whole, loss_scale
 from student.training.gradients import total
 from student.training.optim import MovingAverage, adamw, clip, learning_rate, set_learning_rate
 
@@ -104,6 +104,8 @@ class Trainer:
         # A rule with several backward passes exchanges its gradient itself, so that DDP must not.
         self.network = accelerator.prepare_model(self.model, evaluation_mode=system.gradients.separate)
         self.optimizer = accelerator.prepare_optimizer(self.adamw)
+        if self.training.compile:
+            compile_whole(self.model)
         self.metrics = DeferredMetrics(accelerator, (*system.losses, "total"))
         self.log: RunLog | None = None
         self.progress = progress if accelerator.is_main_process else SILENT
