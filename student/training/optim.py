@@ -122,6 +122,10 @@ class MovingAverage:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # Values, not memory: cuDNN wants the weights of a recurrent layer to stay behind one another.
         for weight, average in zip(self._weights, self._averages, strict=True):
-            weight.data, average.data = average.data, weight.data
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
