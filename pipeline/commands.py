@@ -43,6 +43,7 @@ class Quantize(enum.StrEnum):
 
     INT8 = "int8"
     NF4 = "nf4"
+    FP8 = "fp8"
 
 
 DataRoot = Annotated[
@@ -66,8 +67,10 @@ Slots = Annotated[
 PrecisionChoice = Annotated[
     Precision, typer.Option("--precision", help="Number format that the teacher computes in.")
 ]
-QuantizeChoice = Annotated[
-    Quantize | None, typer.Option("--quantize", help="Quantise the language model with bitsandbytes.")
+QuantizeChoice = Annotated[Quantize | None, typer.Option("--quantize", help="Quantise the language model.")]
+CompileChoice = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the teacher's layers. [default: on a GPU]"),
 ]
 
 
@@ -117,6 +120,7 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Run a few real frames first.")] = False,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
+    compiled: CompileChoice = None,
     device: Device = None,
 ) -> None:
     """Show what an extraction would cost. Writes nothing."""
@@ -137,6 +141,7 @@ def plan(
                 device=torch_device(device),
                 precision=precision,
                 quantize=quantize,
+                compile=compiled,
                 progress=bar,
             )
         measured = frames_per_second(selection, loaded, slots=slots)
@@ -163,6 +168,7 @@ def extract(
     ] = None,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
+    compiled: CompileChoice = None,
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
@@ -175,7 +181,9 @@ def extract(
     selection = _select(opened, split)
     # A worker may run in another folder.
     weights = None if checkpoint is None else absolute(checkpoint)
-    load = functools.partial(load_teacher, teacher, weights, precision=precision, quantize=quantize)
+    load = functools.partial(
+        load_teacher, teacher, weights, precision=precision, quantize=quantize, compile=compiled
+    )
     if workers is None and scheduler is None:
         from pipeline.extraction.run import extract
 

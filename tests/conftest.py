@@ -14,6 +14,11 @@ os.environ["COLUMNS"] = "200"  # tables fold in a narrow terminal; read when a c
 LENGTHS = (9, 6, 4)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no NVIDIA GPU")
+
+
 @pytest.fixture(scope="session")
 def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three clips of unequal length, the last one for validation."""

@@ -8,6 +8,7 @@ class RecordedProgress(Progress):
         self.totals: list[float] = []
         self.amounts: list[float] = []
         self.statuses: list[str] = []
+        self.messages: list[str] = []
 
     def expect(self, total: float) -> None:
         self.totals.append(total)
@@ -15,3 +16,6 @@ class RecordedProgress(Progress):
     def advance(self, amount: float = 1, status: str = "") -> None:
         self.amounts.append(amount)
         self.statuses.append(status)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)

@@ -96,18 +96,20 @@ class ClipWriter:
         with disk_errors(self._path):
             self._writers[feature].append_stored(stored)
 
-    def commit(self, *, wall_s: float) -> LedgerEntry:
+    def commit(self, *, wall_s: float, gpu: str | None = None) -> LedgerEntry:
         """Flush the clip, move it into place and enter it in the ledger.
 
         Args:
             wall_s: The clip's share of the wall time that its run took so far.
+            gpu: Model of the GPU that computed its values, if one did.
 
         Returns:
             The clip's entry: another process's, if that has committed the clip in the meantime.
         """
         with disk_errors(self._path):
             files, values = self._finish()
-            entry = LedgerEntry.of(self.info, files, values, wall_s=round(wall_s, 3), writer=platform.node())
+            writer = platform.node() if gpu is None else f"{platform.node()}, {gpu}"
+            entry = LedgerEntry.of(self.info, files, values, wall_s=round(wall_s, 3), writer=writer)
             return self._folder.commit(entry)
 
     def extend(self, entry: LedgerEntry) -> LedgerEntry:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 FLOAT16_BYTES = 2
+NO_GPU = "no GPU"
+"""What a clip is counted as that no GPU computed, or that does not say which one did."""
 LISTED_TEXTS = 12
 """Different texts of a tag that are still listed one by one."""
 
@@ -70,6 +72,8 @@ class ClipSummary(_Result):
     stored_bytes: int
     wall_s: float
     writer: str
+    gpu: str | None
+    """Model of the GPU that computed it; None where none did."""
 
 
 class Summary(Bytes):
@@ -84,6 +88,8 @@ class Summary(Bytes):
     frames_by_split: dict[str, int]
     clips_by_tag: dict[str, dict[str, int]]
     """For each tag of any clip, the number of clips by text; without a text ``unknown``."""
+    clips_by_gpu: dict[str, int]
+    """Number of clips by the model of the GPU that computed them. Two models round differently."""
     features: tuple[FeatureSummary, ...]
     derived: dict[str, Bytes]
     """For each derived feature: the bytes of its inputs, and those that it would take itself in float16."""
@@ -100,6 +106,7 @@ class Summary(Bytes):
             "data": f"{data.name} at {data.frame_rate_hz:g} Hz, licence {data.licence}",
             "clips": f"{self.clips} ({splits or 'none yet'}), {self.frames:,} frames",
             **{tag: _counts(counts) for tag, counts in self.clips_by_tag.items()},
+            **({"computed by": _counts(self.clips_by_gpu)} if {*self.clips_by_gpu} - {NO_GPU} else {}),
             "stored": f"{size(self.stored_bytes)}, and {size(self.asset_bytes)} of assets",
             "format": str(self.manifest.format_version),
         }
@@ -140,7 +147,12 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     clip_table = []
     stored, values, frames_by_split = Counter[str](), Counter[str](), Counter[str]()
     for entry in dataset.entries():
-        known = {"stored_bytes": entry.nbytes, "wall_s": entry.wall_s, "writer": entry.writer}
+        known = {
+            "stored_bytes": entry.nbytes,
+            "wall_s": entry.wall_s,
+            "writer": entry.writer,
+            "gpu": entry.gpu,
+        }
         clip_table.append(ClipSummary(**dict(entry.clip), **known))
         frames_by_split[entry.clip.split] += entry.clip.frames
         values.update(entry.values)
@@ -162,6 +174,7 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
         asset_bytes=sum(asset.nbytes for asset in manifest.assets),
         clips_by_split=_count(clip.split for clip in clip_table),
         frames_by_split=dict(sorted(frames_by_split.items())),
+        clips_by_gpu=_count(clip.gpu or NO_GPU for clip in clip_table),
         clips_by_tag={tag: _count(clip.tags.get(tag, "") for clip in clip_table) for tag in sorted(tags)},
         features=features,
         derived={

@@ -94,7 +94,7 @@ class LedgerEntry(Record):
     wall_s: float = Field(ge=0)
     """The clip's share of the wall time of the run that made it; over all clips of a run, its length."""
     writer: str
-    """Machine that wrote it."""
+    """Machine that wrote it; behind a comma and a space the model of the GPU that computed it, if one did."""
     values: dict[FeatureName, Annotated[int, Field(ge=0, le=VALUES)]] = Field(default_factory=dict)
     """Stored values of every ragged feature in this clip, from which the sizes of its files follow."""
 
@@ -125,6 +125,11 @@ class LedgerEntry(Record):
         files, values = dict(files), dict(values)
         digest = digest_of(clip, files, values)
         return cls(clip=clip, files=files, digest=digest, wall_s=wall_s, writer=writer, values=values)
+
+    @property
+    def gpu(self) -> str | None:
+        """Model of the GPU that computed the clip; None where none did, or where that was not recorded."""
+        return self.writer.partition(", ")[2] or None
 
     def holding(self, files: Mapping[str, FileRecord], values: Mapping[str, int]) -> Self:
         """Return the entry of the same clip with other files and numbers of values."""

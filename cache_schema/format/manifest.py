@@ -41,7 +41,7 @@ class TeacherIdentity(Record):
     name: str
     """Preset or class of the teacher."""
     weights: str
-    """``sha256:...`` of the weights in use, or ``random:SEED`` for random weights."""
+    """``sha256:...`` of the weights; ``random:SEED`` of random ones, ``random:SEED@cuda`` from a GPU."""
     precision: str
     """Precision of the forward pass, such as ``fp32`` or ``fp16 backbone, fp32 heads``."""
     quantization: str | None = None

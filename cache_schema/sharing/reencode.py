@@ -138,4 +138,5 @@ def _reencode_clip(dataset: LatentDataset, clip: ClipWriter, encodings: Mapping[
                 clip.append({spec.name: dataset.read(name, spec.name, frames)})
             else:
                 clip.append_stored(spec.name, dataset.stored(name, spec.name, frames))
-    clip.commit(wall_s=dataset.entry(name).wall_s)
+    entry = dataset.entry(name)
+    clip.commit(wall_s=entry.wall_s, gpu=entry.gpu)

@@ -173,4 +173,5 @@ def _thin_out(dataset: LatentDataset, clip: ClipWriter, every: int) -> LedgerEnt
     for spec in dataset.manifest.features:
         for frames in frame_blocks(dataset, name, spec.name, every=every):
             clip.append_stored(spec.name, dataset.stored(name, spec.name, frames))
-    return clip.commit(wall_s=dataset.entry(name).wall_s)
+    entry = dataset.entry(name)
+    return clip.commit(wall_s=entry.wall_s, gpu=entry.gpu)

@@ -196,6 +196,7 @@ def supervise(
         pool.refresh_workers()
         log.begin(workers=pool.workers, slots=slots, clips=len(todo))
         supervisor = _Supervisor(pool, slots, log, fingerprints, progress, frames=frames)
+        supervisor.gpus = {Ledger(path).read(clip).gpu for clip in present} if todo else set()
         begun = time.perf_counter()
         supervisor.extract(todo)
         # Clips that a dying worker held are tried again, one at a time: only that clip can be to blame then.
@@ -260,6 +261,8 @@ class _Supervisor:
         """Fingerprints of the clips that were begun."""
         self.progress = progress
         self.results: list[ClipResult] = []
+        self.gpus: set[str | None] = set()
+        """Models of the GPUs that computed the clips so far; None for a CPU."""
         self.failed: list[LeftOut] = []
         self.suspects: list[Clip] = []
         self.failures_in_a_row = 0
@@ -310,9 +313,20 @@ class _Supervisor:
             self.results.append(result)
             self.failures_in_a_row = 0
             self.log.clip(result)
+            self.note_gpu(result)
             if fingerprint_of(clip) != self.begun_from[clip.name]:
                 self.failed.append(LeftOut.because(clip.name, CHANGED))
                 self.progress.message(f"{clip.name}: {CHANGED.happened}")
+
+    def note_gpu(self, result: ClipResult) -> None:
+        """Warn of the first clip that another model of GPU computed than those before it."""
+        if self.gpus and result.gpu not in self.gpus:
+            before = " and ".join(sorted(gpu or "a CPU" for gpu in self.gpus))
+            self.progress.message(
+                f"warning: {result.clip} was computed by {result.gpu or 'a CPU'}, clips before it by "
+                f"{before}; they round differently: values agree to rounding, bits do not"
+            )
+        self.gpus.add(result.gpu)
 
     def leave_out(self, clip: Clip, error: TeachonceError) -> None:
         """Record a clip that cannot be extracted."""

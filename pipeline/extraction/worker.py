@@ -62,6 +62,8 @@ class ClipResult:
     """Waiting for the disk."""
     memory_peak_bytes: int | None
     """Most GPU memory ever used by the worker; None without a GPU."""
+    gpu: str | None = None
+    """Model of the GPU that computed the clip; None without one."""
     retries: int = 0
     """Workers that died over the clip before."""
 
@@ -78,6 +80,7 @@ class ClipResult:
             teacher_s=entry.wall_s,
             disk_s=0.0,
             memory_peak_bytes=None,
+            gpu=entry.gpu,
         )
 
 
@@ -268,7 +271,8 @@ class Worker:
         # Read at once: the teacher's thread goes on counting while this one commits.
         inputs_s, teacher_s, disk_s = job.inputs_s, job.teacher_s, job.disk_s
         wall_s = inputs_s + teacher_s + disk_s
-        entry = writer.commit(wall_s=wall_s)
+        gpu = " and ".join(sorted({torch.cuda.get_device_name(device) for device in self._gpus})) or None
+        entry = writer.commit(wall_s=wall_s, gpu=gpu)
         return ClipResult(
             clip=job.clip.name,
             frames=job.clip.samples,
@@ -279,6 +283,7 @@ class Worker:
             teacher_s=teacher_s,
             disk_s=disk_s,
             memory_peak_bytes=max(map(torch.cuda.max_memory_allocated, self._gpus), default=None),
+            gpu=gpu,
         )
 
     def _settle_writes(self, queued: int) -> None:

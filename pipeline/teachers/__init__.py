@@ -35,14 +35,20 @@ def load_teacher(
     device: str | None = None,
     precision: str = "fp32",
     quantize: str | None = None,
+    compile: bool | None = None,
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one."""
+    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled."""
     import torch
 
-    best = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     teacher = teacher_preset(name).load(
-        checkpoint, device=device or best, precision=precision, quantize=quantize, progress=progress
+        checkpoint,
+        device=device,
+        precision=precision,
+        quantize=quantize,
+        compile=torch.device(device).type == "cuda" if compile is None else compile,
+        progress=progress,
     )
     check_teacher(teacher)
     return teacher

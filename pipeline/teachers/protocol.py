@@ -116,6 +116,7 @@ class TeacherPreset(Protocol):
         device: str,
         precision: str = "fp32",
         quantize: str | None = None,
+        compile: bool = False,
         progress: Progress = SILENT,
     ) -> Teacher:
         """Build the teacher.
@@ -125,6 +126,7 @@ class TeacherPreset(Protocol):
             device: Where it runs.
             precision: Number format that its large parts compute in, such as fp16.
             quantize: How its language model is quantised, such as nf4; None for not.
+            compile: Compile what is worth it; results may change by rounding.
             progress: Counts tensors.
 
         Raises:

@@ -40,6 +40,8 @@ class OrionPreset:
     """How camera images are prepared."""
     random_seed: int | None = None
     """Seed of the weights where no checkpoint is given; None: a checkpoint must be given."""
+    random_device: str = "cpu"
+    """Where these weights are drawn. Another kind of device draws other weights, as the identity records."""
 
     def __post_init__(self) -> None:
         side = self.config.backbone.image_size
@@ -60,6 +62,7 @@ class OrionPreset:
         device: str,
         precision: str = "fp32",
         quantize: str | None = None,
+        compile: bool = False,
         progress: Progress = SILENT,
     ) -> OrionTeacher:
         """Build the teacher; see ``TeacherPreset``.
@@ -67,7 +70,7 @@ class OrionPreset:
         Raises:
             CheckpointError: The checkpoint does not fit the sizes.
             RequestError: No checkpoint is given, and this preset has no random weights; or precision and
-                quantisation are unknown, or do not go together.
+                quantisation are unknown, or do not go together or with the device.
         """
         weights = self.random_seed if checkpoint is None else checkpoint
         if weights is None:
@@ -77,16 +80,20 @@ class OrionPreset:
                 repair="download the released weights and give their path, or try orion-tiny",
             )
         # transformers takes seconds to import, and a preset's features are read without loading it.
-        from pipeline.teachers.orion.precision import PrecisionConfig
+        from pipeline.teachers.orion.precision import PrecisionConfig, check_device
         from pipeline.teachers.orion.teacher import OrionTeacher
 
+        chosen = PrecisionConfig(precision, quantize)
+        check_device(chosen, device)
         return OrionTeacher(
             self.name,
             self.config,
             self.images,
             weights,
             device=device,
-            precision=PrecisionConfig(precision, quantize),
+            precision=chosen,
+            compiled=compile,
+            random_device=self.random_device,
             progress=progress,
         )
 

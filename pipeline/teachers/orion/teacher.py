@@ -15,6 +15,7 @@ from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
     build,
     model_shapes,
+    random_origin,
     random_weights,
     teacher_shapes,
 )
@@ -56,6 +57,8 @@ class OrionTeacher:
         weights: A checkpoint, or the seed of random weights.
         device: Where it runs.
         precision: Number formats that it computes in.
+        compiled: Whether its layers are compiled.
+        random_device: Where random weights are drawn; see ``random_weights``.
         progress: Counts tensors.
     """
 
@@ -70,6 +73,8 @@ class OrionTeacher:
         *,
         device: str,
         precision: PrecisionConfig,
+        compiled: bool = False,
+        random_device: str = "cpu",
         progress: Progress = SILENT,
     ) -> None:
         self.features = orion_features(config)
@@ -77,19 +82,20 @@ class OrionTeacher:
         self.config = config
         self.device = device
         self.model = build(config)
-        # float32 is float32, whatever TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and cuDNN's own default say.
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        compute_exact_float32()
         # One weight at a time, so that host and device hold no more than what is computed with.
         if isinstance(weights, int):
             shapes = model_shapes(config)
             progress.expect(len(shapes))
-            for key, weight in random_weights(shapes, weights):
+            for key, weight in random_weights(shapes, weights, random_device):
                 precision.place(self.model, key, weight, device)
                 progress.advance()
             # Drawn only when needed: at full token width it is far larger than a tiny model.
-            self._planner = lambda: dict(random_weights(planner_shapes(config.language.width), weights))
-            origin = f"random:{weights}"
+            planner_sizes = planner_shapes(config.language.width)
+            self._planner = lambda: {
+                key: weight.cpu() for key, weight in random_weights(planner_sizes, weights, random_device)
+            }
+            origin = random_origin(weights, random_device)
         else:
             fingerprint, planner = Fingerprint(), {}
             progress.expect(len(teacher_shapes(config)))
@@ -102,11 +108,18 @@ class OrionTeacher:
                 progress.advance()
             self._planner = lambda: planner
             origin = str(fingerprint)
-        self.model.to(device)
+        for module in self.model.modules():  # the weights are there; their constants follow
+            for key, constant in module.named_buffers(recurse=False):
+                setattr(module, key, constant.to(device))
+        precision.prepare_heads(self.model, device)
+        if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
+            self.model.language_model.cache_prefix()
+        if compiled:
+            self.model.compile_layers(language_model=precision.compiles)
         self.identity = TeacherIdentity(
             name=name,
             weights=origin,
-            precision=precision.description,
+            precision=precision.description(device),
             quantization=precision.quantize,
             prompt=config.language.prompt,
             preprocessing=as_json(images),
@@ -175,6 +188,15 @@ class OrionTeacher:
             "teacher_heads": {name: weight.detach().cpu() for name, weight in heads.items()},
             "teacher_planner": self._planner(),
         }
+
+
+def compute_exact_float32() -> None:
+    """Have this process compute float32 in float32, whatever the environment and cuDNN's own defaults say."""
+    # The first line is the default of what nobody sets, the others what TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and
+    # cuDNN set: products of matrices, convolutions, and recurrent networks such as the planner's.
+    torch.backends.fp32_precision = "ieee"  # ty: ignore[missing-attribute]  # the module is an object
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def features_of(output: OrionOutput) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import platform
 import shutil
 
 import numpy as np
@@ -15,8 +16,9 @@ from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import AssetSpec
 from cache_schema.sharing.reencode import reencode
+from cache_schema.sharing.subset import ClipFilter, subset
 from cache_schema.storage.atomic_io import sha256_bytes
-from tests.cache_schema.conftest import CLIPS
+from tests.cache_schema.conftest import CLIPS, values_of
 
 
 def test_how_much_there_is(dataset):
@@ -124,3 +126,35 @@ def test_ragged_features_tags_and_derivations(format_2):
     assert "float16(*, *)" in shown
     assert "float32(2, *, *)" in shown
     assert json.loads(summary.model_dump_json())["features"][0]["shape"] == [None]
+
+
+def test_a_mix_of_gpu_models_is_shown_and_leaves_the_format_as_it_is(dataset, manifest, assets, tmp_path):
+    """An entry has the fields that it always had: a reader of any version takes it."""
+    path = tmp_path / "mixed.zarr"
+    with DatasetWriter(path, manifest, assets) as writer:
+        for info, gpu in zip(CLIPS, ("NVIDIA H100 80GB HBM3", "NVIDIA H200"), strict=True):
+            clip = writer.clip(info)
+            clip.append(values_of(info.name, info.frames))
+            clip.commit(wall_s=1.5, gpu=gpu)
+    mixed, plain = inspect(path, clips=True), inspect(dataset)
+    assert mixed.clips_by_gpu == {"NVIDIA H100 80GB HBM3": 1, "NVIDIA H200": 1}
+    assert [row.gpu for row in mixed.clip_table or ()] == ["NVIDIA H100 80GB HBM3", "NVIDIA H200"]
+    assert "computed by 1 NVIDIA H100 80GB HBM3, 1 NVIDIA H200" in shown(mixed)
+    assert plain.clips_by_gpu == {"no GPU": 2}
+    assert "GPU" not in shown(plain)
+    for info in CLIPS:
+        new, old = (json.loads((store / f"ledger/{info.name}.json").read_text()) for store in (path, dataset))
+        assert {*new} == {*old}
+        assert new["digest"] == old["digest"]
+        assert old["writer"] == platform.node()
+    copied = tmp_path / "copied.zarr"
+    reencode(path, copied, {"queries": "int8-per-channel"})
+    assert inspect(copied).clips_by_gpu == mixed.clips_by_gpu
+    subset(path, tmp_path / "thin.zarr", ClipFilter(), every=2)
+    assert inspect(tmp_path / "thin.zarr").clips_by_gpu == mixed.clips_by_gpu
+
+
+def shown(summary: Summary) -> str:
+    console = Console(file=io.StringIO(), width=200, markup=False)
+    console.print(summary)
+    return console.file.getvalue()

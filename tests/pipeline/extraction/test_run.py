@@ -1,6 +1,7 @@
 """The loop on real clips, a real store and the real architecture at tiny width."""
 
 import contextlib
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cache_schema.dataset.reader import LatentDataset
@@ -22,6 +24,7 @@ from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
 from pipeline.teachers.orion.presets import ORION_TINY
 from tests.paths import ROOT
+from tests.recorded_progress import RecordedProgress
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,28 @@ def test_half_first_and_the_rest_later_gives_the_same_digests(undisturbed, clips
     extract(Bench2Drive(clips_root).select("val"), teacher, path, slots=2)
     extract(Bench2Drive(clips_root).select("train"), teacher, path, slots=2)
     assert digests(path) == digests(undisturbed)
+
+
+def test_a_dataset_that_goes_on_by_another_processor_is_warned_of_once(clips_root, teacher, tmp_path):
+    path = tmp_path / "moved.zarr"
+    clips, progress = Bench2Drive(clips_root), RecordedProgress()
+    extract(clips.select("val"), teacher, path, progress=progress)
+    extract(dataclasses.replace(clips.select("train"), clips=clips.select("train").clips[:1]), teacher, path)
+    assert progress.messages == []
+    ledger = Ledger(path)
+    for clip in ledger.clips():
+        ledger.commit(ledger.read(clip).model_copy(update={"writer": "elsewhere, NVIDIA H100 80GB HBM3"}))
+    extract(clips.select(), teacher, path, progress=progress)
+    (warning,) = progress.messages
+    assert "was computed by a CPU, clips before it by NVIDIA H100 80GB HBM3" in warning
+    assert verify(path).problems == ()
+
+
+@pytest.mark.gpu
+def test_an_entry_names_the_gpu_that_computed_its_clip(clips_root, tmp_path):
+    path = tmp_path / "gpu.zarr"
+    extract(Bench2Drive(clips_root).select(), ORION_TINY.load(None, device="cuda"), path)
+    assert {Ledger(path).read(clip).gpu for clip in Ledger(path).clips()} == {torch.cuda.get_device_name()}
 
 
 def test_the_plan_is_what_the_dataset_becomes(undisturbed, clips_root, tmp_path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, teacher_
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -39,6 +42,13 @@ CONFIG = "config.json"
 
 PLACEHOLDER_BYTES = 512
 """Bytes of a file that tell whether it is one."""
+
+HASHED_LATER = 2
+"""Tensors that may wait for their digest: one is hashed while the next is read."""
+
+MERGED_AT_ONCE = 8
+"""Rows of a weight, a thread, that adapters are merged into at once: at 4096 or 11008 columns they and their
+products stay in a core's own cache."""
 
 LANE_TABLE = "map_head.instance_embedding_lane.weight"
 
@@ -71,18 +81,33 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
 
 
 class Fingerprint:
-    """Digest of weights that come one by one; as text, ``sha256:...``."""
+    """Digest of weights that come one by one; as text, ``sha256:...``.
+
+    A thread computes it while its owner reads and places the next weight, and holds few weights at a time.
+    """
 
     def __init__(self) -> None:
         self._total = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        self._waiting: deque[Future[None]] = deque()
 
     def __str__(self) -> str:
+        self._wait(0)
         return f"sha256:{self._total.hexdigest()}"
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Add name, shape and bytes of a float32 tensor; the order matters."""
+        """Add name, shape and bytes of a float32 tensor, which stays as it is; the order matters."""
+        self._waiting.append(self._hasher.submit(self._update, name, tensor))
+        self._wait(HASHED_LATER)
+
+    def _update(self, name: str, tensor: Tensor) -> None:
         self._total.update(f"{name} {tuple(tensor.shape)}\n".encode())
         self._total.update(tensor.contiguous().view(torch.uint8).numpy())
+
+    def _wait(self, waiting: int) -> None:
+        """Wait until at most so many tensors are left; raise what went wrong with one."""
+        while len(self._waiting) > waiting:
+            self._waiting.popleft().result()
 
 
 def digest(weights: Iterable[tuple[str, Tensor]], progress: Progress = SILENT) -> str:
@@ -205,12 +230,17 @@ def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return W + B A for W (out, in), A (rank, in), B (out, rank).
 
     One rank at a time, because a matrix product rounds differently on other processors, and the digest would
-    differ.
+    differ. A few rows at a time, because memory is slower than the sums.
     """
-    change = torch.zeros_like(frozen)
-    for column, row in zip(b.T, a, strict=True):
-        change += column[:, None] * row
-    return frozen + change
+    merged = torch.empty_like(frozen)
+    rows = MERGED_AT_ONCE * torch.get_num_threads()
+    blocks = zip(frozen.split(rows), b.split(rows), merged.split(rows), strict=True)
+    for frozen_rows, b_rows, merged_rows in blocks:
+        change = torch.zeros_like(frozen_rows)
+        for column, row in zip(b_rows.T, a, strict=True):
+            change += column[:, None] * row
+        torch.add(frozen_rows, change, out=merged_rows)
+    return merged
 
 
 def _load_pth(path: Path) -> Mapping[str, Tensor]:

@@ -47,27 +47,40 @@ def model_shapes(config: OrionConfig) -> Shapes:
     return {name: tuple(weight.shape) for name, weight in build(config).state_dict().items()}
 
 
-def random_weights(shapes: Shapes, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Draw every tensor, the same on every machine and independent of the other tensors.
+def random_weights(shapes: Shapes, seed: int, device: str = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """Draw every tensor, independent of the other tensors; on the CPU the same on every machine.
 
     Matrices keep the variance of their inputs, embeddings have variance 1, reference points fill
     0..1, norms start as the identity and biases at zero. All are uniform, because then their bits come
     straight from the generator.
+
+    Args:
+        shapes: Tensors to draw.
+        seed: Each tensor's generator is seeded with it and the tensor's name.
+        device: Where they are drawn, and stay. Every kind of device has numbers of its own: a GPU draws the
+            released sizes in a second, which take a core a minute, but they are other weights.
     """
     for name in sorted(shapes):
-        yield name, _random_tensor(name, shapes[name], seed)
+        yield name, _random_tensor(name, shapes[name], seed, device)
 
 
-def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+def random_origin(seed: int, device: str = "cpu") -> str:
+    """Return how a teacher's identity records weights drawn by ``random_weights``."""
+    kind = torch.device(device).type
+    return f"random:{seed}" if kind == "cpu" else f"random:{seed}@{kind}"
+
+
+def _random_tensor(name: str, shape: tuple[int, ...], seed: int, device: str) -> Tensor:
     if "reference_points." in name:
-        return _uniform(name, shape, seed)
-    if len(shape) == 1:
-        return torch.ones(shape) if name.endswith(".weight") else torch.zeros(shape)  # norms, biases
+        return _uniform(name, shape, seed, device)
+    if len(shape) == 1:  # norms, biases
+        constant = torch.ones if name.endswith(".weight") else torch.zeros
+        return constant(shape, device=device)
     variance = 1.0 if _TABLE.search(name) else 1.0 / math.prod(shape[1:])
-    return (_uniform(name, shape, seed) * 2 - 1) * math.sqrt(3 * variance)
+    return (_uniform(name, shape, seed, device) * 2 - 1) * math.sqrt(3 * variance)
 
 
-def _uniform(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+def _uniform(name: str, shape: tuple[int, ...], seed: int, device: str) -> Tensor:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-    return torch.rand(shape, generator=generator)
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
+    return torch.rand(shape, generator=generator, device=device)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.teachers.orion.network.backbone import Backbone
+from pipeline.teachers.orion.network.backbone import Backbone, Block
 from pipeline.teachers.orion.network.detection_head import DetectionHead
-from pipeline.teachers.orion.network.language_model import LanguageModel
+from pipeline.teachers.orion.network.language_model import LanguageModel, decoder_layer
 from pipeline.teachers.orion.network.map_head import MapHead
 from pipeline.teachers.orion.network.memory import OrionMemory
 from pipeline.teachers.orion.network.position import QueryPositions, RayPositions
@@ -84,6 +84,19 @@ class Orion(nn.Module):
         planning_token = self.language_model(self.vision_tokens(detection, road_map)).float()
         output = OrionOutput(detection, road_map, planning_token)
         return output, OrionMemory(objects, lanes, history, past_signals, timestamp)
+
+    def compile_layers(self, *, language_model: bool = True) -> None:
+        """Compile the layers of the backbone and of the language model, each kind once.
+
+        The first frame of every number of slots then takes about half a minute longer. Results change by
+        rounding.
+
+        Args:
+            language_model: Whether its layers can be compiled, too.
+        """
+        self.img_backbone.apply_block = torch.compile(Block.forward, dynamic=False, fullgraph=True)
+        if language_model:
+            self.language_model.apply_layer = torch.compile(decoder_layer, dynamic=False, fullgraph=True)
 
     def vision_tokens(self, detection: DetectionOutput, road_map: MapOutput) -> Tensor:
         """Return (B, scene + history + 1 + map, D): the tokens that stand for the images in the prompt."""

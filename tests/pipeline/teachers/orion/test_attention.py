@@ -4,7 +4,9 @@ import torch
 
 from pipeline.teachers.orion.network.attention import CrossDecoder
 from pipeline.teachers.orion.network.backbone import (
+    ALIGNED,
     Attention,
+    GatedMLP,
     rotary_table,
     window_partition,
     window_unpartition,
@@ -33,6 +35,22 @@ def test_windows_are_padded_with_zeros_and_undone():
     assert windows[0, 0, 0].flatten().tolist() == [1, 2, 6, 7]
     assert windows[0, 1, 2].flatten().tolist() == [15, 0, 0, 0]
     assert window_unpartition(windows, 3, 5).equal(image)
+
+
+def test_hidden_channels_padded_with_zeros_change_nothing():
+    mlp = randomised(GatedMLP(6, ALIGNED + 5))
+    mlp.ffn_ln.bias.data += 1  # it must not reach the padding
+    wide = GatedMLP(6, ALIGNED + 5).double()
+    for name, weight in mlp.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        setattr(wide.get_submodule(path), leaf, torch.nn.Parameter(wide.padded(name, weight)))
+    assert {name: max(weight.shape) for name, weight in wide.named_parameters()} == {
+        **dict.fromkeys(("w1.weight", "w1.bias", "w2.weight", "w2.bias", "w3.weight"), 2 * ALIGNED),
+        **dict.fromkeys(("ffn_ln.weight", "ffn_ln.bias"), ALIGNED + 5),
+        "w3.bias": 6,
+    }
+    x = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(wide(x), mlp(x), rtol=0, atol=1e-13)
 
 
 def test_the_padding_of_a_window_has_the_bias_of_its_values():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import pytest
 import torch
@@ -10,7 +11,13 @@ from safetensors.torch import load_file, save_file
 from cache_schema.errors import CheckpointError, RequestError
 from pipeline.importers.orion_lite.query_recovery import read_teacher
 from pipeline.teachers.orion.checkpoints.convert import convert
-from pipeline.teachers.orion.checkpoints.reader import digest, merge_adapter, read_weights
+from pipeline.teachers.orion.checkpoints.reader import (
+    HASHED_LATER,
+    Fingerprint,
+    digest,
+    merge_adapter,
+    read_weights,
+)
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.presets import OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
@@ -61,6 +68,21 @@ def test_adapters_merge_by_hand():
     a = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
     b = torch.tensor([[2.0, 0.0], [1.0, 4.0]])
     assert merge_adapter(frozen, a, b).tolist() == [[3.0, 0.0], [6.0, 11.0]]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("outputs", "inputs", "rank"), [(1, 5, 1), (8, 3, 2), (29, 37, 5), (48, 16, 16)])
+def test_a_merge_by_blocks_has_the_bits_of_whole_passes_in_order_of_the_ranks(threads, outputs, inputs, rank):
+    draw = torch.Generator().manual_seed(outputs)
+    frozen, a, b = (
+        torch.randn(shape, generator=draw) for shape in ((outputs, inputs), (rank, inputs), (outputs, rank))
+    )
+    whole = torch.zeros(outputs, inputs)
+    for index in range(rank):
+        whole = whole + b[:, index, None] * a[index]
+    torch.set_num_threads(threads)
+    merged = merge_adapter(frozen, a, b)
+    assert torch.equal((frozen + whole).view(torch.int32), merged.view(torch.int32))
 
 
 def test_a_prefix_of_parallel_training_is_dropped(stored, config, save):
@@ -226,3 +248,25 @@ def test_the_digest_sees_every_bit():
     weights["b"][2] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
     assert digest(weights.items()) != first
     assert digest({"a": torch.zeros(4), "b": torch.ones(3)}.items()) != first
+
+
+def test_the_digest_holds_few_weights_at_a_time():
+    alive = weakref.WeakSet()
+    fingerprint = Fingerprint()
+    most = 0
+    for number in range(12):
+        weight = torch.zeros(2**20)
+        alive.add(weight)
+        fingerprint.add(f"weight {number}", weight)
+        del weight
+        most = max(most, len(alive))
+    assert str(fingerprint) == digest((f"weight {number}", torch.zeros(2**20)) for number in range(12))
+    assert most <= HASHED_LATER + 1
+
+
+def test_a_weight_that_cannot_be_hashed_is_an_error_and_no_digest():
+    fingerprint = Fingerprint()
+    fingerprint.add("a", torch.zeros(2))
+    fingerprint.add("b", torch.zeros(2, device="meta"))
+    with pytest.raises((NotImplementedError, TypeError, RuntimeError), match="meta"):
+        str(fingerprint)

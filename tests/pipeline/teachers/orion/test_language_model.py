@@ -14,11 +14,15 @@ WAYPOINT = 8 + VISION
 after them; one more follows."""
 
 
-@pytest.fixture(params=[1, 3])
+@pytest.fixture(params=[(1, False), (3, False), (3, True)], ids=["1 layer", "3 layers", "prefix cached"])
 def language(request) -> LanguageModel:
     torch.manual_seed(0)
-    sizes = dataclasses.replace(ORION_TINY.config.language, layers=request.param)
-    return LanguageModel(sizes, VISION).eval().requires_grad_(False)
+    layers, cached = request.param
+    sizes = dataclasses.replace(ORION_TINY.config.language, layers=layers)
+    language = LanguageModel(sizes, VISION).eval().requires_grad_(False)
+    if cached:
+        language.cache_prefix()
+    return language
 
 
 @pytest.fixture
@@ -57,7 +61,8 @@ def test_the_planning_token_reads_every_vision_token(language, vision):
         assert (language(changed) - token).abs().amax(dim=1).min() > 1e-3
 
 
-def test_the_last_layer_computes_one_position_and_no_layer_those_behind_it(language, vision):
+def test_a_frame_computes_only_what_depends_on_it_and_is_read(language, vision):
+    """No cached position, none behind the waypoint, and one of the last layer."""
     lengths = {}
 
     def note(name):
@@ -75,4 +80,4 @@ def test_the_last_layer_computes_one_position_and_no_layer_those_behind_it(langu
     last = {name for name in lengths if name.startswith(f"layers.{layers - 1}.")} - reading
     assert len(lengths) == 7 * layers
     assert {lengths[name] for name in last} == {1}
-    assert {lengths[name] for name in lengths.keys() - last} == {WAYPOINT + 1}
+    assert {lengths[name] for name in lengths.keys() - last} == {WAYPOINT + 1 - (4 if language.prefix else 0)}

@@ -1,6 +1,7 @@
 """ORION as a teacher: slots, memory, promises. The tiny preset is the real code with small numbers."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from cache_schema.errors import FeatureError, RequestError
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest
 from pipeline.teachers import teacher_preset
-from pipeline.teachers.orion.checkpoints.tensors import random_weights
+from pipeline.teachers.orion.checkpoints.tensors import random_origin, random_weights
 from pipeline.teachers.orion.network.detection_head import DetectionOutput
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
 from pipeline.teachers.orion.teacher import features_of
@@ -192,11 +193,40 @@ def test_random_weights_are_the_same_everywhere_and_for_every_subset():
     assert torch.equal(drawn["a.weight"], expected)
 
 
+def test_weights_that_a_gpu_draws_have_another_origin():
+    assert [random_origin(0, device) for device in ("cpu", "cuda", "cuda:1")] == [
+        "random:0",
+        "random:0@cuda",
+        "random:0@cuda",
+    ]
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_weights_of_the_same_distributions():
+    shapes = {"a.weight": (512, 300), "head.reference_points.weight": (400, 3), "norm.weight": (2,)}
+    drawn = dict(random_weights(shapes, seed=7, device="cuda"))
+    alone = dict(random_weights({"a.weight": (512, 300)}, seed=7, device="cuda"))
+    assert {tensor.device.type for tensor in drawn.values()} == {"cuda"}
+    assert torch.equal(drawn["a.weight"], alone["a.weight"])
+    assert not torch.equal(drawn["a.weight"].cpu(), dict(random_weights(shapes, seed=7))["a.weight"])
+    assert drawn["a.weight"].abs().max() <= math.sqrt(3 / 300)
+    assert drawn["a.weight"].var() * 300 == pytest.approx(1, rel=0.01)
+    assert 0 <= drawn["head.reference_points.weight"].min() < 0.01
+    preset = dataclasses.replace(ORION_TINY, random_device="cuda")
+    teacher = preset.load(None, device="cuda")
+    assert teacher.identity.weights == "random:0@cuda"
+    assert {weight.device.type for weight in teacher.assets()["teacher_planner"].values()} == {"cpu"}
+
+
 def test_fp32_is_no_tensorfloat_whatever_the_environment_says():
     torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    torch.backends.cudnn.allow_tf32 = True  # as cuDNN does by itself
     teacher_preset("orion-tiny").load(None, device="cpu")
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
 
 
 def test_the_released_model_asks_for_its_checkpoint():

@@ -1,0 +1,143 @@
+"""ORION on a GPU: with fake tensors, which have devices and no memory; and on a real GPU."""
+
+import contextlib
+import functools
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pipeline.teachers.orion.precision import PrecisionConfig
+from pipeline.teachers.orion.presets import ORION_TINY
+
+WAITS = {"_local_scalar_dense", "nonzero", "item", "unique_consecutive", "masked_select", "equal"}
+"""Operators whose result the host has to wait for."""
+
+
+class Operators(TorchDispatchMode):
+    """Records what waits for a GPU, what mixes it with the host, and which products may round to TF32."""
+
+    def __init__(self):
+        super().__init__()
+        self.computed = 0
+        self.waits = []
+        self.mixed = []
+        self.products = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if name in ("linear", "matmul", "einsum"):
+            self.products[name, torch.get_float32_matmul_precision()] += 1
+        devices = {x.device.type for x in given if x.device.type != "cpu" or x.ndim}
+        if devices - {"cpu"}:
+            self.computed += 1
+            arrived = [
+                x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.device.type == "cpu"
+            ]
+            if name in WAITS or (arrived and not kwargs.get("non_blocking")):
+                self.waits.append(name)
+            if len(devices) > 1:
+                self.mixed.append(name)
+        return result
+
+
+class Attentions(TorchFunctionMode):
+    """Records types and masks of attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.seen[args[0].dtype, kwargs.get("attn_mask") is not None] += 1
+        return func(*args, **kwargs)
+
+
+def fake_cuda():
+    """Return whether torch fakes CUDA tensors wholly, which builds without CUDA do not."""
+    with FakeTensorMode():
+        try:
+            torch.empty(1, device="cuda:0")[:1]
+        except RuntimeError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("device", "mode"),
+    [
+        # Meta tensors cannot be waited for either.
+        ("meta", contextlib.nullcontext),
+        pytest.param(
+            "cuda:0",
+            functools.partial(FakeTensorMode, allow_non_fake_inputs=True),
+            marks=pytest.mark.skipif(not fake_cuda(), reason="this build of torch fakes no CUDA tensors"),
+        ),
+    ],
+)
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(device, mode, precision, frame_of, together):
+    frames = [together([frame_of("a", 0), frame_of("", 0)]), together([frame_of("a", 1), frame_of("b", 0)])]
+    with mode():
+        teacher = ORION_TINY.load(None, device=device, precision=precision)
+        state = teacher.begin(2)
+        with Operators() as operators:
+            for frame in frames:
+                features, state = teacher.step(frame, state)
+    assert operators.computed
+    assert operators.waits == []
+    assert operators.mixed == []
+    assert {str(values.device) for values in features.values()} == {device}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_tensor_cores_compute_linear_maps_and_unmasked_attention_of_the_heads(precision, tiny, frame_of):
+    teacher = ORION_TINY.load(None, device="cpu")
+    PrecisionConfig(precision).prepare_heads(teacher.model, "cuda:0")
+    with Operators() as operators, Attentions() as attentions:
+        output, _ = teacher.forward(frame_of("a", 0), teacher.begin(1))
+    assert torch.get_float32_matmul_precision() == "highest"
+    config = teacher.config
+    decoders = config.detection.decoder.layers + config.lanes.decoder.layers
+    # Three small decoders, of which that of futures attends twice.
+    images_and_memories = decoders + 4
+    others = config.backbone.depth + config.language.layers
+    rounded = precision != "fp32"
+    assert attentions.seen[torch.float32, True] == decoders
+    assert attentions.seen[torch.float16, False] == (images_and_memories if rounded else 0)
+    assert attentions.seen[torch.float32, False] == others + (0 if rounded else images_and_memories)
+    # Poses, points and rays are no linear maps.
+    assert operators.products["matmul", "highest"]
+    assert operators.products["einsum", "highest"]
+    assert not operators.products["matmul", "high"]
+    assert not operators.products["einsum", "high"]
+    assert bool(operators.products["linear", "high"]) == rounded
+    exact, _ = tiny.forward(frame_of("a", 0), tiny.begin(1))
+    error = (output.planning_token - exact.planning_token).norm() / exact.planning_token.norm()
+    assert (1e-6 < error < 1e-2) if rounded else error == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_two_runs_on_a_gpu_give_the_same_bits(precision, compiled, frame_of):
+    def run():
+        teacher = ORION_TINY.load(None, device="cuda", precision=precision, compile=compiled)
+        state, said = teacher.begin(1), []
+        for index in range(3):
+            features, state = teacher.step(frame_of("a", index), state)
+            said.append({name: values.cpu() for name, values in features.items()})
+        return said
+
+    for first, second in zip(run(), run(), strict=True):
+        assert all(first[name].equal(second[name]) for name in first)
