@@ -1,4 +1,4 @@
-"""A GPU beside the host: which one, how exactly it multiplies, its memory, and copies that nobody waits for."""
+"""A GPU beside the host: which one, how exactly it multiplies, its memory, and copies that none waits for."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def chosen(name: str) -> torch.device:
 
 def allow_tf32(allowed: bool) -> None:
     """Say whether a GPU may round the factors of float32 products to TensorFloat-32's 10 bits."""
+    # What is not allowed below is left to the process's default.
+    torch.backends.fp32_precision = "ieee"  # ty: ignore[missing-attribute]  # the module is an object
     torch.set_float32_matmul_precision("high" if allowed else "highest")
-    # torch compares the old name of this switch with the new ones, and raises where they differ. The old one
-    # sets all of them, but not to "ieee": cuDNN's recurrent layers would do as the process's default says.
+    # Of recurrent layers, too. torch raises where this name and the newer ones of its parts differ.
     torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cudnn.rnn.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -61,14 +61,14 @@ def join_processes(
     return accelerator
 
 
-def compile_whole(model: nn.Module) -> None:
-    """Compile a network as one graph.
+def compile_whole(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile a network as one graph, with a backend of torch.compile.
 
-    In place, and below what exchanges gradients between processes, which is no part of any graph.
+    In place, and so below what exchanges gradients between processes, which is no part of a graph.
     """
-    # Recurrent layers as the steps that they are made of; they would end a graph.
-    torch._dynamo.config.allow_rnn = True
-    model.compile(fullgraph=True)
+    # A recurrent layer would end the graph; this takes it as the products and sums of its steps.
+    torch._dynamo.config.allow_rnn = True  # ty: ignore[invalid-assignment]  # its type is inferred
+    model.compile(fullgraph=True, backend=backend)
 
 
 def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:

@@ -67,7 +67,7 @@ def clip(
     reached = [weight for weight in weights if weight.grad is not None]
     norm = get_total_norm([weight.grad for weight in reached if weight.grad is not None])
     if norm.device.type == "cuda":
-        optimizer.grad_scale = clip_divisor(norm, limit)
+        optimizer.grad_scale = clip_divisor(norm, limit)  # ty: ignore[missing-attribute]  # see AdamW.step
     else:
         clip_grads_with_norm_(reached, limit, norm)
     return norm
@@ -104,7 +104,8 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float, saved: Mapping[str, Tensor] | None = None) -> None:
         self.decay = decay
         self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-        self._averages, self._weights = list(self.weights.values()), list(model.parameters())
+        self._averages = list(self.weights.values())
+        self._weights: list[Tensor] = list(model.parameters())
         for name, weight in (saved or {}).items():
             self.weights[name].copy_(weight)
 

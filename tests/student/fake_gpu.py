@@ -1,7 +1,7 @@
 """A GPU that is not there: its tensors have shapes and a device, and no values.
 
-Tensors of the host and of the GPU cannot be mixed up, and whatever would make the host wait for the GPU is noted.
-Gradients need a real one.
+Tensors of the host and of the GPU cannot be mixed up, and whatever would make the host wait for the GPU is
+noted. Gradients need a real one.
 """
 
 import contextlib
@@ -19,13 +19,15 @@ from torch.utils._pytree import tree_leaves
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"}
 """Operators whose result the host needs, so that it would wait for a GPU."""
 COPYING = {"_to_copy", "copy_"}
+INDEXING = {"index", "index_put", "index_put_"}
+"""Operators that take their indexes from the host, too, and wait until they are copied."""
 
 
 class FakeGpu(TorchDispatchMode):
     """Notes what happens.
 
-    ``called`` are the operators that ran, ``waits`` those that the host would wait for, ``events`` the streams
-    that events were recorded on, ``adamw`` what the optimiser was given.
+    ``called`` are the operators that ran, ``waits`` those that the host would wait for, ``events`` the
+    streams that events were recorded on, ``adamw`` what the optimiser was given.
     """
 
     def __init__(self):
@@ -50,7 +52,9 @@ class FakeGpu(TorchDispatchMode):
             self.waits.append(name)
             return 0
         made = operator(*args, **kwargs)
-        if name in WAITING or (name in COPYING and not self._goes_on(name, made, args, kwargs)):
+        indexes = args[1] if name in INDEXING and args[0].device.type == "cuda" else ()
+        sent = any(index is not None and index.device.type == "cpu" for index in indexes)
+        if sent or name in WAITING or (name in COPYING and not self._goes_on(name, made, args, kwargs)):
             self.waits.append(f"{name} {[getattr(value, 'shape', value) for value in args]}")
         return made
 

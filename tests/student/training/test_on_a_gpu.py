@@ -11,6 +11,7 @@ from cache_schema.dataset.reader import LatentDataset
 from student.loading.batches import LatentSamples
 from student.open_loop.policies import CAN_BUS, constant_velocity, plan, stand_still
 from student.orion_lite.policies import FEATURES, policies
+from student.runs.presets import changed
 from student.training.distributed import join_processes
 from student.training.trainer import Trainer
 from tests.student.fake_gpu import fake_gpu
@@ -134,3 +135,52 @@ def test_a_batch_is_waited_for_on_its_own_gpu(samples):
         assert {values.device for values in batch.values()} == {second}
         assert gpu.events == [second]
         assert gpu.waits == []
+
+
+@pytest.fixture
+def on_a_real_gpu(dataset_path, tmp_path):
+    """Return a function that makes a trainer for changes of the configuration."""
+
+    def make(name="run", device="cuda", **changes):
+        config = changed(CONFIG, changes)
+        dataset, system = LatentDataset.open(dataset_path), config.make_system()
+        accelerator = join_processes(config.training, device=device, trackers=(), logs=tmp_path)
+        held = LatentSamples(
+            dataset, "train", system.required_features(), device=accelerator.device, resident="device"
+        )
+        run = tmp_path / name
+        return Trainer(accelerator, dataset, run, config, system=system, samples=held, held_out=None)
+
+    return make
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_whole_step_never_waits(precision, on_a_real_gpu):
+    trainer, rows = on_a_real_gpu(precision=precision), np.arange(8)
+
+    def step():
+        trainer.take_step(rows, [(rows, trainer.samples.read(rows))], epoch=1)
+
+    for _ in range(4):
+        step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.metrics.flush()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"training.compile": True}])
+def test_a_gpu_learns_what_a_cpu_learns(changes, on_a_real_gpu):
+    ends, rows = [], np.arange(8)
+    for device, own in (("cpu", {}), ("cuda", changes)):
+        trainer = on_a_real_gpu(device, device, dropout=0.0, clip_norm=0.5, **own)
+        for _ in range(4):
+            trainer.take_step(rows, [(rows, trainer.samples.read(rows))], epoch=1)
+        ends.append([step.losses | {"gradient": step.gradient} for step in trainer.metrics.flush()])
+    for one, other in zip(*ends, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
