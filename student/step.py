@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from student.device import sent
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,7 +48,7 @@ class StepContext:
         they depend neither on the number of processes nor on the size of micro-batches.
         """
         drawn = torch.randn(self.samples, *shape, generator=self._noise)
-        return drawn[self.positions].to(self.device, non_blocking=True)
+        return sent(drawn[self.positions], self.device)
 
     def rng(self) -> np.random.Generator:
         """Return a generator for decisions that are the same in all processes, such as an order of terms."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cache_schema.errors import RequestError
+from student.device import copied, free_bytes, sent
 from student.loading.decode import decoded, decoded_ragged
 from student.loading.loader import Loader
 from student.loading.ragged import gather
@@ -147,17 +148,16 @@ class LatentSamples:
         """Read every array that is not streamed to where it stays."""
         held = [name for name in self._loader.arrays if name not in self._streamed]
         where = self.device if resident == "device" else torch.device("cpu")
-        try:
-            return {name: self._loader.whole(name, where) for name in held}
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            needed = sum(self._loader.ends[name][-1] * self._loader.arrays[name].nbytes for name in held)
-            raise RequestError(
-                f"{len(self):,} samples do not fit into the memory of {where}: {error}",
-                expected=f"room for {needed / 1e9:.1f} GB",
-                repair="keep them elsewhere with --resident ram or --resident none",
-            ) from error
+        if resident != "none":
+            needed, free = sum(map(self._loader.nbytes, held)), free_bytes(where)
+            if needed > free:
+                raise RequestError(
+                    f"{len(self):,} samples take {needed:,} bytes, and {where} has {free:,} bytes free",
+                    expected="room for all of them, besides what training takes",
+                    repair="keep them elsewhere with --resident none"
+                    + (" or --resident ram" if where.type == "cuda" else ""),
+                )
+        return {name: self._loader.whole(name, where) for name in held}
 
     def _most(self, windows: Sequence[Sequence[np.ndarray]]) -> dict[str, int]:
         """Return how many elements of each array that passes the host a window has at most."""
@@ -192,8 +192,7 @@ class LatentSamples:
         """Send a buffer to the device; on a CPU it is the buffer itself."""
         sent = {name: values.to(self.device, non_blocking=True) for name, values in buffer.stored.items()}
         if self.device.type == "cuda":
-            buffer.copied = torch.cuda.Event()
-            buffer.copied.record()
+            buffer.copied = copied(self.device)
         return sent
 
     def _batch(
@@ -240,7 +239,7 @@ class LatentSamples:
         }
 
     def _index(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(self.device, non_blocking=True)
+        return sent(torch.from_numpy(rows), self.device)
 
 
 def _fetched(window: Sequence[np.ndarray]) -> np.ndarray:

@@ -77,6 +77,10 @@ class Loader:
         """Return how many elements of an array samples (B) have together."""
         return int(self.counts(name, rows).sum()) if name in self.shapes else len(rows)
 
+    def nbytes(self, name: str) -> int:
+        """Return how many bytes an array of all samples takes."""
+        return int(self.ends[name][-1]) * self.arrays[name].nbytes
+
     def empty(self, name: str, elements: int, *, pinned: bool = False) -> Tensor:
         """Return memory for some elements of an array, (elements, *shape)."""
         stored = self.arrays[name]

@@ -56,13 +56,13 @@ def plan(samples: LatentSamples, policies: Mapping[str, Policy], progress: Progr
     for rows, batch in samples.batches(np.arange(len(samples)), BATCH):
         for name, policy in policies.items():
             output = policy(batch)
-            positions[name].append(output.positions.cpu())
+            positions[name].append(output.positions)
             for feature, (own, teachers) in output.imitated.items():
-                similarity.setdefault(feature, []).append(_similarity(own, teachers).cpu())
+                similarity.setdefault(feature, []).append(_similarity(own, teachers))
         progress.advance(len(rows))
     return Plans(
-        {name: torch.cat(pieces).numpy() for name, pieces in positions.items()},
-        {name: torch.cat(pieces).numpy() for name, pieces in similarity.items()},
+        {name: torch.cat(pieces).cpu().numpy() for name, pieces in positions.items()},
+        {name: torch.cat(pieces).cpu().numpy() for name, pieces in similarity.items()},
     )
 
 

@@ -129,7 +129,7 @@ class OrionLite(Planner):
     ) -> Prediction:
         """Predict from the decoder's memory (B, N, H); the rest as in ``forward``."""
         # Not len(), which would become a constant in a traced graph.
-        query = self.planning_query[0].expand(memory.shape[0], -1)  # (B, H)
+        query = self.planning_query.flatten(1).expand(memory.shape[0], -1)  # (B, H)
         decoded = decode(self.transformer_decoder, query, memory)  # (B, H)
         token = self.norm_output(self.output_proj(decoded))  # (B, D)
         with _in_float32(token.device):

@@ -121,9 +121,10 @@ class _Distribution(nn.Module):
 def _pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """Apply a convolution of kernel 1 to (B, channels), a sequence of length 1.
 
-    As a matrix product it takes a tenth of the time that a convolution takes on a CPU at batch 64.
+    As a matrix product it takes a tenth of the time that a convolution takes on a CPU at batch 64. The
+    weights are viewed, not indexed, whose gradient would be written twice.
     """
-    return F.linear(x, conv.weight[..., 0], conv.bias)
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class _Predictor(nn.Module):

@@ -55,7 +55,7 @@ class TrainingConfig(BaseModel):
     precision: Precision = "fp32"
     """Numbers that the network computes in: ``bf16`` or ``fp16`` where the hardware is fast at them."""
     compile: bool = False
-    """Compile the network with torch.compile: faster steps after a minute's start."""
+    """Compile the network with torch.compile, as one graph: faster steps after a minute's start."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Decides the first weights, the order of samples, dropout and noise."""
     log_every: int = Field(50, gt=0)

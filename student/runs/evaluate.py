@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.numpy import save
 
 from cache_schema.progress import SILENT, Progress
 from cache_schema.storage.atomic_io import write_durably
+from student.device import allow_tf32, chosen
 from student.runs.trained import load_trained
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def evaluate(
             feature, or clips of this split.
     """
     trained = load_trained(run, dataset, with_datasets=with_datasets, system=system)
-    where = torch.device(device)
+    where = chosen(device)
+    allow_tf32(False)
     evaluation, arrays = trained.system.evaluate(
         trained.model.to(where), trained.dataset, split, device=where, progress=progress
     )

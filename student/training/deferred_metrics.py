@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import gather_object
 
 from cache_schema.errors import TeachonceError
+from student.device import fetched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,13 +124,7 @@ class DeferredMetrics:
             if self.accelerator.num_processes > 1:
                 numbers = self.accelerator.reduce(numbers, "sum")
             numbers = torch.cat([numbers, gradient.detach().double()[None]])  # (K + 1)
-        copied = None
-        if numbers.device.type == "cuda":
-            numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(
-                numbers, non_blocking=True
-            )
-            copied = torch.cuda.Event()
-            copied.record()
+        numbers, copied = fetched(numbers)
         self._pending.append(_Pending(epoch, step, samples, names, numbers, finite, copied))
         return [self._read() for _ in range(len(self._pending) - LAG)]
 

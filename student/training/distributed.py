@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import ProjectConfiguration
 
 from cache_schema.errors import RequestError
+from student.device import allow_tf32, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ def join_processes(
     Raises:
         RequestError: fp16 without a GPU, or other processes that cannot be joined.
     """
-    wanted = torch.device(device)
+    wanted = chosen(device)
     if config.precision == "fp16" and wanted.type == "cpu":
         raise RequestError(
             "fp16 was asked for on a CPU",
@@ -41,13 +42,10 @@ def join_processes(
     # accelerate keeps one state a process, and the next run may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    if wanted.index is not None:
-        torch.cuda.set_device(wanted)
     try:
         accelerator = Accelerator(
             cpu=wanted.type == "cpu",
             mixed_precision="no" if config.precision == "fp32" else config.precision,
-            dynamo_backend="inductor" if config.compile else "no",
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(logging_dir=str(logs)),
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -58,10 +56,19 @@ def join_processes(
             expected="as many processes as WORLD_SIZE says, which meet at MASTER_ADDR and MASTER_PORT",
             repair="start all of them with torchrun, on a port that is free",
         ) from error
-    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits. Set last:
-    # with torch.compile, accelerate would allow it in fp32, too.
-    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+    # What autocast leaves in float32 may use TensorFloat-32 where the network computes in 16 bits.
+    allow_tf32(config.precision != "fp32")
     return accelerator
+
+
+def compile_whole(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile a network as one graph, with a backend of torch.compile.
+
+    In place, and so below what exchanges gradients between processes, which is no part of a graph.
+    """
+    # A recurrent layer would end the graph; this takes it as the products and sums of its steps.
+    torch._dynamo.config.allow_rnn = True  # ty: ignore[invalid-assignment]  # its type is inferred
+    model.compile(fullgraph=True, backend=backend)
 
 
 def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:

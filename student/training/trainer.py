@@ -19,9 +19,9 @@ from student.runs.tracking import flat
 from student.runs.weights import load_strictly
 from student.step import StepContext, seed_dropout
 from student.training.deferred_metrics import DeferredMetrics, DivergenceError, EpochSums, finite_samples
-from student.training.distributed import average_gradients, loss_scale
+from student.training.distributed import average_gradients, compile_whole, loss_scale
 from student.training.gradients import total
-from student.training.optim import MovingAverage, adamw, learning_rate
+from student.training.optim import MovingAverage, adamw, clip, learning_rate, set_learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -104,6 +104,8 @@ class Trainer:
         # A rule with several backward passes exchanges its gradient itself, so that DDP must not.
         self.network = accelerator.prepare_model(self.model, evaluation_mode=system.gradients.separate)
         self.optimizer = accelerator.prepare_optimizer(self.adamw)
+        if self.training.compile:
+            compile_whole(self.model)
         self.metrics = DeferredMetrics(accelerator, (*system.losses, "total"))
         self.log: RunLog | None = None
         self.progress = progress if accelerator.is_main_process else SILENT
@@ -200,10 +202,8 @@ class Trainer:
             finite.append(finite_samples(output.outputs))
         if rule.separate:
             average_gradients(accelerator, self.weights)
-        gradient = accelerator.clip_grad_norm_(self.model.parameters(), training.clip_norm)
-        rate = learning_rate(training, step, self.steps)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
+        gradient = clip(accelerator, self.adamw, self.weights, training.clip_norm)
+        set_learning_rate(self.adamw, learning_rate(training, step, self.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:

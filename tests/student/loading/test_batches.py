@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from cache_schema.errors import DatasetError, RequestError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from student.device import free_bytes
 from student.loading import loader
 from student.loading.batches import LatentSamples
 from tests.student.loading.manifests import manifest_of
@@ -121,6 +123,39 @@ def test_every_encoding_gives_what_the_store_gives_wherever_samples_stay(encoded
             got, torch.from_numpy(everything[rows].astype(got.numpy().dtype)), rtol=2**-11, atol=1e-7
         )
         assert torch.equal(windowed[-1][1][name], batches[-1][1][name])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_samples_that_do_not_fit_are_refused_before_any_is_read(device, encoded, tmp_path, monkeypatch):
+    path = shutil.copytree(encoded, tmp_path / "copy.zarr")
+    for file in path.glob("clips/*/page/c*"):
+        file.unlink()
+    free = 9 * 2048 * 2 - 1  # for nine samples of "page" as stored, and one byte too few
+    if device == "cpu":
+        memory = psutil.virtual_memory()._replace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    else:
+        asked = {torch.device(device): (free, 2 * free)}
+        monkeypatch.setattr(torch.cuda, "mem_get_info", asked.__getitem__)
+    with pytest.raises(RequestError) as refusal:
+        LatentSamples(
+            LatentDataset.open(path), "train", ["page"], device=torch.device(device), resident="device"
+        )
+    what, expected, repair = str(refusal.value).splitlines()
+    assert f"9 samples take 36,864 bytes, and {device} has 36,863 bytes free" in what
+    assert "room for all" in expected
+    assert "--resident none" in repair
+    assert ("--resident ram" in repair) is (device != "cpu")
+
+
+def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("student.device.CGROUP", tmp_path)
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 500\n")
+    for limit, free in (("1000", 700), ("max", 10_000), (str(2**60), 10_000)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        memory = psutil.virtual_memory()._replace(available=10_000)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        assert free_bytes(CPU) == free
 
 
 def test_large_features_are_read_sample_by_sample_and_small_ones_are_held(encoded, tmp_path):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from cache_schema.errors import RequestError
 from student.runs import checkpoint
+from student.runs.evaluate import evaluate
+from student.runs.presets import changed
 from student.training.environment import recipe_alone
 from student.training.train import train
 from tests.student.recipes import small
@@ -114,7 +116,23 @@ def test_what_cannot_be_taken_back_is_recorded(dataset_path, tmp_path, monkeypat
     assert "secret" not in (tmp_path / "run.json").read_text()
 
 
+def allow_tf32_as_environment_and_cudnn_do():
+    torch.set_float32_matmul_precision("high")  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def precisions():
+    """Return how products of float32 are computed: matrices, recurrent layers and convolutions."""
+    assert torch.backends.cudnn.allow_tf32 is not None  # which raises where names differ
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.cudnn.conv)
+    return [part.fp32_precision for part in parts]
+
+
 def test_fp32_computes_in_fp32_whatever_torch_was_told_before(dataset_path, tmp_path):
-    torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    allow_tf32_as_environment_and_cudnn_do()
     train(dataset_path, tmp_path, ONE_EPOCH, trackers=())
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert precisions() == ["ieee"] * 3
+    train(dataset_path, tmp_path / "bf16", changed(ONE_EPOCH, {"precision": "bf16"}), trackers=())
+    assert precisions() == ["tf32"] * 3
+    evaluate(tmp_path, dataset_path)
+    assert precisions() == ["ieee"] * 3

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 from student.runs.config import TrainingConfig
 from student.step import StepContext, seed_dropout
 from student.system import LossConfig
-from student.training.optim import MovingAverage, ema_decay, learning_rate
+from student.training.optim import MovingAverage, adamw, clip_divisor, ema_decay, learning_rate
 
 
 def test_a_constant_rate_is_constant():
@@ -21,6 +23,40 @@ def test_a_rate_warms_up_and_follows_a_cosine_to_nothing():
     assert rates[6] == pytest.approx(0.5 * (1 + 0.70711), abs=1e-5)
     assert rates[8] == pytest.approx(0.5)
     assert rates[12] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_optimiser_that_divides_clips_like_torch(limit, scaled):
+    """Beside the scaler of fp16, too, and beside a gradient that overflowed."""
+    torch.manual_seed(0)
+    dividing = nn.Linear(4, 3)
+    clipped = copy.deepcopy(dividing)
+    given = torch.randn(5, 4)
+    for overflows in (False, True) if scaled else (False,):
+        before = copy.deepcopy(dividing.state_dict())
+        norms, moments = [], []
+        for model in (dividing, clipped):
+            optimizer = adamw(model, TrainingConfig(learning_rate=0.1))
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+            loss = scaler.scale(model(given).square().mean() * (float("inf") if overflows else 1.0))
+            loss.backward()
+            scaler.unscale_(optimizer)
+            gradients = [weight.grad for weight in model.parameters()]
+            norms.append(nn.utils.get_total_norm(gradients))
+            if model is dividing:
+                optimizer.grad_scale = clip_divisor(norms[0], limit)
+            else:
+                nn.utils.clip_grad_norm_(model.parameters(), limit)
+            scaler.step(optimizer)
+            moments.append([state["exp_avg"] for state in optimizer.state.values()])
+        for one, other, start in zip(
+            dividing.parameters(), clipped.parameters(), before.values(), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+            assert torch.equal(one, start) is overflows
+        for one, other in zip(*moments, strict=True):  # Adam's step itself hardly depends on the size
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
 
 
 def test_a_term_warms_up_and_the_others_do_not():
@@ -49,8 +85,11 @@ def test_averaged_weights_are_used_in_place_and_put_back():
         layer.weight.fill_(1.0)
         average = MovingAverage(layer, 0.9)
         layer.weight.fill_(2.0)
+    places = layer.weight.data_ptr(), average.weights["weight"].data_ptr()
     with average.in_place():
         assert layer(torch.ones(1)).item() == 1.0
+        # Memory stays: recurrent layers lie behind one another for cuDNN, and a graph knows addresses.
+        assert (layer.weight.data_ptr(), average.weights["weight"].data_ptr()) == places
     assert layer(torch.ones(1)).item() == 2.0
     assert average.weights["weight"].item() == 1.0
 

@@ -1,15 +1,21 @@
 """A step of the loop, observed from within."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache_schema.dataset.reader import LatentDataset
 from student.loading.batches import LatentSamples
 from student.runs import checkpoint
 from student.runs.log import read_log
-from student.training.distributed import join_processes
+from student.runs.presets import changed
+from student.training import trainer as training_loop
+from student.training.distributed import compile_whole, join_processes
 from student.training.train import train
 from student.training.trainer import Trainer
 from tests.student.recipes import small, with_losses
@@ -59,10 +65,54 @@ def test_a_step_never_waits_for_the_device(trainer):
         read = trainer.take_step(rows, [(rows, batch)], epoch=1)
     assert not called.names & WAITING
     assert {"_fused_adamw_", "mm", "_foreach_lerp_"} <= called.names
+    # The gradient of an index is a tensor of zeros first: of weights, gigabytes.
+    assert "select_backward" not in called.names
     assert read == []  # its numbers are read some steps later
     with Called() as called:
         torch.ones(1).item()
     assert called.names & WAITING
+
+
+@pytest.fixture
+def graphs():
+    """Count the graphs that are compiled."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_network_is_one_graph_and_learns_the_same(
+    precision, dataset_path, tmp_path, monkeypatch, graphs
+):
+    # A compiler would take minutes; the graph is the same.
+    monkeypatch.setattr(training_loop, "compile_whole", functools.partial(compile_whole, backend="aot_eager"))
+    rows, ends = np.arange(8), []
+    for compiled in (False, True):
+        config = changed(small(dropout=0.0, precision=precision), {"training.compile": compiled})
+        trainer = trainer_of(config, dataset_path, tmp_path / str(compiled))
+        batch = trainer.samples.read(rows)
+        for _ in range(3):
+            trainer.take_step(rows, [(rows, batch)], epoch=1)
+        ends.append([step.losses for step in trainer.metrics.flush()])
+        assert graphs() == compiled
+    for one, other in zip(*ends, strict=True):
+        assert other == pytest.approx(one, rel=1e-5 if precision == "fp32" else 2**-8)
+
+
+def test_a_compiled_network_is_one_graph_below_the_exchange_of_gradients(dataset_path, tmp_path, graphs):
+    meeting = f"file://{tmp_path}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    try:
+        trainer = trainer_of(small(), dataset_path, tmp_path / "run")
+        exchanging = DistributedDataParallel(trainer.model)
+        compile_whole(trainer.model, backend="aot_eager")
+        batch = trainer.samples.read(np.arange(8))
+        exchanging(batch["scene_queries"], batch["ego_token"]).offsets.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert graphs() == 1
 
 
 def test_the_planner_decodes_all_steps_at_once(trainer):
