@@ -192,7 +192,7 @@ def replay(
         with capture_activations(model) as activations:
             output, memory = model(
                 given["img"][None],
-                given["lidar2img"],
+                torch.linalg.inv(given["lidar2img"]),
                 given["ego_pose"],
                 given["ego_pose_inv"],
                 given["timestamp"],

@@ -165,12 +165,13 @@ class OrionTeacher:
         same_clip = torch.tensor(
             [now == before for now, before in zip(batch.clips, state.clips, strict=True)]
         )
+        img2lidar, _ = torch.linalg.inv_ex(batch.lidar2img)  # which raises nothing for an idle slot
         if batch.command.is_pinned():  # otherwise a copy may wait for what the GPU still computes
-            same_clip = same_clip.pin_memory()
+            same_clip, img2lidar = same_clip.pin_memory(), img2lidar.pin_memory()
         command, can_bus = on_device(batch.command), on_device(batch.can_bus)
         output, memory = self.model(
             self.images.normalise(on_device(batch.images)),
-            on_device(batch.lidar2img),
+            on_device(img2lidar),
             on_device(batch.ego_pose),
             on_device(batch.ego_pose_inv),
             on_device(batch.timestamp_s),

@@ -50,7 +50,7 @@ class Orion(nn.Module):
     def forward(
         self,
         images: Tensor,
-        lidar2img: Tensor,
+        img2lidar: Tensor,
         pose: Tensor,
         pose_inv: Tensor,
         timestamp: Tensor,
@@ -62,7 +62,7 @@ class Orion(nn.Module):
 
         Args:
             images: (B, C, 3, height, width) float32, normalised.
-            lidar2img: (B, C, 4, 4) float32.
+            img2lidar: (B, C, 4, 4) float32, pixels of the images (u d, v d, d, 1) to the LiDAR frame.
             pose: (B, 4, 4) float32, LiDAR to world.
             pose_inv: (B, 4, 4) float32, world to LiDAR.
             timestamp: (B) float64, seconds.
@@ -76,7 +76,7 @@ class Orion(nn.Module):
         ego = memory.ego_motion(pose, pose_inv, timestamp, same_clip)
         tokens = self.img_backbone(images.flatten(0, 1)).float().flatten(1, 2)
         tokens = tokens.unflatten(0, images.shape[:2]).flatten(1, 2)  # (B, N, backbone width)
-        rays = self.ray_positions(lidar2img)
+        rays = self.ray_positions(img2lidar)
         detection, objects, history, past_signals = self.pts_bbox_head(
             tokens, rays, signals, ego, memory, self.query_positions
         )

@@ -80,10 +80,8 @@ class RayPositions(nn.Module):
         self.volume = Volume(RAY_RANGE_M)
         self.register_buffer("pixels", token_pixels(config), persistent=False)
 
-    def forward(self, lidar2img: Tensor) -> Tensor:
-        """Map projections (B, C, 4, 4) to encodings (B, N, E), N = cameras, rows, columns."""
-        # inv_ex does not wait for the GPU, and does not raise on an idle slot.
-        img2lidar, _ = torch.linalg.inv_ex(lidar2img)
+    def forward(self, img2lidar: Tensor) -> Tensor:
+        """Map inverted projections (B, C, 4, 4) to encodings (B, N, E), N = cameras, rows, columns."""
         points = torch.einsum("bcij,ndj->bcndi", img2lidar, self.get_buffer("pixels"))[..., :3]
         rays = inverse_sigmoid(self.volume.normalise(points)).flatten(1, 2).flatten(2)  # (B, N, depths * 3)
         return self.position_encoder(rays)
