@@ -91,15 +91,18 @@ def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> OrionBa
     camera = torch.tensor([[450.0, 320, 0, -370], [0, 280, -910, -550], [0, 1, 0, -1.2], [0, 0, 0, 1]])
     generator = torch.Generator().manual_seed(index)
     images = torch.randint(0, 256, (slots, CAMERAS, 3, height, width), dtype=torch.uint8, generator=generator)
+    tensors = {
+        "images": images,
+        "lidar2img": camera.expand(slots, CAMERAS, 4, 4).contiguous(),
+        "ego_pose": pose,
+        "ego_pose_inv": torch.linalg.inv(pose),
+        "timestamp_s": torch.full((slots,), index * FRAME_S, dtype=torch.float64),
+        "command": torch.zeros(slots, dtype=torch.int64),
+        "can_bus": torch.zeros(slots, 18, dtype=torch.float64),
+    }
     return OrionBatch(
         clips=tuple(f"clip {slot}" for slot in range(slots)),
-        images=images.pin_memory() if pin else images,
-        lidar2img=camera.expand(slots, CAMERAS, 4, 4),
-        ego_pose=pose,
-        ego_pose_inv=torch.linalg.inv(pose),
-        timestamp_s=torch.full((slots,), index * FRAME_S, dtype=torch.float64),
-        command=torch.zeros(slots, dtype=torch.int64),
-        can_bus=torch.zeros(slots, 18, dtype=torch.float64),
+        **{name: tensor.pin_memory() if pin else tensor for name, tensor in tensors.items()},
     )
 
 

@@ -75,7 +75,7 @@ class PrecisionConfig:
             return "fp32"
         heads = "fp32 heads"
         if self.rounds_heads(device):
-            heads = "TF32 heads, fp16 in their cross-attention"
+            heads = "TF32 heads, fp16 in their attention"
         return f"{self.precision} backbone and language model, {heads}"
 
     @property
@@ -108,8 +108,8 @@ class PrecisionConfig:
         """Let the heads of a model on a GPU compute with tensor cores, where the rest is in 16 bits.
 
         Their linear maps round to TF32. All other matrix products stay in float32: poses in the world are
-        thousands of metres. Their attention to images and to memories rounds to float16, as the released
-        model's always does (spec ORION teacher 5); TF32 and float16 resolve the same.
+        thousands of metres. Their attention rounds to float16, which resolves what TF32 does; the released
+        model's attention to images and to memories always does so (spec ORION teacher 5).
         """
         if not self.rounds_heads(device):
             return

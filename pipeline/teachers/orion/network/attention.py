@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class Attention(nn.Module):
     """Multi-head attention with packed input weights.
 
-    Where ``core`` is a type of 16 bits, queries, keys and values are rounded to it, as the released model's
-    flash attention does; but not with a mask, where the released model computes in float32.
+    Where ``core`` is a type of 16 bits, queries, keys and values are rounded to it.
     """
 
     core: torch.dtype | None = None
@@ -39,7 +38,7 @@ class Attention(nn.Module):
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), biases, strict=True)
         )
-        if self.core is not None and mask is None:
+        if self.core is not None:
             q, k, v = (x.to(self.core) for x in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2).to(query.dtype))

@@ -6,8 +6,9 @@ Dimension letters: B slots, C cameras, N image tokens, E head width, D token wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from pipeline.teachers.orion.network.config import OrionConfig
     from pipeline.teachers.orion.network.detection_head import DetectionOutput
     from pipeline.teachers.orion.network.map_head import MapOutput
+
+
+Layer = TypeVar("Layer", bound=Callable[..., Tensor])
+
+COMPILER: dict[str, Any] = {"deterministic": True}
+"""Options of torch's compiler. It would otherwise choose the order of sums by timing them: no two processes
+would give the same bits."""
+
+
+def compiled(layer: Layer) -> Layer:
+    """Return a layer's function, compiled once for all layers of its kind."""
+    return cast("Layer", torch.compile(layer, dynamic=False, fullgraph=True, options=COMPILER))
 
 
 @dataclass(frozen=True)
@@ -94,9 +107,9 @@ class Orion(nn.Module):
         Args:
             language_model: Whether its layers can be compiled, too.
         """
-        self.img_backbone.apply_block = torch.compile(Block.forward, dynamic=False, fullgraph=True)
+        self.img_backbone.apply_block = compiled(Block.forward)
         if language_model:
-            self.language_model.apply_layer = torch.compile(decoder_layer, dynamic=False, fullgraph=True)
+            self.language_model.apply_layer = compiled(decoder_layer)
 
     def vision_tokens(self, detection: DetectionOutput, road_map: MapOutput) -> Tensor:
         """Return (B, scene + history + 1 + map, D): the tokens that stand for the images in the prompt."""

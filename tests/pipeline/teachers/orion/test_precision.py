@@ -163,7 +163,7 @@ def test_the_identity_records_the_precision():
     assert identities["fp16", "nf4"].quantization == "nf4"
     assert len({identity.model_dump_json() for identity in identities.values()}) == len(identities)
     on_gpu = PrecisionConfig("fp16").description("cuda:1")
-    assert on_gpu == "fp16 backbone and language model, TF32 heads, fp16 in their cross-attention"
+    assert on_gpu == "fp16 backbone and language model, TF32 heads, fp16 in their attention"
     assert PrecisionConfig("fp32").description("cuda") == "fp32"
 
 
