@@ -1,4 +1,4 @@
-"""The hardware that a benchmark ran on, and the file that its results are written to."""
+"""The hardware that a benchmark ran on, and the file that its results are written to, number by number."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import os
 import platform
 import re
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
+
+from cache_schema.storage.atomic_io import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,18 +32,64 @@ def hardware() -> str:
     return f"{model[1] if model else platform.processor()}, {os.cpu_count()} cores"
 
 
-def write(name: str, results: Mapping[str, object], out: Path | None = None) -> None:
-    """Write the results of a benchmark as JSON, with the hardware and the versions of the libraries.
+def versions() -> dict[str, str | None]:
+    """Return the versions of the libraries; None for one that this machine lacks."""
+    found: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = None
+    return found
+
+
+class Record:
+    """The results of a benchmark, in a file that is whole after every number.
+
+    The file is made at once, so that a place that cannot be written is an error before anything is measured.
 
     Args:
         name: Name of the benchmark.
-        results: What it measured.
         out: The file; by default one in ``benchmarks/results`` that is named after benchmark and hardware.
+        quick: It measures less than the records there, which it must not replace.
+        facts: What is known before anything is measured, such as sizes.
     """
-    slug = re.sub(r"\W+", "-", hardware().lower()).strip("-")
-    out = out or RESULTS / f"{name}-{slug}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    versions = {library: importlib.metadata.version(library) for library in LIBRARIES}
-    record = {"hardware": hardware(), "libraries": versions, **results}
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    Console().print(f"written to {out}")
+
+    def __init__(self, name: str, out: Path | None = None, *, quick: bool = False, **facts: object) -> None:
+        slug = re.sub(r"\W+", "-", hardware().lower()).strip("-")
+        self.path = (out or RESULTS / f"{'quick-' * quick}{name}-{slug}.json").absolute()
+        self._begun = time.perf_counter()
+        self._content: dict[str, Any] = {"hardware": hardware(), "libraries": versions(), **facts}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def set(self, *keys: str, value: object, line: str = "") -> None:
+        """Write a value.
+
+        Args:
+            keys: Where it stands in the file: names of nested objects, the last one its own.
+            value: Anything that JSON holds.
+            line: What is printed of it; nothing if empty.
+        """
+        content = self._content
+        for key in keys[:-1]:
+            content = content.setdefault(key, {})
+        content[keys[-1]] = value
+        self._write()
+        if line:
+            print(f"{time.perf_counter() - self._begun:7.1f} s  {line}", flush=True)
+
+    def add(self, *keys: str, value: object, line: str = "") -> None:
+        """Write one more value of a list; see ``set``."""
+        content: Any = self._content
+        for key in keys:
+            content = content.get(key, {})
+        self.set(*keys, value=[*content, value], line=line)
+
+    def _write(self) -> None:
+        write_durably(self.path, (json.dumps(self._content, indent=1) + "\n").encode())
+
+
+def write(name: str, results: Mapping[str, object], out: Path | None = None) -> None:
+    """Write results that are complete; see ``Record``."""
+    print(f"written to {Record(name, out, **results).path}", flush=True)
