@@ -429,7 +429,9 @@ def training(bench: Bench) -> None:
     from benchmarks import training as student
     from student.runs.presets import changed
 
-    _, dataset = student.make_data(bench.folder / "training", files=0, frames=64 if bench.dry else 1024)
+    folder = bench.folder / "training"
+    folder.mkdir()
+    _, dataset = student.make_data(folder, files=0, frames=64 if bench.dry else 1024)
     small = {"hidden": 64, "layers": 1} if bench.dry else {"hidden": 1024, "layers": 6}
     for compiled in (False, True):
         for batch in (8,) if bench.dry else (64, 256):
@@ -499,7 +501,7 @@ def main(
             "cuda": torch.version.cuda,
         }
     ends = time.perf_counter() + limit
-    record = Record("gpu", out, **facts)
+    record = Record("gpu", out, quick=False, **facts)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench("cpu" if dry else "cuda", record, ends, Path(folder))

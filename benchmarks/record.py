@@ -93,8 +93,3 @@ class Record:
 
     def _write(self) -> None:
         write_durably(self.path, (json.dumps(self._content, indent=1) + "\n").encode())
-
-
-def write(name: str, results: Mapping[str, object], out: Path | None = None) -> None:
-    """Write results that are complete; see ``Record``."""
-    print(f"written to {Record(name, out, **results).path}", flush=True)

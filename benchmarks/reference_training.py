@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.formats import REFERENCE_BYTES
 from student.orion_lite.model import OrionLite, Prediction
 from student.orion_lite.planner import LOG_SIGMA_LIMIT, Gaussian
 
@@ -64,6 +65,11 @@ class FrameFiles(Dataset):
 def loader(files: Sequence[Path], *, batch_size: int, workers: int) -> DataLoader:
     """Return the reference's loader: shuffled, in worker processes, not pinned, the last batch kept."""
     return DataLoader(FrameFiles(files), batch_size=batch_size, shuffle=True, num_workers=workers)
+
+
+def shared_bytes(batch_size: int, workers: int) -> int:
+    """Return how much shared memory that loader fills: two batches a worker, and the one that is in use."""
+    return (2 * workers + 1) * batch_size * 2 * REFERENCE_BYTES  # stored in 16 bits, loaded in 32
 
 
 def to_our_features(batch: Batch) -> Batch:

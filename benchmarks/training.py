@@ -1,6 +1,7 @@
 """Speed of loading frames and training a student: the reference's implementation against ours, in one run.
 
     python -m benchmarks.training
+    python -m benchmarks.training --quick
 
 Both train the student of the released sizes with the five losses in batches of 64 (of 16 on a CPU), from
 frames of the released sizes: 529 x 4096 tokens, or the 528 x 256 queries that they are computed from. The
@@ -9,24 +10,24 @@ tokens, and computes keys and values for each of them. Files and dataset are in 
 is not what is measured.
 
 Three rates, each in frames per second: loading alone, until a batch is on the device; a step alone, on one
-batch; and both together. On a CPU everything is float32; on a GPU ours is bfloat16 with all frames on the
-device. A narrower student shows smaller differences, because its planner reads tokens of the released width
-and is as large as before.
+batch; and both together. Ours also with a moving average of the weights, and on a GPU at 256, too. On a CPU
+everything is float32; on a GPU ours is bfloat16 with all frames on the device. A narrower student shows
+smaller differences, because its planner reads tokens of the released width and is as large as before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import io
 import itertools
+import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +39,8 @@ from rich.table import Table
 from safetensors.torch import save
 
 from benchmarks.formats import LatentFormat, content, random_heads
-from benchmarks.record import hardware, write
-from benchmarks.reference_training import ReferenceStudent, ReferenceTrainer, loader
+from benchmarks.record import Record, hardware
+from benchmarks.reference_training import ReferenceStudent, ReferenceTrainer, loader, shared_bytes
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.processors import usable_processors
 from student.loading.batches import LatentSamples
@@ -52,10 +53,13 @@ from student.training.distributed import join_processes
 from student.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from student.loading import Resident
     from student.runs.config import Precision, RunConfig
+
+    Rates = Iterator[tuple[str, str, float]]
+    """Implementation, part of its work, and frames per second."""
 
 TARGETS = {"loading": 30.0, "training": 4.0}
 """Ratios to the reference's rates, on a CPU with two cores."""
@@ -66,13 +70,9 @@ CLIP_FRAMES = 64
 PARTS = ("loading", "step", "training")
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Frames per second of one implementation in one repeat."""
-
-    loading: float
-    step: float
-    training: float
+WORKERS = usable_processors()
+"""Processes that load for the reference."""
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def make_data(folder: Path, *, files: int, frames: int) -> tuple[list[Path], Path]:
@@ -118,12 +118,12 @@ def rate(frames_of_steps: Iterator[int], device: str) -> float:
 
 
 def reference(files: Sequence[Path], dataset: Path, config: RunConfig, device: str, steps: int) -> Rates:
-    """Measure the reference, with one loading process per core."""
+    """Measure the reference, with one loading process per core; yields as ``ours``."""
     system = OrionLiteSystem(config.student, config.losses)
     model = ReferenceStudent(system.student, PlannerConfig(token_width=TOKEN_WIDTH))
     model.load_planner(teacher_planner(LatentDataset.open(dataset)))
     trainer = ReferenceTrainer(model, system.losses, device=device)
-    batches = loader(files, batch_size=config.training.batch_size, workers=usable_processors())
+    batches = loader(files, batch_size=config.training.batch_size, workers=WORKERS)
     batch = next(iter(batches))
     size = len(batch["planning_token"])
 
@@ -138,12 +138,17 @@ def reference(files: Sequence[Path], dataset: Path, config: RunConfig, device: s
             yield len(batch["planning_token"])
 
     trainer.step(batch)
-    loading = rate((len(batch["planning_token"]) for batch in batches), device)
-    return Rates(loading, rate(step_only(), device), rate(training(), device))
+    yield "reference", "loading", rate((len(batch["planning_token"]) for batch in batches), device)
+    yield "reference", "step", rate(step_only(), device)
+    yield "reference", "training", rate(training(), device)
 
 
 def ours(dataset: Path, config: RunConfig, device: str, steps: int, resident: Resident, run: Path) -> Rates:
-    """Measure ours: the loop that ``teachonce train`` runs, without its checkpoints."""
+    """Measure ours: the loop that ``teachonce train`` runs, without its checkpoints.
+
+    Yields:
+        The implementation, a part of its work, and its frames per second.
+    """
     opened, system = LatentDataset.open(dataset), config.make_system()
     accelerator = join_processes(config.training, device=device, trackers=(), logs=run)
     frames = LatentSamples(
@@ -157,28 +162,36 @@ def ours(dataset: Path, config: RunConfig, device: str, steps: int, resident: Re
         for loaded, _ in frames.stream(trainer.sampler.windows(1), recycle=True):
             yield len(loaded)
 
-    def step_only() -> Iterator[int]:
-        for _ in range(steps):
+    def step_only(count: int = steps) -> Iterator[int]:
+        for _ in range(count):
             trainer.take_step(rows, [(rows, batch)], epoch=1)
             yield len(rows)
 
     def training() -> Iterator[int]:
+        trainer.step = 0
         for _ in itertools.islice(trainer.train_epoch(1), steps):
             yield len(rows)
 
     sum(itertools.islice(loading_only(), 2))
-    sum(itertools.islice(step_only(), 3 if config.training.compile else 1))
-    loading, step = rate(loading_only(), device), rate(step_only(), device)
-    trainer.step = 0
-    return Rates(loading, step, rate(training(), device))
+    yield "ours", "loading", rate(loading_only(), device)
+    averaged, trainer.average = trainer.average, None
+    for name, average in (("ours", None), ("ours, EMA", averaged)):
+        trainer.average = average
+        sum(step_only(3 if device == "cuda" else 1))  # the first ones allocate memory
+        yield name, "step", rate(step_only(), device)
+        yield name, "training", rate(training(), device)
 
 
-def measure(implementation: Callable[[], Rates]) -> Rates:
-    """Measure without output, and free the student: there is memory for one."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        rates = implementation()
-    gc.collect()
-    return rates
+def reference_left_out(batch: int) -> str:
+    """Return why the reference's workers cannot send batches through shared memory; empty if they can."""
+    needed = shared_bytes(batch, WORKERS)
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else math.inf
+    if needed <= free:
+        return ""
+    return (
+        f"the reference (as with --only-ours): {WORKERS} workers send batches of {batch} through "
+        f"{SHARED_MEMORY}, {needed / 1e9:.1f} GB at a time, and {free / 1e9:.1f} GB are free"
+    )
 
 
 def main(
@@ -187,21 +200,75 @@ def main(
     files: Annotated[int, typer.Option(help="Frames that the reference loads.")] = 256,
     frames: Annotated[int, typer.Option(help="Frames that ours loads; 8 times as many on a GPU.")] = 2048,
     batch: Annotated[
-        int | None, typer.Option(help="Frames of a step. [64 on a GPU, 16 on a CPU, where 64 take 25 GB]")
+        list[int] | None,
+        typer.Option(
+            help="Frames of a step; repeatable. [64 and 256 on a GPU, 16 on a CPU, where 64 take 25 GB]"
+        ),
     ] = None,
     hidden: Annotated[int, typer.Option(help="Width of the student; 1024 as released.")] = 1024,
     layers: Annotated[int, typer.Option(help="Its layers; 6 as released.")] = 6,
     only_ours: Annotated[bool, typer.Option(help="Leave the reference out.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="End within two minutes, on two CPU cores, too.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
-    """Time both implementations, and print a table of ratios."""
+    """Time both implementations; print and write every rate as it is measured, and a table of ratios."""
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
     precision: Precision = "bf16" if on_gpu else "fp32"
     resident: Resident = "device" if on_gpu else "none"
+    batches = batch or ([64, 256] if on_gpu else [16])
+    left_out = []
+    if quick:
+        only_ours, repeats, frames, batches = True, 1, 512 if on_gpu else 128, batches[:1] if on_gpu else [4]
+        steps, layers = (1, layers) if on_gpu else (4, 1)
+        left_out.append(
+            "the reference, repeats"
+            + ("" if on_gpu else f", all but one of the student's layers, batches over {batches[0]}")
+        )
     steps, frames = (100 * steps, 8 * frames) if on_gpu else (steps, frames)
-    batch = batch or (64 if on_gpu else 16)
-    config = changed(
+    if not only_ours and (why := reference_left_out(max(batches))):
+        left_out.append(why)
+        only_ours = True
+    record = Record(
+        "training",
+        out,
+        quick=quick,
+        sizes={"hidden": hidden, "layers": layers, "batches": batches, "token_width": TOKEN_WIDTH},
+        ours={"precision": precision, "resident": resident},
+        targets={"frames_per_s": GPU_TARGET} if on_gpu else TARGETS,
+        steps=steps,
+        left_out=left_out,
+    )
+    print(
+        f"training on {hardware()}: width {hidden}, {layers} layers; ours in {precision}, "
+        f"frames resident: {resident}"
+    )
+    for what in left_out:
+        print(f"left out: {what}")
+    measured: dict[tuple[str, int], dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        written, dataset = make_data(folder, files=0 if only_ours else files, frames=frames)
+        record.set("load_average", value=os.getloadavg(), line="the data is written")
+        for size, _ in itertools.product(batches, range(repeats)):
+            config = configuration(hidden=hidden, layers=layers, batch=size, precision=precision)
+            implementations = [ours(dataset, config, device, steps, resident, folder / "run")]
+            if not only_ours:
+                implementations.insert(0, reference(written, dataset, config, device, steps))
+            for implementation in implementations:
+                for name, part, found in quietly(implementation):
+                    measured.setdefault((name, size), {}).setdefault(part, []).append(found)
+                    line = f"{name}, batch {size}: {part} {three_digits(found)} frames/s"
+                    record.add("frames_per_s", f"batch {size}", name, part, value=found, line=line)
+    report(measured)
+    print(f"written to {record.path}")
+
+
+def configuration(*, hidden: int, layers: int, batch: int, precision: Precision) -> RunConfig:
+    """Return the released configuration at other sizes, with an average of weights."""
+    return changed(
         ORION_LITE,
         {
             "hidden": hidden,
@@ -212,62 +279,47 @@ def main(
             "mask": "complete",
             "epochs": 10**6,
             "precision": precision,
+            "ema_decay": 0.999,
         },
     )
-    measured: dict[str, list[Rates]] = {} if only_ours else {"reference": []}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        written, dataset = make_data(folder, files=0 if only_ours else files, frames=frames)
-        for _ in range(repeats):
-            if not only_ours:
-                measured["reference"].append(
-                    measure(lambda: reference(written, dataset, config, device, steps))
-                )
-            measured.setdefault("ours", []).append(
-                measure(lambda: ours(dataset, config, device, steps, resident, folder / "run"))
-            )
-    report(measured, config, resident)
-    numbers = {
-        "load_average": os.getloadavg(),
-        "sizes": {"hidden": hidden, "layers": layers, "batch": batch, "token_width": TOKEN_WIDTH},
-        "ours": {"precision": precision, "resident": resident},
-        "targets": {"frames_per_s": GPU_TARGET} if on_gpu else TARGETS,
-        "steps": steps,
-        "frames_per_s": {
-            name: [dataclasses.asdict(rates) for rates in repeated] for name, repeated in measured.items()
-        },
-    }
-    write("training", numbers, out)
 
 
-def report(measured: dict[str, list[Rates]], config: RunConfig, resident: Resident) -> None:
-    """Print one row per implementation, and the ratios."""
+def quietly(implementation: Rates) -> Rates:
+    """Measure without the output of the loops, and free the student afterwards: there is memory for one."""
+    while True:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = next(implementation, None)
+        if found is None:
+            gc.collect()
+            return
+        yield found
+
+
+def report(measured: dict[tuple[str, int], dict[str, list[float]]]) -> None:
+    """Print one row per implementation and batch, and the ratios."""
     console = Console()
     table = Table(title=f"Training on {hardware()}", caption="median (slowest - fastest) frames/s")
-    table.add_column("implementation")
+    for column in ("implementation", "batch"):
+        table.add_column(column)
     for part in PARTS:
         table.add_column(part, justify="right")
-    for name, repeated in measured.items():
-        cells = []
-        for part in PARTS:
-            values = [getattr(rates, part) for rates in repeated]
-            median, slowest, fastest = map(
-                three_digits, (statistics.median(values), min(values), max(values))
-            )
-            cells.append(f"{median} ({slowest} - {fastest})")
-        table.add_row(name, *cells)
-    if "reference" in measured:
-        pairs = list(zip(measured["ours"], measured["reference"], strict=True))
-        ratios = {part: [getattr(a, part) / getattr(b, part) for a, b in pairs] for part in PARTS}
-        table.add_section()
-        table.add_row("ours / reference", *(f"{statistics.median(values):.1f}" for values in ratios.values()))
+    for (name, batch), parts in measured.items():
+        table.add_row(name, str(batch), *(shown(parts[part]) if part in parts else "" for part in PARTS))
+    for batch in dict.fromkeys(batch for _, batch in measured):
+        if ("reference", batch) in measured:
+            mine, other = measured["ours", batch], measured["reference", batch]
+            ratios = [[a / b for a, b in zip(mine[part], other[part], strict=True)] for part in PARTS]
+            table.add_section()
+            table.add_row("ours / reference", str(batch), *(f"{statistics.median(r):.1f}" for r in ratios))
     console.print(table)
-    console.print(
-        f"width {config.student['hidden']}, {config.student['layers']} layers, batches of "
-        f"{config.training.batch_size}; ours in {config.training.precision}, frames resident: {resident}"
-    )
     targets = ", ".join(f"{part} {ratio:g} times" for part, ratio in TARGETS.items())
     console.print(f"targets: on two CPU cores {targets}; on a GPU {GPU_TARGET:,.0f} frames/s of training")
+
+
+def shown(values: list[float]) -> str:
+    """Format rates of repeats."""
+    median, slowest, fastest = map(three_digits, (statistics.median(values), min(values), max(values)))
+    return f"{median} ({slowest} - {fastest})"
 
 
 def three_digits(rate: float) -> str:

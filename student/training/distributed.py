@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from student.runs.config import TrainingConfig
 
 
+CUDA_GRAPHS = True
+"""Whether a compiled network runs as CUDA graphs, on a GPU."""
+
+
 def join_processes(
     config: TrainingConfig, *, device: str, trackers: Sequence[str], logs: Path
 ) -> Accelerator:
@@ -64,11 +68,14 @@ def join_processes(
 def compile_whole(model: nn.Module, backend: str = "inductor") -> None:
     """Compile a network as one graph, with a backend of torch.compile.
 
-    In place, and so below what exchanges gradients between processes, which is no part of a graph.
+    In place, and so below what exchanges gradients between processes, which is no part of a graph. On a GPU a
+    pass is one CUDA graph: to launch its kernels one by one takes longer than they run.
     """
     # A recurrent layer would end the graph; this takes it as the products and sums of its steps.
     torch._dynamo.config.allow_rnn = True  # ty: ignore[invalid-assignment]  # its type is inferred
-    model.compile(fullgraph=True, backend=backend)
+    on_gpu = next(model.parameters()).is_cuda
+    options = {"triton.cudagraphs": CUDA_GRAPHS and on_gpu} if backend == "inductor" else None
+    model.compile(fullgraph=True, backend=backend, options=options)
 
 
 def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Tensor]:
