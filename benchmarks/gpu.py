@@ -36,10 +36,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
+from torch._inductor.utils import fresh_inductor_cache
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.orion_steps import PlainHeads, WholePrompt, flops, frames, load
 from benchmarks.record import Record
+from pipeline.teachers.orion.network.model import COMPILER
 from pipeline.teachers.orion.precision import TYPES, PrecisionConfig, fp8_rows
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
 from pipeline.teachers.orion.teacher import features_of
@@ -220,24 +222,25 @@ def same_bits(bench: Bench) -> None:
 
     write_demo_data(bench.folder / "clips", clips=3, frames=12)
     selection = Bench2Drive(bench.folder / "clips").select()
-    for precision in ("fp32",) if bench.dry else ("fp32", "fp16"):
-        opened = []
-        for name, device in (("one", bench.device), ("two", bench.device), ("cpu", "cpu")):
-            teacher = ORION_TINY.load(None, device=device, precision=precision, compile=device == "cuda")
-            path = bench.folder / f"{precision}-{name}.zarr"
-            extract(selection, teacher, path, slots=2)
-            opened.append(LatentDataset.open(path))
-        one, two, cpu = ({name: clips.entry(name).digest for name in clips.clips} for clips in opened)
-        bench.note("tiny dataset", precision, "two runs have the same digests", value=one == two)
-        bench.note("tiny dataset", precision, "the CPU has the same digests", value=one == cpu)
-        apart = {}
-        for spec in teacher.features:
-            pairs = [
-                [torch.as_tensor(clips.read(name, spec.name)).double() for clips in (opened[0], opened[2])]
-                for name in opened[0].clips
-            ]
-            apart[spec.name] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
-        bench.note("tiny dataset", precision, "relative distance from the CPU", value=apart)
+    opened = []
+    for name, device in (("one", bench.device), ("two", bench.device), ("cpu", "cpu")):
+        torch.compiler.reset()
+        # As in a process of its own, where everything is compiled again.
+        with fresh_inductor_cache():
+            teacher = ORION_TINY.load(None, device=device, compile=device == "cuda")
+            extract(selection, teacher, bench.folder / f"{name}.zarr", slots=2)
+        opened.append(LatentDataset.open(bench.folder / f"{name}.zarr"))
+    one, two, cpu = ({name: clips.entry(name).digest for name in clips.clips} for clips in opened)
+    bench.note("tiny dataset", "two runs have the same digests", value=one == two)
+    bench.note("tiny dataset", "the CPU has the same digests", value=one == cpu)
+    apart = {}
+    for spec in teacher.features:
+        pairs = [
+            [torch.as_tensor(clips.read(name, spec.name)).double() for clips in (opened[0], opened[2])]
+            for name in opened[0].clips
+        ]
+        apart[spec.name] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
+    bench.note("tiny dataset", "relative distance from the CPU", value=apart)
 
 
 @dataclass(frozen=True)
@@ -387,6 +390,16 @@ def teacher_fp16(bench: Bench) -> None:
     more = {} if bench.dry else {"parts ms": parts_ms(bench, teacher)}
     note_pace(bench, ALL, teacher, more={"same bits twice": same, **more})
     extraction(bench, teacher)
+    try:
+        COMPILER["triton.multi_kernel"] = 2
+        compile_layers(teacher)
+        more = {"parts ms": parts_ms(bench, teacher)}
+        more["same bits twice"] = same_twice(bench, teacher)
+        note_pace(bench, f"{ALL}, persistent reductions", teacher, more=more)
+    except Exception as error:
+        bench.note("failed", "persistent reductions", value=f"{type(error).__name__}: {error}"[:500])
+    finally:
+        del COMPILER["triton.multi_kernel"]
 
 
 ALL = f"fp16 x {SLOTS}, all"
@@ -428,29 +441,40 @@ def training(bench: Bench) -> None:
     """Training of the student: the loop of ``teachonce train``, its frames on the device."""
     from benchmarks import training as student
     from student.runs.presets import changed
+    from student.training import distributed
 
     folder = bench.folder / "training"
     folder.mkdir()
-    _, dataset = student.make_data(folder, files=0, frames=64 if bench.dry else 1024)
+    _, dataset = student.make_data(folder, files=0, frames=64 if bench.dry else 512)
     small = {"hidden": 64, "layers": 1} if bench.dry else {"hidden": 1024, "layers": 6}
-    for compiled in (False, True):
-        for batch in (8,) if bench.dry else (64, 256):
-            torch.compiler.reset()
-            config = student.configuration(**small, batch=batch, precision="fp32" if bench.dry else "bf16")
-            config = changed(config, {"compile": compiled})
-            steps, resident = (1, "none") if bench.dry else (60, "device")
-            run = bench.folder / f"run-{batch}-{compiled}"
+    sizes = (
+        [(8, "compiled")]
+        if bench.dry
+        else [(64, "compiled, CUDA graphs"), (64, "eager"), (256, "compiled, CUDA graphs"), (64, "compiled")]
+    )
+    for batch, mode in sizes:
+        torch.compiler.reset()
+        distributed.CUDA_GRAPHS = "graphs" in mode
+        config = student.configuration(**small, batch=batch, precision="fp32" if bench.dry else "bf16")
+        config = changed(config, {"compile": mode != "eager"})
+        steps, resident = (1, "none") if bench.dry else (40, "device")
+        run = bench.folder / f"run-{batch}-{mode}"
+        try:
             for name, part, rate in student.quietly(
                 student.ours(dataset, config, bench.device, steps, resident, run)
             ):
-                mode = "compiled" if compiled else "eager"
                 bench.note("training", f"batch {batch}, {mode}, {name}, {part}", value=round(rate))
+        except Exception as error:
+            traceback.print_exc()
+            bench.note(
+                "failed", f"training, batch {batch}, {mode}", value=f"{type(error).__name__}: {error}"[:800]
+            )
 
 
 def latency(bench: Bench) -> None:
     """Latency of a frame, teacher against student."""
-    options = ("--tiny", "--at-least", "1", "--seconds", "0") if bench.dry else ("--seconds", "3")
-    precisions = () if bench.dry else ("--precision", "fp16", "--precision", "fp32")
+    options = ("--tiny", "--at-least", "1", "--seconds", "0") if bench.dry else ("--seconds", "2")
+    precisions = () if bench.dry else ("--precision", "fp16")
     elsewhere(bench, "latency", "--limit", str(max(bench.seconds_left - 20, 10)), *options, *precisions)
 
 
@@ -468,13 +492,13 @@ def elsewhere(bench: Bench, name: str, *options: str) -> None:
 PHASES: dict[str, tuple[Callable[[Bench], None], float]] = {
     "ceilings": (ceilings, 10),
     "kernels": (kernels, 15),
-    "parity": (parity, 20),
-    "bits": (same_bits, 40),
-    "fp32": (teacher_fp32, 20),
-    "teacher": (teacher_fp16, 100),
+    "parity": (parity, 10),
+    "fp32": (teacher_fp32, 15),
+    "teacher": (teacher_fp16, 80),
     "training": (training, 60),
-    "latency": (latency, 40),
-    "fp8": (teacher_fp8, 45),
+    "fp8": (teacher_fp8, 30),
+    "bits": (same_bits, 45),
+    "latency": (latency, 35),
 }
 """Phase -> what it runs, and the seconds without which it is left out."""
 
