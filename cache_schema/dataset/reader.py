@@ -149,17 +149,22 @@ class LatentDataset:
         """
         return self._entry(name)
 
-    def entries(self) -> Iterator[LedgerEntry]:
+    def entries(self, *, digests: bool = True) -> Iterator[LedgerEntry]:
         """Yield the ledger entries of all clips; those that come over a network are fetched side by side.
+
+        Args:
+            digests: Compute their digests again. To add entries up, they need not be.
 
         Raises:
             DatasetError: One contradicts itself.
         """
+        # Those without their digests are not remembered: many are read once.
+        read = self.entry if digests else functools.partial(self._read_entry, digest=False)
         if self.backend.local is not None:
-            yield from map(self.entry, self.clips)
+            yield from map(read, self.clips)
             return
         with ThreadPoolExecutor(ENTRIES_AHEAD) as pool:
-            yield from pool.map(self.entry, self.clips)
+            yield from pool.map(read, self.clips)
 
     @property
     def fingerprint(self) -> str:
@@ -365,9 +370,9 @@ class LatentDataset:
             )
         return arrays[name]
 
-    def _read_entry(self, clip: str) -> LedgerEntry:
+    def _read_entry(self, clip: str, *, digest: bool = True) -> LedgerEntry:
         self._check_same()
-        return self._ledger.read(clip)
+        return self._ledger.read(clip, digest=digest)
 
     def _check_same(self) -> None:
         """Check that no other dataset was written to this place since this one was opened.

@@ -144,22 +144,26 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     """
     dataset = LatentDataset.open(where)
     manifest = dataset.manifest
-    clip_table = []
+    clip_table, infos = [], []
     stored, values, frames_by_split = Counter[str](), Counter[str](), Counter[str]()
-    for entry in dataset.entries():
-        known = {
-            "stored_bytes": entry.nbytes,
-            "wall_s": entry.wall_s,
-            "writer": entry.writer,
-            "gpu": entry.gpu,
-        }
-        clip_table.append(ClipSummary(**dict(entry.clip), **known))
+    by_gpu = Counter[str]()
+    for entry in dataset.entries(digests=False):
+        infos.append(entry.clip)
+        by_gpu[entry.gpu or NO_GPU] += 1
+        if clips:
+            known = {
+                "stored_bytes": entry.nbytes,
+                "wall_s": entry.wall_s,
+                "writer": entry.writer,
+                "gpu": entry.gpu,
+            }
+            clip_table.append(ClipSummary(**dict(entry.clip), **known))
         frames_by_split[entry.clip.split] += entry.clip.frames
         values.update(entry.values)
         for path, file in entry.files.items():
             stored[feature_of(path)] += file.nbytes
     frames = frames_by_split.total()
-    tags = {tag for clip in clip_table for tag in clip.tags}
+    tags = {tag for clip in infos for tag in clip.tags}
     features = tuple(
         _feature(spec, stored[spec.name], frames=frames, values=values[spec.name])
         for spec in manifest.features
@@ -167,15 +171,15 @@ def inspect(where: str | Path, *, clips: bool = False) -> Summary:
     return Summary(
         path=str(where),
         manifest=manifest,
-        clips=len(clip_table),
+        clips=len(infos),
         frames=frames,
         stored_bytes=stored.total(),
         logical_bytes=sum(feature.logical_bytes for feature in features),
         asset_bytes=sum(asset.nbytes for asset in manifest.assets),
-        clips_by_split=_count(clip.split for clip in clip_table),
+        clips_by_split=_count(clip.split for clip in infos),
         frames_by_split=dict(sorted(frames_by_split.items())),
-        clips_by_gpu=_count(clip.gpu or NO_GPU for clip in clip_table),
-        clips_by_tag={tag: _count(clip.tags.get(tag, "") for clip in clip_table) for tag in sorted(tags)},
+        clips_by_gpu=dict(sorted(by_gpu.items())),
+        clips_by_tag={tag: _count(clip.tags.get(tag, "") for clip in infos) for tag in sorted(tags)},
         features=features,
         derived={
             name: Bytes(

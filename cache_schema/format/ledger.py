@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
+from pydantic_core import to_json
 
 from cache_schema.errors import DatasetError, StorageError
 from cache_schema.format.features import FEATURE_NAME, Record
@@ -170,29 +171,30 @@ def entry_document(entry: LedgerEntry) -> bytes:
     return json.dumps({**fields, "seal": seal_of(fields)}, indent=1, ensure_ascii=False).encode()
 
 
-def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
+def parse_entry(content: bytes, clip: str, where: str, *, digest: bool = True) -> LedgerEntry:
     """Return the entry of ``clip``.
 
     Args:
         content: Bytes of its file.
         clip: The clip whose file this is.
         where: The file, for messages.
+        digest: Compute its digest again. A seal covers the digest, so this finds writers that lied.
 
     Raises:
         DatasetError: It does not parse, or it is not what was written.
     """
     repair = "run `teachonce repair`, then extract or pull the clip again"
     try:
-        fields, canonical, seal = _open_seal(content)
-        entry = LedgerEntry.model_validate_json(canonical, strict=True)
+        fields, sealed = _open_seal(content)
+        entry = LedgerEntry.model_validate(fields, strict=True)
     except ValueError as error:
         raise DatasetError(
             f"the ledger entry {where} cannot be read: {str(error)[:1000]}",
             expected="the JSON that the commit of the clip wrote",
             repair=repair,
         ) from error
-    sealed = seal in (None, sha256_bytes(canonical))  # early datasets have none
-    if not sealed or not _has_digest(entry, fields) or entry.clip.name != clip:
+    checked = sealed and not digest  # early datasets have no seal
+    if sealed is False or not (checked or _has_digest(entry, fields)) or entry.clip.name != clip:
         raise DatasetError(
             f"the ledger entry {where} contradicts itself",
             expected="a digest over the clip and the files that it lists, under the clip's own name",
@@ -204,20 +206,44 @@ def parse_entry(content: bytes, clip: str, where: str) -> LedgerEntry:
 def parse_clip(content: bytes, clip: str) -> ClipInfo | None:
     """Return what a sealed entry tells of its clip, without its files; None if the whole must be parsed."""
     try:
-        fields, canonical, seal = _open_seal(content)
-        if seal != sha256_bytes(canonical):
-            return None
-        info = ClipInfo.model_validate_json(canonical_json(fields["clip"]), strict=True)
+        fields, sealed = _open_seal(content)
+        info = ClipInfo.model_validate(fields["clip"], strict=True) if sealed else None
     except (ValueError, TypeError, KeyError):
         return None
-    return info if info.name == clip else None
+    return info if info is not None and info.name == clip else None
 
 
-def _open_seal(content: bytes) -> tuple[Any, bytes, object]:
-    """Return the fields of an entry, their canonical JSON, and the seal, which is to be its sha256."""
+def _open_seal(content: bytes) -> tuple[Any, bool | None]:
+    """Return the fields of an entry, and whether its seal fits them; None of an entry that has none."""
+    if (quickly := _as_most_are(content)) is not None:
+        return quickly, True
     fields = parse_json(content)
     seal = fields.pop("seal", None) if isinstance(fields, dict) else None
-    return fields, canonical_json(fields), seal
+    return fields, None if seal is None else seal == seal_of(fields)
+
+
+def _as_most_are(content: bytes) -> dict[str, Any] | None:
+    """Return the fields of an entry whose seal fits, in a third of the time; None of one to look at closely.
+
+    Where the fields have no escapes and only their outer keys need sorting, this is their canonical JSON. It
+    has each key once, so an entry without escapes that has more colons repeats one.
+    """
+    if b"\\" in content:
+        return None
+    fields = parse_json(content, structure=False)
+    if not isinstance(fields, dict):
+        return None
+    seal = fields.pop("seal", None)
+    ordered = {
+        key: dict(sorted(value.items())) if isinstance(value, dict) else value
+        for key, value in sorted(fields.items())
+    }
+    try:
+        canonical = to_json(ordered)
+    except ValueError:  # too deep
+        return None
+    sealed = seal == sha256_bytes(canonical) and canonical.count(b":") + 1 == content.count(b":")
+    return fields if sealed else None
 
 
 def _has_digest(entry: LedgerEntry, fields: dict[str, Any]) -> bool:
@@ -256,14 +282,18 @@ class Ledger:
     def __contains__(self, clip: str) -> bool:
         return bool(re.fullmatch(CLIP_NAME, clip)) and self._backend.size(_entry_of(clip)) is not None
 
-    def read(self, clip: str) -> LedgerEntry:
+    def read(self, clip: str, *, digest: bool = True) -> LedgerEntry:
         """Return a clip's entry.
+
+        Args:
+            clip: Its name.
+            digest: Compute its digest again, as of ``parse_entry``; to add entries up, it need not be.
 
         Raises:
             DatasetError: There is none, it does not parse, or its digest does not fit what it lists.
         """
         content = self._content(clip)
-        return parse_entry(content, clip, f"{self._backend}/{_entry_of(clip)}")
+        return parse_entry(content, clip, f"{self._backend}/{_entry_of(clip)}", digest=digest)
 
     def clip(self, clip: str) -> ClipInfo:
         """Return what is known of a clip, in less time than its whole entry takes.

@@ -15,11 +15,11 @@ from cache_schema.format.features import FEATURE_NAME
 from cache_schema.format.layout import CHECKSUM_BYTES
 from cache_schema.format.ledger import FILE_PATH
 from cache_schema.format.ragged import SHAPE, frame_index
-from cache_schema.integrity.listing import FILE, FOLDER, Listed, listing, printable
+from cache_schema.integrity.listing import FILE, FOLDER, Listed, entries_of, listing, printable
 from cache_schema.integrity.problem import Problem
 from cache_schema.integrity.shard_scan import scan
 from cache_schema.storage.atomic_io import sha256_bytes, sha256_of
-from cache_schema.storage.safe_io import JSON_BYTES
+from cache_schema.storage.safe_io import JSON_BYTES, read_plain
 from cache_schema.storage.stray_files import is_stray
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def clip_problems(path: Path, manifest: Manifest, entry: LedgerEntry, *, quick: 
     arrays = {array_of(name) for name in (*promised, *entry.files)}
     for name, found in listing(folder):
         if found.kind == FOLDER and name in arrays:
-            there.update((f"{name}/{inner}", within) for inner, within in listing(f"{folder}/{name}"))
+            there.update((f"{name}/{inner}", within) for inner, within in entries_of(f"{folder}/{name}"))
         elif is_stray(name):
             there[name] = found
         elif found.kind == FOLDER and ARRAY_NAME.fullmatch(name):
@@ -72,14 +72,15 @@ def clip_problems(path: Path, manifest: Manifest, entry: LedgerEntry, *, quick: 
             there[name] = found
     wrong = set()
     for name in sorted({*promised, *entry.files, *there}):
-        if is_stray(name.rpartition("/")[2]):
+        known = name in promised or name in entry.files
+        if not known and is_stray(name.rpartition("/")[2]):
             yield Problem(clip.name, None, f"{printable(name)} is no part of it", weight="note")
             continue
         what = _file_wrong(folder, name, there, entry, promised, quick=quick)
         if what is None:
             continue
         feature = _feature(name) if name != "zarr.json" else None
-        foreign = name not in promised and name not in entry.files and not re.fullmatch(FILE_PATH, name)
+        foreign = not known and not re.fullmatch(FILE_PATH, name)
         if not foreign:
             wrong.add(feature)
         weight = "foreign" if foreign else "damage"
@@ -138,8 +139,7 @@ def _content_wrong(
     elif record.nbytes > JSON_BYTES:
         return f"has {record.nbytes} bytes, more than any zarr.json"
     else:
-        with open(f"{folder}/{name}", "rb") as file:  # no Path: there are millions
-            content = file.read()
+        content = read_plain(f"{folder}/{name}", JSON_BYTES)  # no Path: there are millions
         sha256 = sha256_bytes(content)
         if promised is None:
             wrong = check_group(content, clip)

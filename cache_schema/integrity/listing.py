@@ -29,10 +29,15 @@ def listing(folder: Path | str) -> Iterator[tuple[str, Listed]]:
             return
     except (FileNotFoundError, NotADirectoryError):
         return
+    yield from sorted(entries_of(path))
+
+
+def entries_of(path: str) -> Iterator[tuple[str, Listed]]:
+    """Yield the entries of a folder, which is no link, in any order."""
     with os.scandir(path) as entries:
-        found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
-    for name, status in sorted(found.items()):
-        yield name, Listed(_KINDS.get(stat.S_IFMT(status.st_mode), DEVICE), status.st_size)
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            yield entry.name, Listed(_KINDS.get(stat.S_IFMT(status.st_mode), DEVICE), status.st_size)
 
 
 def printable(name: str) -> str:

@@ -23,8 +23,8 @@ JSON_DEPTH = 32
 CLIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 """Pattern of a clip's name. No such name leaves the folder that it is in."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Characters that move a terminal's cursor, except line feed and tab."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that move a terminal's cursor, except line feed and tab; and halves of a character."""
 
 
 def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
@@ -38,29 +38,24 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
         FileNotFoundError: There is no such file.
         DatasetError: It is no plain file.
     """
-    try:
-        descriptor = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
-        )
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
-            raise
-        raise _not_plain(path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _not_plain(path)
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(_open(path, links=links)[0], "rb")
 
 
-def read_plain(path: Path, limit_bytes: int, *, links: bool = False) -> bytes:
+def read_plain(path: Path | str, limit_bytes: int, *, links: bool = False) -> bytes:
     """Return the bytes of a plain file, as ``open_plain`` opens it.
 
     Raises:
         FileNotFoundError: There is no such file.
         DatasetError: It is no plain file, or larger than ``limit_bytes``.
     """
-    with open_plain(path, links=links) as file:
-        content = file.read(limit_bytes + 1)
+    descriptor, nbytes = _open(path, links=links)
+    content = b""
+    try:
+        # One byte more than there are shows a file that grows.
+        while len(content) <= limit_bytes and (block := os.read(descriptor, min(nbytes, limit_bytes) + 1)):
+            content += block
+    finally:
+        os.close(descriptor)
     if len(content) > limit_bytes:
         raise DatasetError(
             f"{path} has more than {limit_bytes} bytes",
@@ -70,7 +65,23 @@ def read_plain(path: Path, limit_bytes: int, *, links: bool = False) -> bytes:
     return content
 
 
-def _not_plain(path: Path) -> DatasetError:
+def _open(path: Path | str, *, links: bool) -> tuple[int, int]:
+    """Return the descriptor of a plain file, and its size."""
+    follow = 0 if links else os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise _not_plain(path) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise _not_plain(path)
+    return descriptor, status.st_size
+
+
+def _not_plain(path: Path | str) -> DatasetError:
     return DatasetError(
         f"{path} is no plain file",
         expected="a plain file: no pipe, device, folder or symbolic link",
@@ -78,8 +89,12 @@ def _not_plain(path: Path) -> DatasetError:
     )
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, structure: bool = True) -> Any:
     """Parse untrusted JSON.
+
+    Args:
+        content: UTF-8.
+        structure: Check how deep it is, and that no key repeats, which takes as long as all the rest.
 
     Raises:
         ValueError: It is not UTF-8, too long, too deep, or repeats a key; a number is not finite; a string
@@ -90,7 +105,7 @@ def parse_json(content: bytes) -> Any:
     text = content.decode()
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-        if _count_keys(value) != text.count(":"):
+        if structure and _count_keys(value) != text.count(":"):
             # A key repeats, or a string holds a colon.
             json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,27 @@ dump, out = Path(sys.argv[1]), Path(sys.argv[2])
 threading.Thread(target=kill, daemon=True).start()
 import_npz(dump, out)
 """
+
+
+QUOTA = """
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static long written;
+
+ssize_t write(int file, const void *bytes, size_t count) {
+    struct stat status;
+    if (!fstat(file, &status) && S_ISREG(status.st_mode) && (written += count) > atol(getenv("QUOTA"))) {
+        errno = EDQUOT;
+        return -1;
+    }
+    return syscall(SYS_write, file, bytes, count);
+}
+"""
+"""A library that takes the place of ``write``: files may have so many bytes together."""
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +145,31 @@ def test_a_full_disk_is_told_in_three_lines(tmp_path, clips_root, checkpoint, du
         assert list(tmp_path.iterdir()) == []
     else:
         assert verify(out).problems == () if (out / "zarr.json").exists() else not Ledger(out).clips()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="makes its quota with a C compiler")
+@pytest.mark.parametrize(("command", "quota"), [("demo-data", 10_000), ("extract", 20_000)])
+def test_a_quota_is_told_in_three_lines(tmp_path, clips_root, command, quota):
+    library = tmp_path / "quota.so"
+    compiler = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(compiler, input=QUOTA, text=True, check=True)
+    out = tmp_path / "out"
+    arguments = {"demo-data": ["--clips", "2", "--frames", "2"], "extract": ["--data", str(clips_root)]}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", command, str(out), *arguments[command]],
+        cwd=ROOT,
+        env=os.environ | {"LD_PRELOAD": str(library), "QUOTA": str(quota)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    *_, happened, expected, repair = done.stderr.splitlines()
+    assert "Disk quota exceeded" in happened
+    assert expected.startswith("  expected: room")
+    assert repair.startswith("  to do:    free space")
+    assert not out.exists() or not Ledger(out).clips()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6, 1.0])

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from cache_schema.format.ledger import (
     digest_of,
     entry_document,
     parse_entry,
+    seal_of,
 )
 from tests.paths import GOLDEN
 
@@ -67,13 +69,27 @@ def test_what_is_committed_is_read(entry: LedgerEntry):
     assert parse_entry(entry_document(entry), entry.clip.name, "here") == entry
 
 
-@given(entries, st.integers(0), st.integers(0, 7))
+@given(entries, st.integers(0), st.integers(0, 7), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_an_entry_with_a_flipped_bit_is_refused(entry: LedgerEntry, place: int, bit: int):
+def test_an_entry_with_a_flipped_bit_is_refused(entry: LedgerEntry, place: int, bit: int, digest: bool):
     content = bytearray(entry_document(entry))
     content[place % len(content)] ^= 1 << bit
     with pytest.raises(DatasetError, match="the ledger entry here"):
-        parse_entry(bytes(content), entry.clip.name, "here")
+        parse_entry(bytes(content), entry.clip.name, "here", digest=digest)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_digest_that_lies_is_found_where_digests_count(sealed: bool):
+    lying = ENTRY.model_copy(update={"digest": "0" * 64})
+    fields = json.loads(entry_document(lying))
+    content = json.dumps({key: fields[key] for key in fields if sealed or key != "seal"}).encode()
+    with pytest.raises(DatasetError, match="contradicts itself"):
+        parse_entry(content, lying.clip.name, "here")
+    if sealed:  # to be added up
+        assert parse_entry(content, lying.clip.name, "here", digest=False) == lying
+    else:
+        with pytest.raises(DatasetError, match="contradicts itself"):
+            parse_entry(content, lying.clip.name, "here", digest=False)
 
 
 @given(clips, clips, files, files)
@@ -186,13 +202,18 @@ def test_no_file_name_leaves_the_clip(name: str):
         ('"writer": "laptop"', '"writer": "' + "x" * 5_000_000 + '"'),
     ],
 )
-def test_hostile_json_is_refused(was: str, is_now: str):
+@pytest.mark.parametrize("sealed", [True, False])
+def test_hostile_json_is_refused(was: str, is_now: str, sealed: bool):
     fields = json.loads(entry_document(ENTRY))
     del fields["seal"]
     text = json.dumps(fields)
     assert was in text
+    text = text.replace(was, is_now)
+    if sealed:
+        with contextlib.suppress(ValueError, RecursionError):
+            text = text.removesuffix("}") + f', "seal": "{seal_of(json.loads(text))}"}}'
     with pytest.raises(DatasetError, match="cannot be read"):
-        parse_entry(text.replace(was, is_now).encode(), ENTRY.clip.name, "here")
+        parse_entry(text.encode(), ENTRY.clip.name, "here")
 
 
 def test_an_entry_that_no_reader_would_take_is_not_written(tmp_path: Path):

@@ -125,18 +125,10 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
         gated = F.silu(self.w1(x)) * self.w2(x)
-        return self.w3(self.ffn_ln(gated) if gated.shape[-1] == self.hidden else self._padded_norm(gated))
-
-    def _padded_norm(self, gated: Tensor) -> Tensor:
-        """Normalise the hidden channels of (..., P); those beyond them stay zero."""
-        # Sums run over all channels, so that a compiler makes one kernel of norm and padding.
-        x = gated.to(torch.promote_types(gated.dtype, torch.float32))
-        beyond = x.shape[-1] - self.hidden
-        hidden = torch.arange(x.shape[-1], device=x.device) < self.hidden
-        centred = torch.where(hidden, x - x.sum(dim=-1, keepdim=True) / self.hidden, 0)
-        variance = centred.square().sum(dim=-1, keepdim=True) / self.hidden
-        scale, shift = (F.pad(weight.to(x.dtype), (0, beyond)) for weight in self.ffn_ln.parameters())
-        return (centred * (variance + self.ffn_ln.eps).rsqrt() * scale + shift).to(gated.dtype)
+        normed = self.ffn_ln(gated[..., : self.hidden])
+        if beyond := gated.shape[-1] - self.hidden:
+            normed = F.pad(normed, (0, beyond))
+        return self.w3(normed)
 
     def padded(self, leaf: str, weight: Tensor) -> Tensor:
         """Return one of its weights with zeros for channels up to a multiple of ``ALIGNED``.

@@ -12,6 +12,8 @@ S history tokens in the memory, F frames in the memory, E width.
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +76,7 @@ class QueryMemory:
         return QueryMemory(
             contents=mask_slots(self.contents, ego.continued),
             points=mask_slots(transform(ego.pose_inv, self.points), ego.continued),
-            poses=mask_slots(ego.pose_inv[:, None] @ self.poses, ego.continued),
+            poses=mask_slots(product(ego.pose_inv[:, None], self.poses), ego.continued),
             times=mask_slots(ego.timestamp[:, None] - self.times, ego.continued),
         )
 
@@ -87,7 +89,7 @@ class QueryMemory:
         return QueryMemory(
             contents=torch.cat((contents, self.contents), dim=1)[:, :size],
             points=transform(ego.pose, torch.cat((points, self.points), dim=1)[:, :size]),
-            poses=ego.pose[:, None] @ torch.cat((identity, self.poses), dim=1)[:, :size],
+            poses=product(ego.pose[:, None], torch.cat((identity, self.poses), dim=1)[:, :size]),
             times=ego.timestamp[:, None] - torch.cat((ages, self.times), dim=1)[:, :size],
         )
 
@@ -195,7 +197,17 @@ def mask_slots(x: Tensor, slots: Tensor) -> Tensor:
     return x.where(slots.view(-1, *(1,) * (x.ndim - 1)), 0)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product of (..., 4, 4) and (..., 4, n), with the same bits on every device.
+
+    Poses hold kilometres, whose rounding the encodings of positions amplify a thousandfold. Libraries of
+    matrix products add in an order of their own; these sums have one, that of a CPU.
+    """
+    terms = (a[..., k : k + 1] * b[..., k : k + 1, :] for k in range(a.shape[-1]))
+    return functools.reduce(operator.add, terms)
+
+
 def transform(pose: Tensor, points: Tensor) -> Tensor:
     """Transform points (B, M, P, 3) by a pose (B, 4, 4)."""
     homogeneous = torch.cat((points, torch.ones_like(points[..., :1])), dim=-1)
-    return (pose[:, None, None] @ homogeneous[..., None]).squeeze(-1)[..., :3]
+    return product(pose[:, None, None], homogeneous[..., None]).squeeze(-1)[..., :3]

@@ -31,6 +31,7 @@ def plain_planner(weights):
             if k.startswith("predict_model.gru.")
         }
     )
+    gru.to(weights["predict_model.gru.weight_hh_l0"].device)
 
     def forward(token, noise):
         x = token
