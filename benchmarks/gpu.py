@@ -41,7 +41,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.orion_steps import PlainHeads, WholePrompt, flops, frames, load
 from benchmarks.record import Record
-from pipeline.teachers.orion.network.model import COMPILER
 from pipeline.teachers.orion.precision import TYPES, PrecisionConfig, fp8_rows
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
 from pipeline.teachers.orion.teacher import features_of
@@ -49,6 +48,7 @@ from pipeline.teachers.orion.teacher import features_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cache_schema.dataset.reader import LatentDataset
     from pipeline.teachers.orion.presets import OrionPreset
     from pipeline.teachers.orion.teacher import OrionTeacher
 
@@ -124,8 +124,8 @@ def ceilings(bench: Bench) -> None:
     side = 256 if bench.dry else 8192
     count = 2 * side**3 / TERA
 
-    def square(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2))
+    def square(dtype: torch.dtype) -> list[torch.Tensor]:
+        return [torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2)]
 
     for name, dtype in TYPES.items():
         a, b = square(dtype)
@@ -213,34 +213,41 @@ def parity(bench: Bench) -> None:
         bench.note("parity", precision, value=value)
 
 
-def same_bits(bench: Bench) -> None:
-    """A tiny dataset extracted twice on this device, and once on the CPU."""
-    from cache_schema.dataset.reader import LatentDataset
+def tiny_dataset(bench: Bench, name: str, device: str) -> Path:
+    """Extract a few synthetic clips by a tiny teacher; return the folder of the dataset."""
     from pipeline.bench2drive.source import Bench2Drive
     from pipeline.bench2drive.synthetic import write_demo_data
     from pipeline.extraction.run import extract
 
-    write_demo_data(bench.folder / "clips", clips=3, frames=12)
-    selection = Bench2Drive(bench.folder / "clips").select()
+    clips, dataset = bench.folder / "clips", bench.folder / f"{name}.zarr"
+    if not clips.exists():
+        write_demo_data(clips, clips=3, frames=12)
+    teacher = ORION_TINY.load(None, device=device, compile=device == "cuda")
+    extract(Bench2Drive(clips).select(), teacher, dataset, slots=2)
+    return dataset
+
+
+def same_bits(bench: Bench) -> None:
+    """A tiny dataset extracted twice on this device, and once on the CPU."""
+    from cache_schema.dataset.reader import LatentDataset
+
     opened = []
     for name, device in (("one", bench.device), ("two", bench.device), ("cpu", "cpu")):
         torch.compiler.reset()
-        # As in a process of its own, where everything is compiled again.
-        with fresh_inductor_cache():
-            teacher = ORION_TINY.load(None, device=device, compile=device == "cuda")
-            extract(selection, teacher, bench.folder / f"{name}.zarr", slots=2)
-        opened.append(LatentDataset.open(bench.folder / f"{name}.zarr"))
+        with fresh_inductor_cache():  # as in a process of its own, where everything is compiled again
+            opened.append(LatentDataset.open(tiny_dataset(bench, name, device)))
     one, two, cpu = ({name: clips.entry(name).digest for name in clips.clips} for clips in opened)
     bench.note("tiny dataset", "two runs have the same digests", value=one == two)
     bench.note("tiny dataset", "the CPU has the same digests", value=one == cpu)
-    apart = {}
-    for spec in teacher.features:
-        pairs = [
-            [torch.as_tensor(clips.read(name, spec.name)).double() for clips in (opened[0], opened[2])]
-            for name in opened[0].clips
-        ]
-        apart[spec.name] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
-    bench.note("tiny dataset", "relative distance from the CPU", value=apart)
+    for label, a, b in (("the other run", *opened[:2]), ("the CPU", *opened[::2])):
+        apart = {spec.name: distance(a, b, spec.name) for spec in ORION_TINY.features}
+        bench.note("tiny dataset", f"relative distance from {label}", value=apart)
+
+
+def distance(a: LatentDataset, b: LatentDataset, feature: str) -> float:
+    """Return the largest relative distance of a feature's values over all clips."""
+    pairs = [[torch.as_tensor(x.read(name, feature)).double() for x in (a, b)] for name in a.clips]
+    return max(((one - other).norm() / other.norm()).item() for one, other in pairs)
 
 
 @dataclass(frozen=True)
@@ -333,10 +340,10 @@ def features_after_two(bench: Bench, teacher: OrionTeacher) -> dict[str, torch.T
     return {name: values.cpu() for name, values in features_of(output).items()}
 
 
-def same_twice(bench: Bench, teacher: OrionTeacher) -> bool:
-    """Return whether a teacher gives the same bits twice."""
+def same_twice(bench: Bench, teacher: OrionTeacher) -> bool | list[str]:
+    """Return whether a teacher gives the same bits twice, or the features that differ."""
     one, two = features_after_two(bench, teacher), features_after_two(bench, teacher)
-    return all(one[name].equal(two[name]) for name in one)
+    return [name for name in one if not one[name].equal(two[name])] or True
 
 
 def parts_ms(bench: Bench, teacher: OrionTeacher) -> dict[str, float]:
@@ -390,16 +397,6 @@ def teacher_fp16(bench: Bench) -> None:
     more = {} if bench.dry else {"parts ms": parts_ms(bench, teacher)}
     note_pace(bench, ALL, teacher, more={"same bits twice": same, **more})
     extraction(bench, teacher)
-    try:
-        COMPILER["triton.multi_kernel"] = 2
-        compile_layers(teacher)
-        more = {"parts ms": parts_ms(bench, teacher)}
-        more["same bits twice"] = same_twice(bench, teacher)
-        note_pace(bench, f"{ALL}, persistent reductions", teacher, more=more)
-    except Exception as error:
-        bench.note("failed", "persistent reductions", value=f"{type(error).__name__}: {error}"[:500])
-    finally:
-        del COMPILER["triton.multi_kernel"]
 
 
 ALL = f"fp16 x {SLOTS}, all"
@@ -441,34 +438,28 @@ def training(bench: Bench) -> None:
     """Training of the student: the loop of ``teachonce train``, its frames on the device."""
     from benchmarks import training as student
     from student.runs.presets import changed
-    from student.training import distributed
 
-    folder = bench.folder / "training"
-    folder.mkdir()
-    _, dataset = student.make_data(folder, files=0, frames=64 if bench.dry else 512)
-    small = {"hidden": 64, "layers": 1} if bench.dry else {"hidden": 1024, "layers": 6}
-    sizes = (
-        [(8, "compiled")]
-        if bench.dry
-        else [(64, "compiled, CUDA graphs"), (64, "eager"), (256, "compiled, CUDA graphs"), (64, "compiled")]
-    )
-    for batch, mode in sizes:
+    if bench.dry:
+        dataset, sizes, steps, resident = (
+            tiny_dataset(bench, "trained", "cpu"),
+            {"hidden": 64, "layers": 1},
+            1,
+            "none",
+        )
+    else:
+        (bench.folder / "training").mkdir()
+        _, dataset = student.make_data(bench.folder / "training", files=0, frames=512)
+        sizes, steps, resident = {"hidden": 1024, "layers": 6}, 40, "device"
+    for batch, compiled in ((64, True), (64, False), (256, True)):
         torch.compiler.reset()
-        distributed.CUDA_GRAPHS = "graphs" in mode
-        config = student.configuration(**small, batch=batch, precision="fp32" if bench.dry else "bf16")
-        config = changed(config, {"compile": mode != "eager"})
-        steps, resident = (1, "none") if bench.dry else (40, "device")
-        run = bench.folder / f"run-{batch}-{mode}"
-        try:
-            for name, part, rate in student.quietly(
-                student.ours(dataset, config, bench.device, steps, resident, run)
-            ):
-                bench.note("training", f"batch {batch}, {mode}, {name}, {part}", value=round(rate))
-        except Exception as error:
-            traceback.print_exc()
-            bench.note(
-                "failed", f"training, batch {batch}, {mode}", value=f"{type(error).__name__}: {error}"[:800]
-            )
+        config = student.configuration(**sizes, batch=batch, precision="fp32" if bench.dry else "bf16")
+        config = changed(config, {"compile": compiled and not bench.dry})
+        run = bench.folder / f"run-{batch}-{compiled}"
+        mode = "compiled" if compiled else "eager"
+        for name, part, rate in student.quietly(
+            student.ours(dataset, config, bench.device, steps, resident, run)
+        ):
+            bench.note("training", f"batch {batch}, {mode}, {name}, {part}", value=round(rate))
 
 
 def latency(bench: Bench) -> None:
@@ -491,14 +482,14 @@ def elsewhere(bench: Bench, name: str, *options: str) -> None:
 
 PHASES: dict[str, tuple[Callable[[Bench], None], float]] = {
     "ceilings": (ceilings, 10),
-    "kernels": (kernels, 15),
-    "parity": (parity, 10),
-    "fp32": (teacher_fp32, 15),
-    "teacher": (teacher_fp16, 80),
-    "training": (training, 60),
+    "kernels": (kernels, 10),
+    "parity": (parity, 15),
+    "bits": (same_bits, 60),
+    "fp32": (teacher_fp32, 20),
+    "teacher": (teacher_fp16, 120),
     "fp8": (teacher_fp8, 30),
-    "bits": (same_bits, 45),
-    "latency": (latency, 35),
+    "training": (training, 110),
+    "latency": (latency, 40),
 }
 """Phase -> what it runs, and the seconds without which it is left out."""
 

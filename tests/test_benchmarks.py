@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import latency, record
-from benchmarks.record import Record, write
+from benchmarks.record import Record
 from tests.paths import ROOT
 
 
@@ -42,7 +42,7 @@ def test_a_number_that_json_does_not_hold_leaves_the_file_whole(tmp_path: Path):
 
 def test_a_machine_without_a_library_gets_its_results(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(record, "LIBRARIES", ("torch", "no-such-library"))
-    write("speed", {"rows": [1]}, tmp_path / "out.json")
+    Record("speed", tmp_path / "out.json").set("rows", value=[1])
     held = json.loads((tmp_path / "out.json").read_text())
     assert held["rows"] == [1]
     assert held["libraries"]["no-such-library"] is None
@@ -113,3 +113,25 @@ def test_a_benchmark_prints_each_row_that_it_writes(tmp_path: Path, benchmark: s
     assert len(measured) == rows
     begun = [line for line in done.stdout.splitlines() if re.match(r" *[0-9.]+ s  ", line)]
     assert len(begun) >= rows
+
+
+def test_what_a_gpu_shows_is_shown_small_on_a_cpu(tmp_path: Path):
+    """Every phase runs to its end, and every number is in the file."""
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    held = json.loads(out.read_text())
+    assert {"ceilings", "products TFLOP/s", "parity", "tiny dataset", "teacher"} <= held.keys()
+    assert {"extraction", "training", "latency"} <= held.keys()
+    assert not {"failed", "left out"} & held.keys()
+    assert held["tiny dataset"]["two runs have the same digests"] is True
+    assert held["teacher"]["fp16 x 8, all"]["same bits twice"] is True
+    assert held["parity"]["fp32"]["beyond tolerance"] == 0
+
+
+def test_what_a_machine_may_lack_is_listed():
+    command = [sys.executable, "-m", "benchmarks.gpu", "--wheels"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {line.partition("==")[0] for line in listed} >= {"zarr", "numcodecs", "pydantic"}
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.a-z]+", line) for line in listed)

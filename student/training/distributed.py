@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from student.runs.config import TrainingConfig
 
 
-CUDA_GRAPHS = True
-"""Whether a compiled network runs as CUDA graphs, on a GPU."""
-
-
 def join_processes(
     config: TrainingConfig, *, device: str, trackers: Sequence[str], logs: Path
 ) -> Accelerator:
@@ -73,8 +69,8 @@ def compile_whole(model: nn.Module, backend: str = "inductor") -> None:
     """
     # A recurrent layer would end the graph; this takes it as the products and sums of its steps.
     torch._dynamo.config.allow_rnn = True  # ty: ignore[invalid-assignment]  # its type is inferred
-    on_gpu = next(model.parameters()).is_cuda
-    options = {"triton.cudagraphs": CUDA_GRAPHS and on_gpu} if backend == "inductor" else None
+    graphs = backend == "inductor" and next(model.parameters()).is_cuda
+    options = {"triton.cudagraphs": True} if graphs else None
     model.compile(fullgraph=True, backend=backend, options=options)
 
 
