@@ -30,9 +30,10 @@ from pipeline.extraction.gpu_memory import must_suffice_for
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.own_memory import own
 from pipeline.extraction.prefetch import Prefetcher
+from pipeline.teachers.protocol import is_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -278,7 +279,7 @@ class Worker:
         # Read at once: the teacher's thread goes on counting while this one commits.
         inputs_s, teacher_s, disk_s = job.inputs_s, job.teacher_s, job.disk_s
         wall_s = inputs_s + teacher_s + disk_s
-        gpu = " and ".join(sorted({torch.cuda.get_device_name(device) for device in self._gpus})) or None
+        gpu = computed_by(map(torch.cuda.get_device_name, self._gpus), compiled=is_compiled(self._teacher))
         entry = writer.commit(wall_s=wall_s, gpu=gpu)
         return ClipResult(
             clip=job.clip.name,
@@ -326,6 +327,12 @@ class Worker:
             outstanding = list(self._outstanding)
         for job in outstanding:
             job.result.set_exception(error)
+
+
+def computed_by(gpus: Iterable[str], *, compiled: bool) -> str | None:
+    """Return what a clip's entry says of the GPUs that computed it, by their names; None for no GPU."""
+    names = " and ".join(sorted(set(gpus)))
+    return f"{names}, compiled" if names and compiled else names or None
 
 
 def _info(clip: Clip) -> ClipInfo:

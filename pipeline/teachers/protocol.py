@@ -166,6 +166,11 @@ def has_fresh_inputs(teacher: Teacher) -> bool:
     return getattr(teacher, "fresh_inputs", False)
 
 
+def is_compiled(teacher: Teacher) -> bool:
+    """Whether the teacher's layers are compiled, which rounds otherwise; it says so by ``compiled``."""
+    return getattr(teacher, "compiled", False)
+
+
 def check_kind(teacher: Teacher | TeacherPreset, source: Source) -> None:
     """Check that a teacher can read the samples of a source.
 

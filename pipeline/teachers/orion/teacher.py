@@ -82,6 +82,7 @@ class OrionTeacher:
         self.images = images
         self.config = config
         self.device = device
+        self.compiled = compiled
         self.shrink_on = torch.device(device) if torch.device(device).type == "cuda" else None
         """Where images are shrunk; None: by Pillow in the threads that decode them, faster on a CPU."""
         self.model = build(config)

@@ -22,7 +22,9 @@ from cli import app
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
+from pipeline.extraction.worker import computed_by
 from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.protocol import is_compiled
 from tests.paths import ROOT
 from tests.recorded_progress import RecordedProgress
 
@@ -144,6 +146,16 @@ def test_a_dataset_that_goes_on_by_another_processor_is_warned_of_once(clips_roo
     (warning,) = progress.messages
     assert "was computed by a CPU, clips before it by NVIDIA H100 80GB HBM3" in warning
     assert verify(path).problems == ()
+
+
+def test_an_entry_says_which_gpus_computed_and_whether_they_ran_compiled_layers():
+    assert computed_by([], compiled=True) is None
+    assert computed_by(["NVIDIA H200", "NVIDIA H200"], compiled=False) == "NVIDIA H200"
+    assert (
+        computed_by(["NVIDIA H200", "NVIDIA A100"], compiled=True) == "NVIDIA A100 and NVIDIA H200, compiled"
+    )
+    assert is_compiled(ORION_TINY.load(None, device="cpu", compile=True))
+    assert not is_compiled(ORION_TINY.load(None, device="cpu"))
 
 
 @pytest.mark.gpu

@@ -149,3 +149,20 @@ def test_two_runs_on_a_gpu_give_the_same_bits(precision, compiled, frame_of):
 
     for first, second in zip(run(), run(), strict=True):
         assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_positions_are_resized_once_in_float32(frame_of, monkeypatch):
+    resized = []
+    resize = F.interpolate
+
+    def noted(x, *args, mode, **kwargs):
+        if mode == "bicubic":
+            resized.append(x.dtype)
+        return resize(x, *args, mode=mode, **kwargs)
+
+    monkeypatch.setattr(F, "interpolate", noted)
+    teacher = ORION_TINY.load(None, device="cpu", precision="bf16")
+    state = teacher.begin(1)
+    for index in range(2):
+        _, state = teacher.step(frame_of("a", index), state)
+    assert resized == [torch.float32]
