@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu --wheels       # packages that a machine with torch and transformers may lack
     python -m benchmarks.gpu                # all phases
-    python -m benchmarks.gpu --limit 240 --only teacher --only extraction
+    python -m benchmarks.gpu --limit 240 --only teacher --only training
     python -m benchmarks.gpu --dry          # the same at tiny width on a CPU, to see that it runs
 
 Weights are random, at the released sizes, and drawn on the GPU. Every number is printed and written when it
-is measured. A phase for which there is no time is left out, and so is one that fails, with the reason.
+is measured. A phase for which there is no time is left out, and so is one that fails, with the reason. Beside
+the packages of --wheels, bring this one: ``pip wheel --no-deps .``.
 
 The teacher's steps begin with camera images in pinned memory and end with features in host memory. The first
 row is how the reference runs: float32, one clip, the whole prompt. (The reference also keeps its adapters

@@ -56,7 +56,7 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp
 
 
 def test_a_record_needs_no_more_than_torch():
-    """So that a lent machine writes results, too."""
+    """So that a machine that is not set up for the project writes results, too."""
     code = (
         "import sys; import benchmarks.record\n"
         "sys.exit(str({'zarr', 'rich', 'typer', 'pydantic', 'distributed', 'PIL'} & {*sys.modules} or ''))"
