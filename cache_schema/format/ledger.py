@@ -194,7 +194,14 @@ def parse_entry(content: bytes, clip: str, where: str, *, digest: bool = True) -
             repair=repair,
         ) from error
     checked = sealed and not digest  # early datasets have no seal
-    if sealed is False or not (checked or _has_digest(entry, fields)) or entry.clip.name != clip:
+    whole = sealed is not False and (checked or _has_digest(entry, fields))
+    if whole and clip != entry.clip.name and clip.casefold() == entry.clip.name.casefold():
+        raise DatasetError(
+            f"{where} is the entry of clip {entry.clip.name!r}: the file system takes both names for one",
+            expected="a file system that tells upper case from lower, for clips that differ by it alone",
+            repair="use another file system, or choose clips so that only one of the two is among them",
+        )
+    if not whole or entry.clip.name != clip:
         raise DatasetError(
             f"the ledger entry {where} contradicts itself",
             expected="a digest over the clip and the files that it lists, under the clip's own name",

@@ -140,6 +140,7 @@ def push(path: Path, url: str, *, verify_there: bool = False, progress: Progress
     if first:
         target.upload([first])
         progress.advance(_nbytes(first.values()))
+    _check_case(target, {*entries, *_clips_of(there)})
 
     def send(clips: Sequence[str]) -> None:
         files = {name: file for clip in clips for name, file in due[clip].items()}
@@ -204,7 +205,7 @@ def _check_target(
         Whether it has a root that can be read; and the entries of its clips as they are there, None where
         that is no entry.
     """
-    committed = {name[len("ledger/") : -len(".json")] for name in there if name.startswith("ledger/")}
+    committed = _clips_of(there)
     has_root = "zarr.json" in there
     if has_root:
         try:
@@ -252,6 +253,24 @@ def _check_target(
                 repair="push to a folder or URL of its own, or delete there what another push has left",
             )
     return has_root, entries_there
+
+
+def _clips_of(there: Iterable[str]) -> set[str]:
+    return {name[len("ledger/") : -len(".json")] for name in there if name.startswith("ledger/")}
+
+
+def _check_case(target: StorageBackend, clips: Iterable[str]) -> None:
+    """Check that the target, which has its group, keeps clips apart whose names differ by case alone."""
+    spellings: dict[str, list[str]] = {}
+    for clip in sorted(clips):
+        spellings.setdefault(clip.casefold(), []).append(clip)
+    alike = next((names for names in spellings.values() if len(names) > 1), None)
+    if alike and target.size(GROUP.upper()) is not None:
+        raise StorageError(
+            f"{target} takes {' and '.join(alike)} for one name: one clip would overwrite the other",
+            expected="a file system that tells upper case from lower, for clips that differ by it alone",
+            repair="push to another place, or leave all but one of them out with `teachonce subset`",
+        )
 
 
 def _check_room(target: StorageBackend, there: Iterable[str], entries: Mapping[str, LedgerEntry]) -> None:

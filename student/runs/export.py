@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from safetensors import SafetensorError
@@ -64,6 +65,7 @@ def export(
         metadata = {"format": "pt", "teachonce": checkpoint.model_dump_json()}
         with new_file(target, SafetensorError) as file:
             save_file(weights, file, metadata=metadata)
+            _sort_metadata(file)
         return Exported(target)
     if dataset is None:
         raise RequestError(
@@ -82,3 +84,18 @@ def export(
     with new_file(target) as file:
         remark = write(trained.model, trained.dataset, file, trained.checkpoint.model_dump_json())
     return Exported(target, remark)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata of a safetensors file, which the library writes in another order in every process.
+
+    The header keeps its length: 8 bytes before it hold that, and the weights begin behind it.
+    """
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(content) == length
+        opened.seek(8)
+        opened.write(content)

@@ -4,6 +4,9 @@ import importlib.util
 import json
 import re
 import resource
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, IdentityError, RequestError
-from cache_schema.storage.atomic_io import new_file
+from cache_schema.storage.atomic_io import new_file, sha256_of
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
 from student.orion_lite.model import OrionLite
@@ -23,6 +26,7 @@ from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint, read_checkpoint
 from student.runs.export import export
 from student.runs.provenance import TrainedOn
+from tests.paths import ROOT
 from tests.student.recipes import small
 
 SIZES = {"hidden": 16, "layers": 1, "heads": 2, "feedforward": 32}
@@ -68,6 +72,84 @@ def test_an_export_holds_the_students_weights_and_their_provenance(run, tmp_path
     with pytest.raises(RequestError, match="exists already"):
         export(run, target)
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+KILLED = """
+import contextlib, hashlib, os, resource, signal, sys
+from pathlib import Path
+
+import torch
+
+import cli, student.commands
+import cache_schema.storage.atomic_io as atomic_io
+import student.orion_lite.onnx_graph as onnx_graph
+from student.orion_lite.folded import FoldedStudent
+from student.runs.trained import load_trained
+
+torch.set_num_threads(1)
+run, target, dataset, *moments = sys.argv[1:]
+if target.endswith(".onnx"):  # which takes seconds to trace: once for all children
+    trained = load_trained(Path(run), dataset)
+    program = onnx_graph.trace(FoldedStudent(trained.model), onnx_graph._first_frames(trained.dataset))
+    onnx_graph.trace = lambda *_: program
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(moment):
+    if moment.isdigit():  # bytes of the file that are written
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(moment), int(moment)))
+    elif moment == "written":  # and checked, but not moved into place
+        atomic_io.sync_tree = kill
+    elif moment == "moved":  # into place; what it was written in is still there
+        rename = atomic_io.rename_durably
+        atomic_io.rename_durably = lambda *paths: (rename(*paths), kill())
+
+
+# Children of a process that is warm.
+for moment in moments:
+    Path(target).unlink(missing_ok=True)
+    child = os.fork()
+    if not child:
+        arm(moment)
+        sys.argv = ["teachonce", "export", run, target, "--dataset", dataset]
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                cli.app()
+            except SystemExit as ended:
+                os._exit(ended.code or 0)
+            finally:
+                os._exit(70)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    found = Path(target).exists() and hashlib.sha256(Path(target).read_bytes()).hexdigest()
+    print(code, found)
+"""
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".onnx"])
+def test_an_export_that_is_killed_is_none_or_whole(run, dataset_path, tmp_path, request, ending):
+    if ending == ".onnx":
+        whole, _ = request.getfixturevalue("graph")
+    else:
+        whole = export(run, tmp_path / "whole.safetensors").file
+    target = tmp_path / "killed" / f"student{ending}"
+    target.parent.mkdir()
+    half = whole.stat().st_size // 2
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, run, target, dataset_path, str(half), "written", "moved", "-"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    digest = sha256_of(whole)
+    expected = [f"{-signal.SIGXFSZ} False", "-9 False", f"-9 {digest}", f"0 {digest}"]
+    assert done.stdout.splitlines() == expected, done.stderr
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_an_export_that_cannot_be_written_is_an_error(run, tmp_path):

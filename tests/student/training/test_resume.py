@@ -1,7 +1,9 @@
 """Runs that are killed and resumed end as uninterrupted ones, to the last bit."""
 
+import os
 import random
 import shutil
+import time
 
 import pytest
 import torch
@@ -111,6 +113,22 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(dataset_path, shorte
         _damage(folder / "weights.safetensors", "cut")
     with pytest.raises(CheckpointError, match=r"no checkpoint of .*-00000008/weights.*-00000004/weights"):
         train(dataset_path, run, SMALL, trackers=())
+
+
+@pytest.mark.parametrize("hours", [-7, 7])
+def test_the_newest_checkpoint_is_that_of_the_last_step_by_any_clock(dataset_path, shorter, tmp_path, hours):
+    parts, whole = (shutil.copytree(shorter, tmp_path / name) for name in ("parts", "whole"))
+    for sign, step in ((1, "step-00000004"), (-1, "step-00000008")):
+        then = time.time() + sign * hours * 3600
+        for file in (parts / "checkpoints" / step, *(parts / "checkpoints" / step).iterdir()):
+            os.utime(file, (then, then))
+    assert checkpoint.read_checkpoint(parts)[0].step == 8
+    longer = changed(SMALL, {"epochs": 3})
+    for run in (parts, whole):
+        assert train(dataset_path, run, longer, trackers=()) == (3, 12)
+        kept = sorted(folder.name for folder in (run / "checkpoints").iterdir())
+        assert kept == ["step-00000008", "step-00000012"]
+    assert_same_end(whole, parts)
 
 
 BY_HAND = (
