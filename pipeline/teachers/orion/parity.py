@@ -188,11 +188,12 @@ def replay(
     clip = None
     for index, frame in enumerate(frames):
         given, recorded = _of_frame(inputs, index), _of_frame(outputs, index)
+        given["img2lidar"] = torch.linalg.inv(given["lidar2img"])  # on the host, as the teacher does
         given = {name: value.to(device) for name, value in given.items()}
         with capture_activations(model) as activations:
             output, memory = model(
                 given["img"][None],
-                torch.linalg.inv(given["lidar2img"]),
+                given["img2lidar"],
                 given["ego_pose"],
                 given["ego_pose_inv"],
                 given["timestamp"],
