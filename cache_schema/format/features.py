@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+if TYPE_CHECKING:
+    from pydantic import SerializerFunctionWrapHandler
 
 FEATURE_NAME = r"^[a-z][a-z0-9_]{0,63}$"
 """Pattern of a feature's name. No such name leaves its folder, and none holds a dot."""
@@ -49,6 +52,9 @@ class FeatureSpec(Record):
     """Parts of the first axis, in order: (name, length) pairs that add up to it."""
     description: str = ""
     """One sentence."""
+    stored_at: str | None = Field(default=None, pattern=FEATURE_NAME)
+    """Feature () of integers that says of every frame at which frame of the clip its value is stored, for
+    values that frames share; all others store an empty one. None: every frame stores its own."""
 
     @model_validator(mode="after")
     def _axes_fit_shape(self) -> FeatureSpec:
@@ -76,6 +82,14 @@ class FeatureSpec(Record):
         if self.encoding == "lower-triangle" and (len(self.shape) < 2 or self.shape[-1] != self.shape[-2]):
             raise ValueError(f"{self.name}: lower-triangle needs two last axes of equal length")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what format 1 does not have."""
+        fields = serialize(self)
+        if self.stored_at is None:
+            fields.pop("stored_at", None)
+        return fields
 
     @property
     def ragged(self) -> bool:

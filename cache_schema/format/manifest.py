@@ -142,6 +142,7 @@ class Manifest(Record):
         uses_format_2 = (
             any(spec.ragged for spec in self.features)
             or any(spec.encoding == "lower-triangle" or spec.dtype == "uint8" for spec in self.features)
+            or any(spec.stored_at is not None for spec in self.features)
             or bool(self.derivations)
             or not fits_format_1(tags)
         )
