@@ -36,10 +36,10 @@ def load_teacher(
     device: str | None = None,
     precision: str = "fp32",
     quantize: str | None = None,
-    compile: bool | None = None,
+    compile: bool = False,
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled.
+    """Load a preset's teacher; by default on this machine's GPU, if it has one.
 
     Raises:
         RequestError: There is no such teacher, it lacks something, or the GPU's memory does not suffice.
@@ -53,7 +53,7 @@ def load_teacher(
             device=device,
             precision=precision,
             quantize=quantize,
-            compile=torch.device(device).type == "cuda" if compile is None else compile,
+            compile=compile,
             progress=progress,
         )
     except torch.OutOfMemoryError as error:
