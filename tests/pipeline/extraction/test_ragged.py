@@ -93,7 +93,7 @@ SHARED = CODES.model_copy(update={"name": "shared_codes", "stored_at": "holder"}
 
 
 class SharingTeacher(RaggedTeacher):
-    """Lines that are equal to the one before share its codes; ``astray`` says that it shares the next one's."""
+    """Lines that are equal to the one before share its codes; an ``astray`` one points ahead."""
 
     features = (*FEATURES, HOLDER, SHARED)
 
