@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+IMAGE = "<image>"
+"""Placeholder in a question, where an image goes."""
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -33,11 +36,11 @@ class QuestionSample:
     capability: str
     """One of ``cache_schema.vocabulary.attention.CAPABILITIES``."""
     question: str
-    """Text of the user as written, with a placeholder ``<image>`` where an image goes; see ``images``."""
+    """Text of the user as written, with a placeholder ``IMAGE`` where an image goes."""
     answer: str
     """Text of the assistant as written."""
     images: tuple[ImageFile, ...]
-    """They take the placeholders' places in order, or precede a question that has none.
+    """One or more. They take the placeholders' places in order, or precede a question that has none.
 
-    Of more images than placeholders the last are dropped; more placeholders than images stay text.
+    There are never more of them than placeholders; surplus placeholders are text.
     """
