@@ -73,7 +73,7 @@ def tags_of(scene: str) -> dict[str, str]:
 
 
 def clip_name(scene: str) -> str:
-    """Return a clip's name for a scene: its own, or where that cannot be a clip's, one like it and a digest."""
+    """Return a clip's name for a scene: its own, or one like it with a digest."""
     if re.fullmatch(CLIP_NAME, scene):
         return scene
     name = re.sub("[^A-Za-z0-9._-]", "_", scene).lstrip("._-")[:180] or "scene"
