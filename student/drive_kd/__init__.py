@@ -1,0 +1,1 @@
+"""Drive-KD: a small vision-language model that learns a large one's attention."""

@@ -1,0 +1,1 @@
+"""What a student answers to held-out questions, measured without a judge: proxies, not DriveBench scores."""
