@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ORDERS = (1, 2, 3, 4)
 """Lengths of the n-grams of BLEU-4 and CIDEr."""
 BLEU_4 = "BLEU-4 (13a, cased)"
-ROUGE_L = "ROUGE-L (lower-case words)"
-CIDER_D = "CIDEr-D (lower-case words)"
+ROUGE_L = "ROUGE-L (words, lower)"
+CIDER_D = "CIDEr-D (words, lower)"
 
 ROUGE_BETA = 1.2
 """Weight of recall in COCO's ROUGE-L."""
@@ -97,8 +97,6 @@ def cider_d(replies: Sequence[str], answers: Sequence[str]) -> np.ndarray:
 def _cider(reply: Counter[Gram], answer: Counter[Gram], documents: Counter[Gram], count: int) -> float:
     """Return the mean over the orders of the cosine of weighted n-grams, clipped at those of the answer."""
     weight = {gram: np.log(count / max(1, documents[gram])) for gram in (*reply, *answer)}
-    longer = sum(times for gram, times in (reply - answer).items() if len(gram) == 1)
-    shorter = sum(times for gram, times in (answer - reply).items() if len(gram) == 1)
     similarity = 0.0
     for order in ORDERS:
         ours, theirs = (
@@ -107,9 +105,9 @@ def _cider(reply: Counter[Gram], answer: Counter[Gram], documents: Counter[Gram]
         )
         norm = np.sqrt(sum(v * v for v in ours.values()) * sum(v * v for v in theirs.values()))
         if norm > 0:
-            product = sum(min(value, theirs[gram]) * theirs[gram] for gram, value in ours.items() if gram in theirs)
-            similarity += product / norm
-    penalty = np.exp(-((longer - shorter) ** 2) / (2 * CIDER_SIGMA**2))
+            similarity += sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours if gram in theirs) / norm
+    longer = _length(reply) - _length(answer)
+    penalty = np.exp(-(longer**2) / (2 * CIDER_SIGMA**2))
     return float(CIDER_SCALE * penalty * similarity / len(ORDERS))
 
 
@@ -119,6 +117,10 @@ def _grams(tokens: list[str]) -> Counter[Gram]:
         for order in ORDERS
         for begin in range(len(tokens) - order + 1)
     )
+
+
+def _length(grams: Counter[Gram]) -> int:
+    return sum(times for gram, times in grams.items() if len(gram) == 1)
 
 
 def _common_subsequence(ours: list[str], theirs: list[str]) -> int:

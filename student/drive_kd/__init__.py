@@ -1,1 +1,0 @@
-"""Drive-KD: a small vision-language model that learns a large one's attention."""
