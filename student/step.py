@@ -38,6 +38,9 @@ class StepContext:
         self, seed: int, step: int, *, samples: int, positions: np.ndarray, device: torch.device
     ) -> None:
         self.seed, self.step, self.samples, self.device = seed, step, samples, device
+        self.factors: dict[str, float] = {}
+        """Term of the loss -> the factor that the system has multiplied it by, for rules that undo it; filled
+        in by systems whose rule reads it."""
         self.positions = torch.from_numpy(positions)
         self._noise = torch.Generator().manual_seed(_mixed(seed, _NOISE, step))
 
@@ -50,9 +53,13 @@ class StepContext:
         drawn = torch.randn(self.samples, *shape, generator=self._noise)
         return sent(drawn[self.positions], self.device)
 
-    def rng(self) -> np.random.Generator:
-        """Return a generator for decisions that are the same in all processes, such as an order of terms."""
-        return np.random.default_rng([self.seed, _RULE, self.step])
+    def rng(self, *more: int) -> np.random.Generator:
+        """Return a generator for decisions that are the same in all processes, such as an order of terms.
+
+        Args:
+            more: What else they depend on, from 0, such as the place of a sample in its step.
+        """
+        return np.random.default_rng([self.seed, _RULE, self.step, *more])
 
 
 class StepOutput(NamedTuple):

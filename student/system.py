@@ -60,7 +60,7 @@ class GradientRule(Protocol):
     def separate(self) -> bool:
         """Whether it differentiates terms one by one.
 
-        Processes then exchange the gradient after the rule is done; otherwise during its only backward pass.
+        Processes then exchange the gradient in ``end_step``; otherwise during its only backward pass.
         """
         ...
 
@@ -78,7 +78,23 @@ class GradientRule(Protocol):
             weights: What is trained.
             scale: To be applied to every loss that is differentiated. It multiplies by the micro-batch's
                 share of the step, and by the factor that keeps gradients within the range of fp16.
-            context: The step.
+            context: The step, of which this is one micro-batch.
+        """
+        ...
+
+    def end_step(
+        self, weights: Sequence[nn.Parameter], reduce: Callable[[Tensor], Tensor], context: StepContext
+    ) -> None:
+        """End a step, before its gradient is clipped and the optimiser reads it.
+
+        Called once a step, in all processes, after the last micro-batch. A separate rule exchanges its
+        gradient here: ``student.training.gradients.average_gradients``.
+
+        Args:
+            weights: What is trained. Their gradients are scaled as ``scale`` scaled the losses.
+            reduce: Returns the mean of a tensor over all processes, on its own device; for one process the
+                tensor itself. All processes call it as many times, with tensors of the same shapes.
+            context: The step, with all samples of this process.
         """
         ...
 
@@ -164,9 +180,13 @@ class System(Protocol):
         """Compute the terms of the loss for one batch.
 
         Args:
-            model: The network, maybe wrapped to run in several processes: call it, once.
+            model: The network, maybe wrapped to run in several processes: call it, once. Where the rule for
+                gradients is separate, it is not wrapped.
             batch: (B, ...) for each of the required features.
             context: The step.
+
+        Returns:
+            All terms, always. One that does not exist for these samples is a zero without gradient.
         """
         ...
 

@@ -47,8 +47,11 @@ class TrainingConfig(BaseModel):
     """Of AdamW."""
     decay: Literal["all", "matrices"] = "all"
     """What decays: ``all`` weights, or ``matrices`` alone, without norms and biases."""
-    clip_norm: float = Field(1.0, gt=0)
-    """Limit of the gradient's global norm."""
+    partial_batch: Literal["mean", "fraction"] = "mean"
+    """What a smaller last batch counts: its gradient is the ``mean`` over its samples, as of any batch, or of
+    that the ``fraction`` which they are of a whole batch."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Limit of the gradient's global norm; None for no limit."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then validated, evaluated and exported
     in their place; None for no average."""

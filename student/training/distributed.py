@@ -88,9 +88,9 @@ def loss_scale(accelerator: Accelerator, share: float) -> Callable[[Tensor], Ten
     return scaled
 
 
-def average_gradients(accelerator: Accelerator, weights: Sequence[nn.Parameter]) -> None:
-    """Average the gradients of all processes, where DDP does not do it in the backward pass."""
-    if accelerator.num_processes > 1:
-        for weight in weights:
-            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            weight.grad = accelerator.reduce(gradient, "mean")
+def mean_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes, on its own device; of one process the tensor itself."""
+    if accelerator.num_processes == 1:
+        return values
+    # Processes with GPUs exchange what is there.
+    return accelerator.reduce(values.to(accelerator.device), "mean").to(values.device)

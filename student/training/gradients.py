@@ -30,6 +30,11 @@ class SumOfLosses:
         del weights, context
         scale(total(losses)).backward()
 
+    def end_step(
+        self, weights: Sequence[nn.Parameter], reduce: Callable[[Tensor], Tensor], context: StepContext
+    ) -> None:
+        """Do nothing: processes have exchanged the gradient in the backward pass."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: the rule has no state."""
         return {}
@@ -53,5 +58,18 @@ def separate_gradients(
     """
     return {
         name: list(torch.autograd.grad(scale(loss), weights, retain_graph=True, allow_unused=True))
+        if loss.requires_grad
+        else [None] * len(weights)
         for name, loss in losses.items()
     }
+
+
+def average_gradients(weights: Sequence[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> None:
+    """Average the gradients of all processes, for separate rules; ``reduce`` is that of ``end_step``.
+
+    A process without a gradient for a weight counts as zeros; where no process has one, there stays none.
+    """
+    reached = reduce(torch.tensor([float(weight.grad is not None) for weight in weights]))
+    for weight, portion in zip(weights, reached.tolist(), strict=True):
+        if portion > 0:
+            weight.grad = reduce(torch.zeros_like(weight) if weight.grad is None else weight.grad)

@@ -56,9 +56,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip(
-    accelerator: Accelerator, optimizer: torch.optim.AdamW, weights: Iterable[nn.Parameter], limit: float
+    accelerator: Accelerator,
+    optimizer: torch.optim.AdamW,
+    weights: Iterable[nn.Parameter],
+    limit: float | None,
 ) -> Tensor:
-    """Clip the global norm of the gradient to a limit; return the norm that it had, ().
+    """Clip the global norm of the gradient to a limit, if there is one; return the norm that it had, ().
 
     On a GPU the optimiser divides the gradient when it reads it, which saves a pass over half a billion
     numbers. A CPU multiplies as ever: runs keep their bits.
@@ -66,6 +69,8 @@ def clip(
     accelerator.unscale_gradients()
     reached = [weight for weight in weights if weight.grad is not None]
     norm = get_total_norm([weight.grad for weight in reached if weight.grad is not None])
+    if limit is None:
+        return norm
     if norm.device.type == "cuda":
         optimizer.grad_scale = clip_divisor(norm, limit)  # ty: ignore[missing-attribute]  # see AdamW.step
     else:

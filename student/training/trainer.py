@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from student.runs.tracking import flat
 from student.runs.weights import load_strictly
 from student.step import StepContext, seed_dropout
 from student.training.deferred_metrics import DeferredMetrics, DivergenceError, EpochSums, finite_samples
-from student.training.distributed import average_gradients, compile_whole, loss_scale
+from student.training.distributed import compile_whole, loss_scale, mean_over_processes
 from student.training.gradients import total
 from student.training.optim import MovingAverage, adamw, clip, learning_rate, set_learning_rate
 
@@ -188,6 +189,7 @@ class Trainer:
         own = np.concatenate(parts)
         # With fewer samples than processes, one has borrowed a sample that counts nothing.
         portion = 0.0 if accelerator.process_index >= len(rows) else len(own) / len(rows)
+        fullness = len(rows) / training.batch_size if training.partial_batch == "fraction" else 1.0
         seed_dropout(training.seed, step, accelerator.process_index)
         losses, finite = [], []
         for number, (part, position, (_, batch)) in enumerate(zip(parts, positions, batches, strict=False)):
@@ -196,12 +198,12 @@ class Trainer:
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.network):
                 output = self.system.training_step(self.network, batch, context)
-                scale = loss_scale(accelerator, portion * fraction)
+                scale = loss_scale(accelerator, portion * fraction * fullness)
                 rule(output.losses, self.weights, scale, context)
             losses.append({name: loss.detach() * fraction for name, loss in output.losses.items()})
             finite.append(finite_samples(output.outputs))
-        if rule.separate:
-            average_gradients(accelerator, self.weights)
+        reduce = functools.partial(mean_over_processes, accelerator)
+        rule.end_step(self.weights, reduce, self._context(rows, np.concatenate(positions), step))
         gradient = clip(accelerator, self.adamw, self.weights, training.clip_norm)
         set_learning_rate(self.adamw, learning_rate(training, step, self.steps))
         self.optimizer.step()

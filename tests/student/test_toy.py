@@ -25,7 +25,7 @@ from student.runs.log import read_log
 from student.runs.presets import changed, preset
 from student.runs.provenance import TrainedOn
 from student.step import StepContext
-from student.training.gradients import SumOfLosses
+from student.training.gradients import SumOfLosses, average_gradients, separate_gradients
 from student.training.train import train
 from tests.student.ends import assert_same_end
 from tests.student.killed import train_with_kills
@@ -217,6 +217,18 @@ def test_gradients_that_contradict_each_other_are_projected():
     assert rule.state_dict()["conflicts"] == 2
     for plain in (Projection(active=False), SumOfLosses()):
         assert gradient_of(plain, (1.0, 0.0), (-1.0, 1.0)) == [0.0, 2.0]
+
+
+def test_terms_that_do_not_reach_a_weight_leave_it_without_a_gradient():
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+    losses = {"there": used.sum(), "absent": torch.zeros(())}
+    found = separate_gradients(losses, [used, unused], lambda loss: 2 * loss)
+    assert found["there"][0].tolist() == [2.0, 2.0]
+    assert found["there"][1] is None
+    assert found["absent"] == [None, None]
+    used.grad = found["there"][0]
+    average_gradients([used, unused], lambda values: values)
+    assert (used.grad.tolist(), unused.grad) == ([2.0, 2.0], None)
 
 
 def test_a_rule_of_ones_own_that_adds_trains_as_the_sum_does(texts, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from student.loading.batches import LatentSamples
 from student.runs.config import RunConfig, TrainingConfig
 from student.step import StepOutput
 from student.system import Evaluation, LossConfig, build_losses, parse_options
-from student.training.gradients import separate_gradients
+from student.training.gradients import average_gradients, separate_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +96,11 @@ class Projection:
             self.conflicts += int(product < 0)
             own = own - product.clamp(max=0) / (other @ other) * other
         return own
+
+    def end_step(
+        self, weights: Sequence[nn.Parameter], reduce: Callable[[Tensor], Tensor], context: StepContext
+    ) -> None:
+        average_gradients(weights, reduce)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"conflicts": self.conflicts}

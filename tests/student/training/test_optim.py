@@ -3,12 +3,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from student.runs.config import TrainingConfig
 from student.step import StepContext, seed_dropout
 from student.system import LossConfig
-from student.training.optim import MovingAverage, adamw, clip_divisor, ema_decay, learning_rate
+from student.training.optim import MovingAverage, adamw, clip, clip_divisor, ema_decay, learning_rate
 
 
 def test_a_constant_rate_is_constant():
@@ -57,6 +58,16 @@ def test_an_optimiser_that_divides_clips_like_torch(limit, scaled):
             assert torch.equal(one, start) is overflows
         for one, other in zip(*moments, strict=True):  # Adam's step itself hardly depends on the size
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(1.0, [0.6, 0.8]), (10.0, [3.0, 4.0]), (None, [3.0, 4.0])])
+def test_without_a_limit_a_gradient_stays_as_it_is(limit, left):
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    accelerator = Accelerator(cpu=True)
+    optimizer = torch.optim.AdamW([weight])
+    assert clip(accelerator, optimizer, [weight], limit).item() == 5.0
+    assert weight.grad.tolist() == pytest.approx(left, rel=1e-5)
 
 
 def test_a_term_warms_up_and_the_others_do_not():
@@ -116,6 +127,10 @@ def test_processes_draw_what_one_process_draws():
         assert torch.equal(alone.randn(1, 5)[1::2], second.randn(1, 5))
     assert alone.rng().permutation(9).tolist() == second.rng().permutation(9).tolist()
     assert alone.rng().permutation(9).tolist() != context(3, 8).rng().permutation(9).tolist()
+    orders = [alone.rng(*more).permutation(9).tolist() for more in ((), (1,), (2,), (1, 2))]
+    assert orders[1] == second.rng(1).permutation(9).tolist()
+    assert len({tuple(order) for order in orders}) == 4
+    assert alone.factors == {}
 
 
 def test_dropout_follows_from_seed_step_and_process_alone():

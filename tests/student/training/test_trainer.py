@@ -16,6 +16,7 @@ from student.runs.log import read_log
 from student.runs.presets import changed
 from student.training import trainer as training_loop
 from student.training.distributed import compile_whole, join_processes
+from student.training.gradients import SumOfLosses
 from student.training.train import train
 from student.training.trainer import Trainer
 from tests.student.recipes import small, with_losses
@@ -145,6 +146,54 @@ def test_micro_batches_add_up_to_the_whole_batch(dataset_path, tmp_path):
         torch.testing.assert_close(parts.moments[name], value, rtol=1e-4, atol=1e-6, msg=name)
     for line, other in zip(log, parts_log, strict=True):
         assert other["train"] == pytest.approx(line["train"], rel=1e-5, abs=1e-6)
+
+
+class Noted(SumOfLosses):
+    """A rule that notes the gradient at the end of every step, and doubles it."""
+
+    def __init__(self):
+        self.found = []
+
+    def end_step(self, weights, reduce, context):
+        assert reduce(weights[0].grad) is weights[0].grad  # of one process
+        self.found.append((context.step, context.positions.tolist(), [w.grad.clone() for w in weights]))
+        for weight in weights:
+            weight.grad *= 2
+
+
+def noted(dataset_path, folder, rows, **training):
+    """Take a step; return what its rule has noted, and the norm of the gradient after it."""
+    trainer = trainer_of(small(dropout=0.0, batch_size=5, **training), dataset_path, folder)
+    trainer.system.gradients = Noted()
+    parts = trainer._parts(rows)
+    trainer.take_step(rows, [(part, trainer.samples.read(part)) for part in parts], epoch=1)
+    (step,) = trainer.metrics.flush()
+    (found,) = trainer.system.gradients.found
+    return found, step
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_rule_ends_every_step_before_its_gradient_is_clipped(size, dataset_path, tmp_path):
+    (step, positions, gradients), numbers = noted(
+        dataset_path, tmp_path, np.arange(3, 8), micro_batch_size=size
+    )
+    assert (step, positions) == (0, [0, 1, 2, 3, 4])
+    assert numbers.gradient == pytest.approx(2 * torch.nn.utils.get_total_norm(gradients).item(), rel=1e-6)
+
+
+def test_a_smaller_last_batch_counts_as_a_whole_one_or_by_its_samples(dataset_path, tmp_path):
+    rows = np.arange(3)  # of 5
+    (_, _, mean), first = noted(dataset_path, tmp_path / "mean", rows)
+    (_, _, part), second = noted(dataset_path, tmp_path / "part", rows, partial_batch="fraction")
+    for one, other in zip(mean, part, strict=True):
+        torch.testing.assert_close(other, one * 3 / 5)
+    assert first.losses == second.losses
+    full = np.arange(5)
+    ends = [
+        noted(dataset_path, tmp_path / f"full-{kind}", full, partial_batch=kind)[0][2]
+        for kind in ("mean", "fraction")
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
 def test_a_step_takes_no_more_micro_batches_than_it_has(dataset_path, tmp_path):
