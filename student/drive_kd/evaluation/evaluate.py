@@ -1,11 +1,11 @@
 """Measures a student on held-out questions: what it has learned of the teacher, and what it answers.
 
-Dimension letters: N question, S sum over questions, V byte.
+Dimension letters: N question, V byte of text.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,28 +13,174 @@ import torch
 from cache_schema.progress import SILENT, Progress
 from cache_schema.vocabulary.attention import (
     ANSWER_START,
-    CAPABILITIES,
     CAPABILITY,
     FRAME_INDEX,
-    IMAGE_EMBEDDINGS,
-    IMAGE_PIXELS,
     IMAGE_RUNS,
     QUESTION_ID,
     TOKEN_IDS,
 )
-from student.drive_kd.evaluation.compare import Compared, compare, sacrebleu_is_needed
+from student.drive_kd.evaluation.compare import compare
 from student.drive_kd.evaluation.generate import greedy_replies
-from student.drive_kd.evaluation.result import ALL, QuestionEvaluation
+from student.drive_kd.evaluation.overlap import require_sacrebleu
+from student.drive_kd.evaluation.result import QuestionEvaluation
 from student.drive_kd.evaluation.summary import summarise
 from student.drive_kd.evaluation.texts import Texts
+from student.drive_kd.sample import image_feature, samples_of
 from student.loading.batches import LatentSamples
-from student.loading.dataset import stores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
-    from torch import Tensor, nn
-
+    from student.drive_kd.evaluation.generate import Reply
+    from student.drive_kd.losses import Loss
     from student.drive_kd.model import DriveKd
-    from student.loading.batches import Batch
+    from student.drive_kd.sample import Sample
     from student.loading.dataset import Dataset
+
+BATCH = 8
+"""Prompts that are continued together."""
+LENGTH_FACTOR = 2
+"""A reply is cut at so many times the longest answer of the split: one that goes on longer repeats itself."""
+
+LABELS = (CAPABILITY, FRAME_INDEX, QUESTION_ID)
+
+
+def evaluate_questions(
+    model: DriveKd,
+    dataset: Dataset,
+    split: str,
+    *,
+    losses: Mapping[str, Loss],
+    device: torch.device,
+    batch_size: int = BATCH,
+    longest_reply: int | None = None,
+    progress: Progress = SILENT,
+) -> tuple[QuestionEvaluation, dict[str, np.ndarray]]:
+    """Measure a student on the questions of a split.
+
+    Args:
+        model: In evaluation mode, on the device.
+        dataset: The teacher's dataset and the student's, joined.
+        split: "train", "val" or "all".
+        losses: Terms that are measured of every question, without their weights.
+        device: Where batches go.
+        batch_size: Prompts that are continued together.
+        longest_reply: Tokens after which a reply is cut; ``LENGTH_FACTOR`` times the longest answer if None.
+        progress: Counts questions, each twice.
+
+    Returns:
+        What was found, and the arrays of every question.
+
+    Raises:
+        RequestError: The dataset lacks a feature, or clips of this split, or sacrebleu is not installed.
+        DatasetError: The dataset's tokenizer does not fit its token ids.
+    """
+    require_sacrebleu()
+    texts = Texts(dataset)
+    images = image_feature(model.trainable)
+    targets = {name for loss in losses.values() for name in loss.required_features}
+    features = {*targets, *LABELS, TOKEN_IDS, IMAGE_RUNS, ANSWER_START, images}
+    samples = LatentSamples(dataset, split, features, device=device)
+    progress.expect(2 * len(samples))
+    layers = {layer for loss in losses.values() for layer in loss.layers(model)}
+    terms: list[dict[str, float]] = []
+    labels: list[list[int]] = []
+    sequences: list[list[int]] = []
+    starts: list[int] = []
+    for _, batch in samples.batches(np.arange(len(samples)), 1):
+        (sample,) = samples_of(batch, model.trainable)
+        terms.append(_terms(model, sample, losses, layers))
+        labels.append([int(batch[name]) for name in LABELS])
+        sequences.append(sample.token_ids.tolist())
+        starts.append(sample.answer_start)
+        progress.advance(1, "teacher-forced")
+    by_term = {
+        name: np.array([of_one.get(name, np.nan) for of_one in terms])
+        for name in dict.fromkeys(name for of_one in terms for name in of_one)
+    }
+    answer_tokens = np.array([len(ids) - start for ids, start in zip(sequences, starts, strict=True)])
+    questions, answers = ([*map(of, sequences, starts)] for of in (texts.question, texts.answer))
+
+    longest = longest_reply or LENGTH_FACTOR * int(answer_tokens.max())
+    prompts = [*map(texts.prompt, sequences, starts)]
+    seen = LatentSamples(dataset, split, (IMAGE_RUNS, images), device=device)
+    replies = _replies(
+        model, seen, prompts, stop=texts.stop, longest=longest, batch_size=batch_size, progress=progress
+    )
+    written = [texts.text(reply.ids) for reply in replies]
+    cut = np.array([not reply.ended for reply in replies])
+    compared = compare(questions, answers, written)
+    label = dict(zip(LABELS, np.array(labels).T, strict=True))
+    groups = summarise(
+        compared,
+        by_term,
+        answer_tokens=answer_tokens,
+        cut=cut,
+        capability=label[CAPABILITY],
+        clip_of=samples.clip_of,
+    )
+    evaluation = QuestionEvaluation(split=split, clips=samples.clips, groups=groups, longest_reply=longest)
+    encoded = [reply.encode() for reply in written]
+    arrays = {
+        "clip": samples.clip_of.astype(np.int64),
+        **{name: values.astype(np.int64) for name, values in label.items()},
+        **{f"loss.{name}": values for name, values in by_term.items()},
+        "answer_tokens": answer_tokens,
+        "choice": compared.choice,
+        "rouge_l": compared.rouge_l,
+        "cider_d": compared.cider_d,
+        "objects_f1": compared.objects_f1,
+        "cut": cut,
+        "replies": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "reply_ends": np.cumsum([*map(len, encoded)], dtype=np.int64),
+    }
+    return evaluation, arrays
+
+
+@torch.no_grad()
+def _terms(
+    model: DriveKd, sample: Sample, losses: Mapping[str, Loss], layers: Collection[int]
+) -> dict[str, float]:
+    """Return the terms of one question, but for those whose signal was not extracted for it."""
+    output = model(
+        sample.token_ids,
+        sample.image_runs,
+        sample.images,
+        layers=layers,
+        logits_from=sample.answer_start - 1,
+    )
+    return {
+        name: float(loss(output, sample, model))
+        for name, loss in losses.items()
+        if not loss.required_features or any(sample.targets[of].numel() for of in loss.required_features)
+    }
+
+
+@torch.no_grad()
+def _replies(
+    model: DriveKd,
+    samples: LatentSamples,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: int,
+    longest: int,
+    batch_size: int,
+    progress: Progress,
+) -> list[Reply]:
+    """Return the reply to each prompt. Prompts of like length are continued together."""
+    replies: dict[int, Reply] = {}
+    by_length = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    images = image_feature(model.trainable)
+    for rows, batch in samples.batches(by_length, batch_size):
+        embedded = [
+            model.embed(
+                torch.tensor(prompts[row], device=samples.device),
+                batch[IMAGE_RUNS].item(place),
+                batch[images].item(place),
+            )
+            for place, row in enumerate(rows)
+        ]
+        found = greedy_replies(model.language_model, model.lm_head, embedded, stop=stop, most=longest)
+        replies |= dict(zip(rows.tolist(), found, strict=True))
+        progress.advance(len(rows), "replies")
+    return [replies[row] for row in range(len(prompts))]

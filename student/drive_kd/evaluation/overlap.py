@@ -134,14 +134,23 @@ def _common_subsequence(ours: list[str], theirs: list[str]) -> int:
     return above[-1]
 
 
-@functools.cache
-def _bleu() -> Any:
+def require_sacrebleu() -> None:
+    """Check that sacrebleu is installed.
+
+    Raises:
+        RequestError: It is not.
+    """
     if importlib.util.find_spec("sacrebleu") is None:
         raise RequestError(
             "BLEU cannot be computed without sacrebleu",
             expected="the package sacrebleu",
             repair="pip install 'teachonce[evaluate]'",
         )
+
+
+@functools.cache
+def _bleu() -> Any:
+    require_sacrebleu()
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU()

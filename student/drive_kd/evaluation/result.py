@@ -62,8 +62,8 @@ class QuestionGroup(_Record):
     questions: int
     losses: dict[str, Estimate]
     """Term -> mean over questions, teacher-forced and without any weight."""
-    perplexity: Estimate
-    """exp of the cross-entropy of a token of an answer."""
+    perplexity: Estimate | None
+    """exp of the mean cross-entropy of an answer's token; None where that is no term of the loss."""
     overlap: dict[str, Estimate]
     """Metric, with its normalisation of texts -> replies against answers."""
     multiple_choice: MultipleChoice | None
@@ -135,7 +135,8 @@ def _measures(group: QuestionGroup) -> Iterator[tuple[str, Estimate]]:
     yield from group.overlap.items()
     if group.objects is not None:
         yield "objects F1", group.objects.f1
-    yield "perplexity", group.perplexity
+    if group.perplexity is not None:
+        yield "perplexity", group.perplexity
     for name, estimate in group.losses.items():
         yield f"loss {name}", estimate
 
