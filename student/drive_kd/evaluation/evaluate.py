@@ -27,6 +27,7 @@ from student.drive_kd.evaluation.summary import summarise
 from student.drive_kd.evaluation.texts import Texts
 from student.drive_kd.sample import image_feature, samples_of
 from student.loading.batches import LatentSamples
+from student.loading.dataset import stores
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -62,7 +63,7 @@ def evaluate_questions(
         model: In evaluation mode, on the device.
         dataset: The teacher's dataset and the student's, joined.
         split: "train", "val" or "all".
-        losses: Terms that are measured of every question, without their weights.
+        losses: Terms to measure, unweighted; but for those whose features the dataset does not have.
         device: Where batches go.
         batch_size: Prompts that are continued together.
         longest_reply: Tokens after which a reply is cut; ``LENGTH_FACTOR`` times the longest answer if None.
@@ -78,6 +79,11 @@ def evaluate_questions(
     require_sacrebleu()
     texts = Texts(dataset)
     images = image_feature(model.trainable)
+    losses = {
+        name: loss
+        for name, loss in losses.items()
+        if all(stores(dataset, feature) for feature in loss.required_features)
+    }
     targets = {name for loss in losses.values() for name in loss.required_features}
     features = {*targets, *LABELS, TOKEN_IDS, IMAGE_RUNS, ANSWER_START, images}
     samples = LatentSamples(dataset, split, features, device=device)

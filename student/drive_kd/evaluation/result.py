@@ -142,5 +142,7 @@ def _measures(group: QuestionGroup) -> Iterator[tuple[str, Estimate]]:
 
 
 def _number(value: float) -> str:
-    """Return a number, small losses included, with three digits."""
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
+    """Return a number, large or small, with a few digits."""
+    if value and abs(value) < 0.01:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

@@ -59,8 +59,9 @@ class Texts:
             DatasetError: The assistant's turn does not begin as it should.
         """
         said = self.text(ids[answer_start:])
-        if not said.startswith(ASSISTANT):
-            raise self._unfit(f"the assistant's turn begins with {said[: len(ASSISTANT)]!r}")
+        if ids[answer_start] != self._header[0] or not said.startswith(ASSISTANT):
+            begin = self._tokenizer.decode(ids[answer_start : answer_start + len(self._header)], False)
+            raise self._unfit(f"the assistant's turn begins with {begin!r}")
         return said.removeprefix(ASSISTANT).removesuffix("\n")
 
     def text(self, ids: Sequence[int]) -> str:
