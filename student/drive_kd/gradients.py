@@ -63,8 +63,8 @@ def add_combined(weights: Sequence[nn.Parameter], gradients: Gradients, coeffici
             if gradient is None:
                 continue
             if weight.grad is None:
-                # Of a convolution, a gradient may lie otherwise in memory than the weight, and AdamW reads both
-                # in one order.
+                # A convolution's gradient may lie otherwise in memory than its weight; AdamW reads both in one
+                # order.
                 weight.grad = torch.mul(gradient, coefficient, out=torch.empty_like(weight))
             else:
                 weight.grad.addcmul_(gradient, coefficient)
