@@ -234,7 +234,7 @@ class LatentFormat:
         begun = time.perf_counter()
         for begin in range(0, len(rows), BATCH):
             batch = rows[begin : begin + BATCH]
-            loader.fill(buffers, batch)
+            loader.fill({name: (batch, buffer) for name, buffer in buffers.items()})
             for tensor in preloaded.values():
                 tensor.index_select(0, torch.from_numpy(batch))
         return len(rows) / (time.perf_counter() - begun)

@@ -26,7 +26,7 @@ from cache_schema.format.layout import (
     index_wrong,
     layout_of,
 )
-from cache_schema.format.ragged import SHAPE, FrameIndex, frame_index
+from cache_schema.format.ragged import SHAPE, FrameIndex, frame_index, wrongly_shared
 from cache_schema.storage.safe_io import JSON_BYTES
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ class ArrayReader:
 
         Raises:
             DatasetError: The shapes of its frames are not those of the values that the ledger lists.
+        """
+        self.holders = functools.lru_cache(OPEN_INDICES)(self._read_holders)
+        """``holders(clip, spec, index)``: (n) frames at which the frames' values of a feature are stored, as
+        the feature ``index`` says.
+
+        Raises:
+            DatasetError: They are none that the format allows.
         """
 
     def stored(self, clip: str, spec: FeatureSpec, frames: slice | np.ndarray) -> dict[str, np.ndarray]:
@@ -230,6 +237,17 @@ class ArrayReader:
                 repair=_repair(clip),
             ) from error
         return index
+
+    def _read_holders(self, clip: str, spec: FeatureSpec, index: FeatureSpec) -> np.ndarray:
+        holders = self.stored(clip, index, slice(None))[index.name].astype(np.int64)
+        wrong = wrongly_shared(spec, holders, self.index(clip, spec).shapes)
+        if wrong is not None:
+            raise DatasetError(
+                f"clip {clip!r}, feature {spec.name!r}: {wrong}, as {index.name!r} says",
+                expected="a frame's value at that frame, or at an earlier one that stores its own",
+                repair=_repair(clip),
+            )
+        return holders
 
     def _changed(self, clip: str, stored: StoredArray, number: int, nbytes: int) -> DatasetError:
         return DatasetError(

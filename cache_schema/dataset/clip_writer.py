@@ -9,11 +9,12 @@ import numpy as np
 
 from cache_schema.dataset.array_writer import ArrayWriter
 from cache_schema.dataset.commit import ClipFolder, check_as_written, disk_errors
+from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import FeatureError
 from cache_schema.format.array_metadata import as_json, clip_group
 from cache_schema.format.encodings import BFLOAT16_OVERFLOW, above_diagonal, encode, stored_arrays
 from cache_schema.format.ledger import ClipInfo, FileRecord, LedgerEntry, record_files
-from cache_schema.format.ragged import SHAPE, frame_index, shape_text
+from cache_schema.format.ragged import SHAPE, frame_index, shape_text, wrongly_shared
 from cache_schema.storage.atomic_io import sha256_bytes
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class ClipWriter:
         features: What is written; by default all that the manifest promises.
 
     Raises:
-        FeatureError: A value is not finite, overflows its type, or has another shape than promised; or the
-            clip has a tag that was not promised.
+        FeatureError: A value is not finite, overflows its type, has another shape than promised, or is not
+            where the frames that share it look for it; or the clip has a tag that was not promised.
         DatasetError: The disk refuses.
     """
 
@@ -65,7 +66,11 @@ class ClipWriter:
             self._group = as_json(clip_group(info))
             (self._folder.path / "zarr.json").write_bytes(self._group)
             promised = manifest.features if features is None else features
-            self._writers = {spec.name: _FeatureWriter(self._folder.path, spec, info) for spec in promised}
+            indices = {spec.stored_at for spec in promised}
+            self._writers = {
+                spec.name: _FeatureWriter(self._folder.path, spec, info, is_index=spec.name in indices)
+                for spec in promised
+            }
 
     def append(self, values: Mapping[str, Values]) -> None:
         """Add the next frames of some features.
@@ -145,16 +150,45 @@ class ClipWriter:
             writer.finish()
             for array in writer.arrays.values():
                 written |= array.files
+        for writer in self._writers.values():
+            self._check_shared(writer)
         found = record_files(self._folder.path)
         check_as_written(self.info.name, found, written)
         return found, {name: writer.values for name, writer in self._writers.items() if writer.spec.ragged}
 
+    def _check_shared(self, writer: _FeatureWriter) -> None:
+        """Check that values which frames share are where their index says.
+
+        Raises:
+            FeatureError: They are not.
+        """
+        spec = writer.spec
+        if spec.stored_at is None:
+            return
+        index = self._writers.get(spec.stored_at)
+        # A feature that is added may share values along an index that is there already.
+        holders = (
+            LatentDataset.open(self._path).read(self.info.name, spec.stored_at)
+            if index is None
+            else index.kept_values
+        )
+        wrong = wrongly_shared(spec, holders, writer.kept_values)
+        if wrong is not None:
+            raise FeatureError(
+                f"clip {self.info.name!r}, feature {spec.name!r}: {wrong}, as {spec.stored_at!r} says",
+                expected="a frame's value at that frame, or at an earlier one that stores its own",
+                repair="let the teacher give the value with the first of the frames that share it, and empty "
+                "ones with the others",
+            )
+
 
 class _FeatureWriter:
-    """One feature of one clip: checks and encodes frames."""
+    """One feature of one clip: checks and encodes frames. ``is_index`` where frames share values by it."""
 
-    def __init__(self, folder: Path, spec: FeatureSpec, info: ClipInfo) -> None:
+    def __init__(self, folder: Path, spec: FeatureSpec, info: ClipInfo, *, is_index: bool = False) -> None:
         self.spec = spec
+        self._keeps = spec.name if is_index else spec.name + SHAPE if spec.stored_at is not None else None
+        self._kept: list[np.ndarray] = []
         self.clip, self.frames, self.appended = info.name, info.frames, 0
         self.arrays = {
             stored.name: ArrayWriter(folder, spec, stored, info.frames if stored.leading == "frame" else None)
@@ -166,6 +200,11 @@ class _FeatureWriter:
         """Stored values so far, of a ragged feature."""
         return self.arrays[self.spec.name].length
 
+    @property
+    def kept_values(self) -> np.ndarray:
+        """What an index, or the shapes of values that frames share, held so far."""
+        return np.concatenate(self._kept)
+
     def append(self, values: Values) -> None:
         if self.spec.ragged:
             for value in values:  # one by one, so that memory holds no second copy of all
@@ -176,6 +215,8 @@ class _FeatureWriter:
     def append_stored(self, stored: Mapping[str, np.ndarray]) -> None:
         for name, array in self.arrays.items():
             array.append(stored[name])
+            if name == self._keeps:
+                self._kept.append(stored[name].copy())
         self.appended += len(stored[self.spec.name + SHAPE if self.spec.ragged else self.spec.name])
 
     def finish(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import IdentityError, RequestError
 from cache_schema.format.clip_files import feature_of
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    import numpy as np
     import zarr
     from dask.array import Array as DaskArray
 
@@ -32,7 +33,7 @@ def open_dataset(where: str | Path, *more: str | Path) -> LatentDataset | Joined
 
     Raises:
         DatasetError: There is no dataset, or it is of an unknown format.
-        IdentityError: The datasets are not of the same clips and frames.
+        IdentityError: The datasets are not of the same clips and frames, or have different inputs.
         RequestError: Two of them hold different features of one name.
         StorageError: The storage cannot be reached.
     """
@@ -43,13 +44,14 @@ def open_dataset(where: str | Path, *more: str | Path) -> LatentDataset | Joined
 class JoinedDataset:
     """Datasets of the same clips and frames, read like one that holds the features of all.
 
-    Ground truth that several of them hold is read from the first.
+    Ground truth and inputs that several of them hold are read from the first. Inputs must be equal in all, or
+    a student would read what one of the teachers has not seen.
 
     Args:
         datasets: The datasets, in the order in which they take precedence.
 
     Raises:
-        IdentityError: They are not of the same clips and frames.
+        IdentityError: They are not of the same clips and frames, or have different inputs.
         RequestError: Two of them hold different features of one name.
     """
 
@@ -61,6 +63,11 @@ class JoinedDataset:
         for dataset in self.datasets:
             for name in (*(spec.name for spec in dataset.manifest.features), *dataset.derivations):
                 _refuse_other_feature(name, self._holders.setdefault(name, dataset), dataset)
+        for dataset in self.datasets[1:]:
+            for spec in dataset.manifest.features:
+                first = self._holders[spec.name]
+                if spec.role == "input" and first is not dataset:
+                    _refuse_other_values(spec.name, first, dataset)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel to other processes as addresses."""
@@ -120,6 +127,10 @@ class JoinedDataset:
     def frame_index(self, clip: str, feature: str) -> FrameIndex:
         """See ``LatentDataset.frame_index``."""
         return self.holder(feature).frame_index(clip, feature)
+
+    def stored_at(self, clip: str, feature: str) -> np.ndarray:
+        """See ``LatentDataset.stored_at``."""
+        return self.holder(feature).stored_at(clip, feature)
 
     def stored(
         self, clip: str, feature: str, frames: slice | np.ndarray | None = None
@@ -198,13 +209,19 @@ def _frame_difference(one: LatentDataset, other: LatentDataset) -> str | None:
         if a.clip.split != b.clip.split:
             return f"clip {clip!r} is in the splits {a.clip.split} and {b.clip.split}"
         # Of equal specs, values are equal where the digests of the files are.
-        if numbers[0] is not None and numbers[0] == numbers[1] and _number_files(a) != _number_files(b):
+        equal = numbers[0] is not None and numbers[0] == numbers[1]
+        if equal and _value_files(a, FRAME_INDEX) != _value_files(b, FRAME_INDEX):
             return f"clip {clip!r} has different values of {FRAME_INDEX}"
     return None
 
 
-def _number_files(entry: LedgerEntry) -> dict[str, FileRecord]:
-    return {name: file for name, file in entry.files.items() if name.startswith(f"{FRAME_INDEX}/c")}
+def _value_files(entry: LedgerEntry, feature: str) -> dict[str, FileRecord]:
+    """Return the files of a clip that hold a feature's values: all of its arrays but their zarr.json."""
+    return {
+        name: file
+        for name, file in entry.files.items()
+        if feature_of(name) == feature and not name.endswith("/zarr.json")
+    }
 
 
 def _frames_text(dataset: LatentDataset) -> str:
@@ -217,11 +234,47 @@ def _frames_text(dataset: LatentDataset) -> str:
 
 
 def _refuse_other_feature(name: str, first: LatentDataset, other: LatentDataset) -> None:
-    """Check that a feature which two datasets hold is the same ground truth in both."""
+    """Check that a feature which two datasets hold is the same ground truth or stored input in both.
+
+    Raises:
+        RequestError: It is not.
+    """
     specs = [dataset.feature(name) for dataset in (first, other)]
-    if first is not other and (specs[0] != specs[1] or specs[0].role != "truth"):
+    stored = all(dataset.manifest.feature(name) is not None for dataset in (first, other))
+    shared = ("truth", "input") if stored else ("truth",)
+    if first is not other and (specs[0] != specs[1] or specs[0].role not in shared):
         raise RequestError(
             f"{first} and {other} both hold a feature {name!r}",
-            expected="features of different names, but for equal ground truth",
+            expected="features of different names, but for equal ground truth and stored inputs",
             repair=f"make a dataset without it of one of them: `teachonce pull {other} OUT --features ...`",
         )
+
+
+def _refuse_other_values(feature: str, first: LatentDataset, other: LatentDataset) -> None:
+    """Check that an input which two datasets store in the same way has the same values in both.
+
+    Raises:
+        IdentityError: It has not; the message names the first frame that differs.
+    """
+    # Of equal specs, values are equal where the digests of the files are.
+    different = [
+        clip
+        for clip in first.clips
+        if _value_files(first.entry(clip), feature) != _value_files(other.entry(clip), feature)
+    ]
+    if not different:
+        return
+    clip = different[0]
+    here, there = (dataset.read(clip, feature) for dataset in (first, other))
+    frames = [
+        number
+        for number, (one, two) in enumerate(zip(here, there, strict=True))
+        if not np.array_equal(one, two)
+    ]
+    where = f"frame {frames[0]} and {len(frames) - 1} more of {len(here)}" if frames else "its storage"
+    raise IdentityError(
+        f"datasets with different inputs cannot be joined: {feature!r} of clip {clip!r} differs in {where}; "
+        f"{len(different)} of {len(first.clips)} clips differ\n    {first}\n    {other}",
+        expected="the same values in both, such as token ids by one tokenizer, or digests of the same images",
+        repair="extract both from the same data in the same way, or leave clips out with `teachonce subset`",
+    )

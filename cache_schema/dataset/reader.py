@@ -227,6 +227,17 @@ class LatentDataset:
         """
         return self._arrays.index(clip, self.feature(feature))
 
+    def stored_at(self, clip: str, feature: str) -> np.ndarray:
+        """Return at which frame of a clip each frame's value of a feature is stored, (frames) int64.
+
+        Raises:
+            DatasetError: The dataset shares values in a way that the format does not allow.
+        """
+        spec = self.feature(feature)
+        if spec.stored_at is None:
+            return np.arange(self.clip(clip).frames)
+        return self._arrays.holders(clip, spec, self._stored_feature(spec.stored_at))
+
     def stored(self, clip: str, feature: str, frames: Frames = None) -> dict[str, np.ndarray]:
         """Read values of one clip as they are stored, for callers that decode elsewhere.
 
@@ -237,7 +248,8 @@ class LatentDataset:
 
         Returns:
             (n, *shape) for each of the feature's ``stored_arrays``, by its name; of a ragged feature the
-            values of these frames, one frame after the other, in one flat array.
+            values of these frames, one frame after the other, in one flat array. Of values that frames
+            share, ``stored_at`` says where they are.
 
         Raises:
             DatasetError: The stored bytes are not those that were written.
@@ -256,7 +268,7 @@ class LatentDataset:
 
         Returns:
             An array (n, *shape), of a ragged feature a list of n arrays; where ``frames`` is one index, the
-            array of that frame.
+            array of that frame. Frames that share a value get the same array.
 
         Raises:
             DatasetError: The stored bytes are not those that were written.
@@ -266,6 +278,12 @@ class LatentDataset:
             frame = int(self._numbers(clip, np.array([frames]))[0])
             return self.read(clip, feature, slice(frame, frame + 1))[0]
         derivation = self.derivations.get(feature)
+        if derivation is None and self.feature(feature).stored_at is not None:
+            holders = self.stored_at(clip, feature)
+            chosen = self._numbers(clip, frames) if isinstance(frames, np.ndarray) else frames or slice(None)
+            holding, places = np.unique(holders[chosen], return_inverse=True)
+            values = decode(self.feature(feature), self.stored(clip, feature, holding))
+            return [values[place] for place in places]
         if derivation is None:
             return decode(self.feature(feature), self.stored(clip, feature, frames))
         inputs = {name: self.read(clip, name, frames) for name in derivation.inputs}
@@ -275,7 +293,7 @@ class LatentDataset:
         """Return all frames of ``clips`` (all clips by default) as one lazy array (frames, *shape).
 
         Of a ragged feature it holds the values of all frames one after the other, in one axis; of a lower
-        triangle the stored ones only.
+        triangle the stored ones only; values that frames share once.
         """
         from cache_schema.dataset.lazy import lazy_array
 

@@ -53,8 +53,10 @@ class FeatureSpec(Record):
     description: str = ""
     """One sentence."""
     stored_at: str | None = Field(default=None, pattern=FEATURE_NAME)
-    """Feature () of integers that says of every frame at which frame of the clip its value is stored, for
-    values that frames share; all others store an empty one. None: every frame stores its own."""
+    """For ragged values that frames share: stored feature () of integers that says of every frame at which
+    frame of the clip its value is stored. That is the frame itself, or an earlier one that stores its own;
+    then the frame itself stores an empty value, 0 long in every axis whose length differs. None: every frame
+    stores its own."""
 
     @model_validator(mode="after")
     def _axes_fit_shape(self) -> FeatureSpec:
@@ -81,6 +83,12 @@ class FeatureSpec(Record):
                 )
         if self.encoding == "lower-triangle" and (len(self.shape) < 2 or self.shape[-1] != self.shape[-2]):
             raise ValueError(f"{self.name}: lower-triangle needs two last axes of equal length")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_values_can_be_empty(self) -> FeatureSpec:
+        if self.stored_at is not None and not self.ragged:
+            raise ValueError(f"{self.name}: values of one shape cannot be shared: none of them can be empty")
         return self
 
     @model_serializer(mode="wrap")

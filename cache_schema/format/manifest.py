@@ -112,6 +112,18 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
+    def _shared_values_have_an_index(self) -> Self:
+        for spec in self.features:
+            index = None if spec.stored_at is None else self.feature(spec.stored_at)
+            if spec.stored_at is not None and (
+                index is None or index.shape != () or np.dtype(index.dtype).kind not in "iu"
+            ):
+                raise ValueError(
+                    f"{spec.name} is stored at {spec.stored_at}, which is no stored feature () of integers"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _frames_are_bounded(self) -> Self:
         for spec in (*self.features, *(derivation.spec for derivation in self.derivations)):
             # Python's integers do not wrap around, NumPy's would.

@@ -1,7 +1,8 @@
 """Ragged features: values whose shape differs from frame to frame.
 
 A clip stores all values of such a feature in one flat array, frame after frame, and beside it ``.shape``: the
-shape of every frame's value. Where a frame begins follows from the shapes of those before it.
+shape of every frame's value. Where a frame begins follows from the shapes of those before it. Frames may
+share a value: one of them stores it, the others an empty one.
 
 Dimension letters: n frames, d axes of one frame's value.
 """
@@ -54,6 +55,31 @@ def frame_index(spec: FeatureSpec, shapes: np.ndarray) -> FrameIndex:
             raise ValueError("the last two axes of a frame differ in length")
         counts = shapes[:, :-2].prod(axis=1) * triangle_size(shapes[:, -1])
     return FrameIndex(shapes, np.concatenate(([0], np.cumsum(counts))))
+
+
+def wrongly_shared(spec: FeatureSpec, holders: np.ndarray, shapes: np.ndarray) -> str | None:
+    """Return a frame that breaks the rule of ``FeatureSpec.stored_at``, and how; None where none does.
+
+    Args:
+        spec: A feature whose values frames share.
+        holders: (n) integers: at which frame the value of each is stored.
+        shapes: (n, d) shape of what every frame stores.
+    """
+    numbers, holders = np.arange(len(holders)), holders.astype(np.int64)
+    beyond = (holders < 0) | (holders > numbers)
+    of_others = holders != numbers
+    follows = of_others[np.where(beyond, numbers, holders)] & of_others
+    differing = [axis for axis, length in enumerate(spec.shape) if length is None]
+    twice = of_others & (shapes[:, differing] != 0).any(axis=1)
+    for wrong, what in (
+        (beyond, "which is no frame up to it"),
+        (follows, "which stores no value of its own"),
+        (twice, "and stores one itself"),
+    ):
+        if wrong.any():
+            frame = int(np.flatnonzero(wrong)[0])
+            return f"frame {frame} has its value at frame {holders[frame]}, {what}"
+    return None
 
 
 def triangle_size(length: Any) -> Any:

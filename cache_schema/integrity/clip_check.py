@@ -14,7 +14,7 @@ from cache_schema.format.encodings import SCALE
 from cache_schema.format.features import FEATURE_NAME
 from cache_schema.format.layout import CHECKSUM_BYTES
 from cache_schema.format.ledger import FILE_PATH
-from cache_schema.format.ragged import SHAPE, frame_index
+from cache_schema.format.ragged import SHAPE, frame_index, wrongly_shared
 from cache_schema.integrity.listing import FILE, FOLDER, Listed, entries_of, listing, printable
 from cache_schema.integrity.problem import Problem
 from cache_schema.integrity.shard_scan import scan
@@ -88,6 +88,9 @@ def clip_problems(path: Path, manifest: Manifest, entry: LedgerEntry, *, quick: 
     for spec in manifest.features:
         if spec.ragged and spec.name not in wrong and not quick:
             what = _shapes_wrong(folder, spec, entry.values[spec.name])
+            index = None if spec.stored_at is None else manifest.feature(spec.stored_at)
+            if what is None and index is not None and index.name not in wrong:
+                what = _sharing_wrong(folder, spec, index)
             if what is not None:
                 yield Problem(clip.name, spec.name, what)
 
@@ -156,9 +159,24 @@ def _feature(path: str) -> str:
 def _shapes_wrong(folder: Path, spec: FeatureSpec, values: int) -> str | None:
     """Return what is wrong with the shapes of a ragged feature, whose files are as they were written."""
     name = f"{spec.name}{SHAPE}/c.0.0"
-    shapes = np.frombuffer((folder / name).read_bytes()[:-CHECKSUM_BYTES], "<i4")
     try:
-        total = frame_index(spec, shapes.reshape(-1, len(spec.shape))).offsets[-1]
+        total = frame_index(spec, _shapes(folder, spec)).offsets[-1]
     except ValueError as error:
         return f"{name} cannot be right: {error}"
     return None if total == values else f"{name} has shapes of {total} values, where there are {values}"
+
+
+def _sharing_wrong(folder: Path, spec: FeatureSpec, index: FeatureSpec) -> str | None:
+    """Return what is wrong with where frames that share values find them."""
+    holders = _single_chunk(folder / index.name / "c.0", index.dtype)
+    what = wrongly_shared(spec, holders, _shapes(folder, spec))
+    return None if what is None else f"{index.name}/c.0 cannot be right: {what}"
+
+
+def _shapes(folder: Path, spec: FeatureSpec) -> np.ndarray:
+    """Return what a ragged feature has as the shapes of its frames, (frames, axes)."""
+    return _single_chunk(folder / f"{spec.name}{SHAPE}" / "c.0.0", "int32").reshape(-1, len(spec.shape))
+
+
+def _single_chunk(file: Path, dtype: str) -> np.ndarray:
+    return np.frombuffer(file.read_bytes()[:-CHECKSUM_BYTES], np.dtype(dtype).newbyteorder("<"))

@@ -92,7 +92,8 @@ def pull(
         url: Where the dataset is, as ``open_backend`` takes it.
         path: Folder of the dataset to fetch to; made if it does not exist.
         which: Clips to fetch; all by default.
-        features: Names of the features to keep; all by default.
+        features: Names of the features to keep; all by default. With values that frames share comes the
+            feature that says where they are.
         progress: Counts bytes.
 
     Raises:
@@ -207,7 +208,8 @@ def _part_of(source: LatentDataset, features: Sequence[str]) -> Manifest:
     """Return the manifest of a dataset that holds only these features."""
     source.require(features)
     whole = source.manifest
-    kept = tuple(spec for spec in whole.features if spec.name in features)
+    indices = {spec.stored_at for spec in whole.features if spec.name in features}
+    kept = tuple(spec for spec in whole.features if spec.name in indices.union(features))
     has_inputs = all(spec in kept for spec in whole.features if spec.role == "input")
     assets = tuple(asset for asset in whole.assets if has_inputs or asset.nbytes <= SMALL_ASSET_BYTES)
     derivations = tuple(

@@ -14,6 +14,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.describe.encoding_error import EncodingError, encoding_error
 from cache_schema.errors import RequestError
+from cache_schema.format.encodings import decode
 from cache_schema.format.features import FeatureSpec
 from cache_schema.progress import SILENT
 
@@ -135,7 +136,8 @@ def _reencode_clip(dataset: LatentDataset, clip: ClipWriter, encodings: Mapping[
     for spec in dataset.manifest.features:
         for frames in frame_blocks(dataset, name, spec.name):
             if spec.name in encodings:
-                clip.append({spec.name: dataset.read(name, spec.name, frames)})
+                # As it is stored: values that frames share stay where they are.
+                clip.append({spec.name: decode(spec, dataset.stored(name, spec.name, frames))})
             else:
                 clip.append_stored(spec.name, dataset.stored(name, spec.name, frames))
     entry = dataset.entry(name)

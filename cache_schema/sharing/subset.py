@@ -117,7 +117,7 @@ def subset(
         progress: Counts clips.
 
     Raises:
-        RequestError: No clip is chosen, or ``every`` is no number of frames.
+        RequestError: No clip is chosen, ``every`` is no number of frames, or frames share values.
         IdentityError: The dataset at ``out`` has another identity, or holds a clip with other content.
         DatasetError: The source is damaged, ``out`` is being written by another run, or the disk refuses.
     """
@@ -128,6 +128,14 @@ def subset(
             f"one frame in {frame_step} makes no sense",
             expected=f"1 for all frames, n for every n-th, up to {FRAMES:,}",
             repair="correct the number",
+        )
+    shared = [spec.name for spec in dataset.manifest.features if spec.stored_at is not None]
+    if every > 1 and shared:
+        raise RequestError(
+            f"one frame in {every} of {source} cannot be chosen: frames share values of {', '.join(shared)}",
+            expected="features whose frames store a value each",
+            repair="choose whole clips, or fetch the other features first: "
+            f"`teachonce pull {source} OUT --features ...`",
         )
     chosen = _choose(dataset, which, part)
     manifest = dataset.manifest.replace(frame_step=frame_step)

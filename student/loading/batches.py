@@ -164,7 +164,9 @@ class LatentSamples:
         held = (name for name, values in self._held.items() if not _is_on(values, self.device))
         fetched = [_fetched(window) for window in windows]
         return {
-            name: max((self._loader.total(name, rows) for rows in fetched), default=0)
+            name: max(
+                (self._loader.total(name, self._loader.stored(name, rows)) for rows in fetched), default=0
+            )
             for name in (*self._streamed, *held)
         }
 
@@ -176,16 +178,15 @@ class LatentSamples:
         """Put the samples of a window into a buffer, in the loader's thread."""
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        rows = _fetched(window)
-        self._loader.fill({name: buffer.stored[name] for name in self._streamed}, rows)
-        index = torch.from_numpy(rows)
+        loader, fetched = self._loader, _fetched(window)
+        loader.fill({name: (loader.stored(name, fetched), buffer.stored[name]) for name in self._streamed})
         for name in buffer.stored.keys() & self._held.keys():
-            into = buffer.stored[name][: self._loader.total(name, rows)]
-            if name in self._loader.shapes:
-                begins, counts = self._loader.ends[name][rows], self._loader.counts(name, rows)
-                gather(self._held[name], begins, counts, out=into)
+            rows = loader.stored(name, fetched)
+            into = buffer.stored[name][: loader.total(name, rows)]
+            if name in loader.shapes:
+                gather(self._held[name], loader.ends[name][rows], loader.counts(name, rows), out=into)
             else:
-                torch.index_select(self._held[name], 0, index, out=into)
+                torch.index_select(self._held[name], 0, torch.from_numpy(rows), out=into)
         return buffer, window
 
     def _to_device(self, buffer: _Buffer) -> dict[str, Tensor]:
@@ -209,15 +210,17 @@ class LatentSamples:
         index = self._index(places) if len(window) > 1 else numbers
         stored = {}
         for name in loader.arrays:
-            if name in fetched and len(window) == 1:
+            if name in fetched and len(window) == 1 and not loader.is_shared(name):
                 stored[name] = fetched[name][: loader.total(name, rows)]
             elif name not in loader.shapes:
                 values, chosen = (fetched[name], index) if name in fetched else (self._held[name], numbers)
                 stored[name] = values.index_select(0, chosen)
             else:
-                counts, begins = loader.counts(name, rows), loader.ends[name][rows]
+                holders = loader.holders(name, rows)
+                counts, begins = loader.counts(name, holders), loader.ends[name][holders]
                 if name in fetched:
-                    begins = np.cumsum(loader.counts(name, whole))[places] - counts
+                    there = loader.stored(name, whole)  # sorted
+                    begins = np.cumsum(loader.counts(name, there))[np.searchsorted(there, holders)] - counts
                 values = fetched[name] if name in fetched else self._held[name]
                 stored[name] = gather(values, begins, counts)
         return {spec.name: self._decoded(spec, stored, rows, memory) for spec in self._specs}

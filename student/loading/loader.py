@@ -4,7 +4,8 @@ tensorstore reads many chunks at once in threads of its own, and compares each w
 carried into a forked process, so there are no worker processes here.
 
 The arrays of all clips, one behind the other, have E elements along their leading axis: one for each sample,
-or, of a ragged feature, one for each stored value.
+or, of a ragged feature, one for each stored value. Of a value that samples share, they are with the sample
+that stores it.
 
 Dimension letters: N sample of a split, B sample of a batch, E element, K axis of a ragged value.
 """
@@ -53,12 +54,13 @@ class Loader:
         lengths = [dataset.clip(name).frames for name in clips]
         self.clip_of = np.repeat(np.arange(len(lengths)), lengths)  # (N)
         self.sample_of = np.concatenate([np.arange(length) for length in lengths])  # (N)
-        self.shapes: dict[str, np.ndarray] = {}  # ragged array -> (N, K)
-        self.ends: dict[str, np.ndarray] = {}  # array -> (N + 1), where each sample's elements end
+        self.shapes: dict[str, np.ndarray] = {}  # ragged array -> (N, K), of the value that is read
+        self.ends: dict[str, np.ndarray] = {}  # array -> (N + 1), where what each sample stores ends
+        self._first_of = (np.cumsum(lengths) - lengths)[self.clip_of]  # (N), the first sample of each's clip
+        self._holders: dict[str, np.ndarray] = {}  # array of shared values -> (N), the sample that stores it
         for spec, array in stored:
             counts = self._read_counts(spec) if spec.ragged else np.ones(len(self.clip_of), np.int64)
             self.ends[array.name] = np.concatenate([[0], np.cumsum(counts)])
-        self._first_of = (np.cumsum(lengths) - lengths)[self.clip_of]  # (N), the first sample of each's clip
         # No cache: every sample is read once an epoch, and the operating system has one.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         self._open = functools.cache(self._open_checked)
@@ -66,15 +68,28 @@ class Loader:
     def reads_single_samples(self, name: str) -> bool:
         """Return whether one sample of an array can be read without reading much more."""
         if name in self.shapes:
-            return bool(self.ends[name][-1] * self.arrays[name].nbytes >= PAGE_BYTES * len(self.clip_of))
+            stored = len(self.stored(name, np.arange(len(self.clip_of))))
+            return bool(self.ends[name][-1] * self.arrays[name].nbytes >= PAGE_BYTES * stored)
         return layout_of(self.arrays[name], 2).chunks[0] == 1
 
+    def is_shared(self, name: str) -> bool:
+        """Return whether samples share values of an array."""
+        return name in self._holders
+
+    def holders(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return which samples store the values of samples (B), (B)."""
+        return self._holders[name][rows] if name in self._holders else rows
+
+    def stored(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return which samples store the values of samples (B): these, or each holder once, sorted."""
+        return np.unique(self._holders[name][rows]) if name in self._holders else rows
+
     def counts(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return how many elements of an array samples (B) have, (B)."""
+        """Return how many elements of an array samples (B) store, (B)."""
         return self.ends[name][rows + 1] - self.ends[name][rows]
 
     def total(self, name: str, rows: np.ndarray) -> int:
-        """Return how many elements of an array samples (B) have together."""
+        """Return how many elements of an array samples (B) store together."""
         return int(self.counts(name, rows).sum()) if name in self.shapes else len(rows)
 
     def nbytes(self, name: str) -> int:
@@ -92,14 +107,15 @@ class Loader:
         piece = self.empty(name, int(np.diff(ends[edges]).max(initial=0)))
         everything = torch.empty((int(ends[-1]), *piece.shape[1:]), dtype=piece.dtype, device=device)
         for begin, end in itertools.pairwise(edges):
-            self.fill({name: piece}, np.arange(begin, end))
+            self.fill({name: (np.arange(begin, end), piece)})
             everything[ends[begin] : ends[end]] = piece[: ends[end] - ends[begin]]
         return everything
 
-    def fill(self, buffers: Mapping[str, Tensor], rows: np.ndarray) -> None:
-        """Read samples (B), neighbours together, into the first places of buffers on the host.
+    def fill(self, parts: Mapping[str, tuple[np.ndarray, Tensor]]) -> None:
+        """Read what samples store, neighbours together, into the first places of buffers on the host.
 
-        A buffer, by its array's name, is (elements of these samples or more, *shape).
+        Args:
+            parts: Array -> samples (B), and a buffer (elements of these samples or more, *shape).
 
         Raises:
             DatasetError: A file is not as the ledger lists it, or a chunk's checksum does not match; the
@@ -107,7 +123,7 @@ class Loader:
         """
         reads = []
         try:
-            for name, buffer in buffers.items():
+            for name, (rows, buffer) in parts.items():
                 target = ts.array(buffer.numpy().view(self.arrays[name].dtype))
                 reads += [
                     target[place].write(self._open(clip, name)[source])
@@ -116,12 +132,16 @@ class Loader:
             for read in reads:
                 read.result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise self._unreadable(buffers, rows, error) from error
+            raise self._unreadable(parts, error) from error
 
     def _read_counts(self, spec: FeatureSpec) -> np.ndarray:
         """Read where the values of a ragged feature lie; return how many are stored of each sample, (N)."""
         indexes = [self.dataset.frame_index(clip, spec.name) for clip in self.clips]
-        self.shapes[spec.name] = np.concatenate([index.shapes for index in indexes])
+        shapes = np.concatenate([index.shapes for index in indexes])
+        if spec.stored_at is not None:
+            within = [self.dataset.stored_at(clip, spec.name) for clip in self.clips]
+            self._holders[spec.name] = self._first_of + np.concatenate(within)
+        self.shapes[spec.name] = shapes[self.holders(spec.name, np.arange(len(shapes)))]
         return np.concatenate([np.diff(index.offsets) for index in indexes])
 
     def _pieces(self, name: str) -> list[int]:
@@ -156,9 +176,9 @@ class Loader:
             context=self._context,
         ).result()
 
-    def _unreadable(self, buffers: Mapping[str, Tensor], rows: np.ndarray, error: Exception) -> DatasetError:
+    def _unreadable(self, parts: Mapping[str, tuple[np.ndarray, Tensor]], error: Exception) -> DatasetError:
         """Read one by one to find the sample that cannot be read."""
-        for name in buffers:
+        for name, (rows, _) in parts.items():
             for row in rows:
                 clip, sample = self.clips[self.clip_of[row]], int(self.sample_of[row])
                 try:
@@ -172,7 +192,7 @@ class Loader:
                         repair="run `teachonce repair`, then extract or fetch the clip again",
                     )
         return DatasetError(
-            f"{len(rows)} samples cannot be read together, though each can alone: {error}",
+            f"samples cannot be read together, though each can alone: {error}",
             expected="a disk that answers",
             repair="run the same command again; if it happens again, check the disk",
         )
