@@ -62,6 +62,8 @@ class DriveKd(nn.Module):
             attn_implementation="sdpa",
         )
         self.model = built if trainable == "all" else nn.ModuleDict({"language_model": built})
+        self.group_layers: tuple[int, ...] = tuple(range(text.num_hidden_layers - 1))
+        """Layers that learn from groups of the teacher's layers; a dataset may know of others."""
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self._fused = self.language_model.config
         self._eager = copy.copy(self._fused)

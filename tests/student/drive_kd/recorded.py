@@ -12,12 +12,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import InternVLConfig
 
+from cache_schema.vocabulary.attention import CAPABILITIES
 from student.drive_kd.model import PIXEL_MEAN, PIXEL_STD, DriveKd
+from student.drive_kd.sample import Sample, image_feature
+from student.loading.ragged import Ragged
 from tests.paths import GOLDEN
 
 SET = GOLDEN / "drive_kd"
 META = json.loads((SET / "meta.json").read_text())
 SAMPLES = {sample["key"]: sample for sample in META["samples"]}
+WITH_MAPS = [key for key in SAMPLES if f"{key}.r.groups" in load_file(SET / "maps.safetensors")]
 SLOTS = {"p": "perception", "r": "reasoning", "d": "planning"}
 TERMS = {"ce": "answer_ce", **SLOTS}
 
@@ -87,6 +91,43 @@ def inputs(key, trainable):
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     pixels = ((stored[f"{images}.pixel_values"] * std + mean) * 255).round().byte()
     return stored[f"{key}.token_ids"].long(), runs, pixels.permute(0, 2, 3, 1)
+
+
+def sample(key, trainable, *, shared):
+    """Return a sample with the teacher's recorded maps, split as if ``shared`` tokens were a prefix."""
+    token_ids, runs, images = inputs(key, trainable)
+    maps = tensors("maps")
+    groups = maps[f"{key}.r.groups"]
+    targets = {
+        "attention_first": maps[f"{key}.p.first"],
+        "attention_penultimate": maps[f"{key}.d.penult"],
+        "attention_groups_prefix": groups[:, :shared, :shared],
+        "attention_groups_to_prefix": groups[:, shared:, :shared],
+        "attention_groups": groups[:, shared:, shared:],
+    }
+    return Sample(token_ids, runs, images, answer_start(key), SAMPLES[key]["capability"], targets)
+
+
+def ragged(values):
+    shape = torch.tensor([values.shape])
+    return Ragged(values.contiguous().flatten(), shape)
+
+
+def batch(key, trainable, *, shared):
+    """Return a sample as a batch of one."""
+    one = sample(key, trainable, shared=shared)
+    return {
+        "token_ids": ragged(one.token_ids),
+        "image_runs": ragged(one.image_runs),
+        "answer_start": torch.tensor([one.answer_start]),
+        "capability": torch.tensor([CAPABILITIES.index(one.capability)]),
+        image_feature(trainable): ragged(one.images),
+        **{name: ragged(value) for name, value in one.targets.items()},
+    }
+
+
+def pi_rows():
+    return dict(zip(CAPABILITIES, META["pi"], strict=True))
 
 
 def answer_start(key):
