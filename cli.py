@@ -174,7 +174,7 @@ def export(
         ),
     ],
     dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET.zarr", help="What it was trained on, for .onnx and folders.")
+        str | None, typer.Option(metavar="DATASET.zarr", help="What it was trained on; not for weights.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Orion.pth, for .pth.")] = None,
     with_datasets: student_commands.WithDatasets = None,

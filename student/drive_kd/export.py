@@ -44,8 +44,8 @@ def export_folder(model: nn.Module, dataset: Dataset, folder: Path, description:
 
     It holds ``config.json``, ``generation_config.json``, ``model.safetensors`` in float32 and
     ``tokenizer.json``, and the description of the run in ``teachonce.json``. Vision tower and projector are
-    those of the dataset's checkpoint where they were frozen. There is no configuration of a processor: that of
-    InternVL3 tiles images and resizes them otherwise than this student was trained.
+    those of the dataset's checkpoint where they were frozen. There is no configuration of a processor:
+    InternVL3's own tiles images, and resizes them otherwise than this student has seen them.
 
     Raises:
         CheckpointError: The folder, loaded by transformers, does not compute what the student computes.
@@ -114,8 +114,15 @@ def _difference(folder: Path, student: DriveKd, sample: Sample, weights: dict[st
 
 def _loaded(folder: Path, weights: dict[str, Tensor]) -> InternVLForConditionalGeneration:
     from transformers import InternVLForConditionalGeneration
+    from transformers.utils import logging
 
-    loaded = InternVLForConditionalGeneration.from_pretrained(folder).eval()
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        loaded = InternVLForConditionalGeneration.from_pretrained(folder).eval()
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     found = loaded.state_dict()
     wrong = sorted(
         name

@@ -5,7 +5,7 @@ Dimension letters: N question, V byte of text.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +30,11 @@ from student.loading.batches import LatentSamples
 from student.loading.dataset import stores
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from student.drive_kd.evaluation.generate import Reply
     from student.drive_kd.losses import Loss
     from student.drive_kd.model import DriveKd
-    from student.drive_kd.sample import Sample
     from student.loading.dataset import Dataset
 
 BATCH = 8
@@ -78,59 +77,48 @@ def evaluate_questions(
     """
     require_sacrebleu()
     texts = Texts(dataset)
-    images = image_feature(model.trainable)
     losses = {
         name: loss
         for name, loss in losses.items()
         if all(stores(dataset, feature) for feature in loss.required_features)
     }
+    image = image_feature(model.trainable)
     targets = {name for loss in losses.values() for name in loss.required_features}
-    features = {*targets, *LABELS, TOKEN_IDS, IMAGE_RUNS, ANSWER_START, images}
+    features = {*targets, *LABELS, TOKEN_IDS, IMAGE_RUNS, ANSWER_START, image}
     samples = LatentSamples(dataset, split, features, device=device)
     progress.expect(2 * len(samples))
-    layers = {layer for loss in losses.values() for layer in loss.layers(model)}
-    terms: list[dict[str, float]] = []
-    labels: list[list[int]] = []
-    sequences: list[list[int]] = []
-    starts: list[int] = []
-    for _, batch in samples.batches(np.arange(len(samples)), 1):
-        (sample,) = samples_of(batch, model.trainable)
-        terms.append(_terms(model, sample, losses, layers))
-        labels.append([int(batch[name]) for name in LABELS])
-        sequences.append(sample.token_ids.tolist())
-        starts.append(sample.answer_start)
-        progress.advance(1, "teacher-forced")
-    by_term = {
-        name: np.array([of_one.get(name, np.nan) for of_one in terms])
-        for name in dict.fromkeys(name for of_one in terms for name in of_one)
-    }
-    answer_tokens = np.array([len(ids) - start for ids, start in zip(sequences, starts, strict=True)])
-    questions, answers = ([*map(of, sequences, starts)] for of in (texts.question, texts.answer))
+    forced = _teacher_forced(model, samples, losses, progress)
+    turns = [*zip(forced.token_ids, forced.answer_start, strict=True)]
 
+    answer_tokens = np.array([len(ids) - start for ids, start in turns])
     longest = longest_reply or LENGTH_FACTOR * int(answer_tokens.max())
-    prompts = [*map(texts.prompt, sequences, starts)]
-    seen = LatentSamples(dataset, split, (IMAGE_RUNS, images), device=device)
     replies = _replies(
-        model, seen, prompts, stop=texts.stop, longest=longest, batch_size=batch_size, progress=progress
+        model,
+        LatentSamples(dataset, split, (IMAGE_RUNS, image), device=device),
+        [texts.prompt(*turn) for turn in turns],
+        stop=texts.stop,
+        longest=longest,
+        batch_size=batch_size,
+        progress=progress,
     )
     written = [texts.text(reply.ids) for reply in replies]
     cut = np.array([not reply.ended for reply in replies])
-    compared = compare(questions, answers, written)
-    label = dict(zip(LABELS, np.array(labels).T, strict=True))
+    compared = compare(
+        [texts.question(*turn) for turn in turns], [texts.answer(*turn) for turn in turns], written
+    )
     groups = summarise(
         compared,
-        by_term,
+        forced.terms,
         answer_tokens=answer_tokens,
         cut=cut,
-        capability=label[CAPABILITY],
+        capability=forced.labels[CAPABILITY],
         clip_of=samples.clip_of,
     )
-    evaluation = QuestionEvaluation(split=split, clips=samples.clips, groups=groups, longest_reply=longest)
-    encoded = [reply.encode() for reply in written]
+    encoded = [text.encode() for text in written]
     arrays = {
         "clip": samples.clip_of.astype(np.int64),
-        **{name: values.astype(np.int64) for name, values in label.items()},
-        **{f"loss.{name}": values for name, values in by_term.items()},
+        **forced.labels,
+        **{f"loss.{name}": values for name, values in forced.terms.items()},
         "answer_tokens": answer_tokens,
         "choice": compared.choice,
         "rouge_l": compared.rouge_l,
@@ -140,26 +128,49 @@ def evaluate_questions(
         "replies": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "reply_ends": np.cumsum([*map(len, encoded)], dtype=np.int64),
     }
-    return evaluation, arrays
+    found = QuestionEvaluation(split=split, clips=samples.clips, groups=groups, longest_reply=longest)
+    return found, arrays
+
+
+class _TeacherForced(NamedTuple):
+    """Every question as the dataset has it, and how well the student predicts it."""
+
+    token_ids: list[list[int]]
+    answer_start: list[int]
+    labels: dict[str, np.ndarray]
+    """``LABELS`` -> (N) int64"""
+    terms: dict[str, np.ndarray]
+    """Term -> (N); NaN where its signal was not extracted."""
 
 
 @torch.no_grad()
-def _terms(
-    model: DriveKd, sample: Sample, losses: Mapping[str, Loss], layers: Collection[int]
-) -> dict[str, float]:
-    """Return the terms of one question, but for those whose signal was not extracted for it."""
-    output = model(
-        sample.token_ids,
-        sample.image_runs,
-        sample.images,
-        layers=layers,
-        logits_from=sample.answer_start - 1,
-    )
-    return {
-        name: float(loss(output, sample, model))
-        for name, loss in losses.items()
-        if not loss.required_features or any(sample.targets[of].numel() for of in loss.required_features)
-    }
+def _teacher_forced(
+    model: DriveKd, samples: LatentSamples, losses: Mapping[str, Loss], progress: Progress
+) -> _TeacherForced:
+    """Read every question with its answer, one by one."""
+    layers = {layer for loss in losses.values() for layer in loss.layers(model)}
+    token_ids, answer_start = [], []
+    labels = {name: np.zeros(len(samples), dtype=np.int64) for name in LABELS}
+    terms = {name: np.full(len(samples), np.nan) for name in losses}
+    for place, (_, batch) in enumerate(samples.batches(np.arange(len(samples)), 1)):
+        (sample,) = samples_of(batch, model.trainable)
+        output = model(
+            sample.token_ids,
+            sample.image_runs,
+            sample.images,
+            layers=layers,
+            logits_from=sample.answer_start - 1,
+        )
+        for name, loss in losses.items():
+            needed = loss.required_features
+            if not needed or any(sample.targets[feature].numel() for feature in needed):
+                terms[name][place] = float(loss(output, sample, model))
+        for name, values in labels.items():
+            values[place] = int(batch[name])
+        token_ids.append(sample.token_ids.tolist())
+        answer_start.append(sample.answer_start)
+        progress.advance(1, "teacher-forced")
+    return _TeacherForced(token_ids, answer_start, labels, terms)
 
 
 @torch.no_grad()
@@ -176,13 +187,13 @@ def _replies(
     """Return the reply to each prompt. Prompts of like length are continued together."""
     replies: dict[int, Reply] = {}
     by_length = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    images = image_feature(model.trainable)
+    image = image_feature(model.trainable)
     for rows, batch in samples.batches(by_length, batch_size):
         embedded = [
             model.embed(
                 torch.tensor(prompts[row], device=samples.device),
                 batch[IMAGE_RUNS].item(place),
-                batch[images].item(place),
+                batch[image].item(place),
             )
             for place, row in enumerate(rows)
         ]

@@ -105,7 +105,8 @@ def _cider(reply: Counter[Gram], answer: Counter[Gram], documents: Counter[Gram]
         )
         norm = np.sqrt(sum(v * v for v in ours.values()) * sum(v * v for v in theirs.values()))
         if norm > 0:
-            similarity += sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours if gram in theirs) / norm
+            common = [gram for gram in ours if gram in theirs]
+            similarity += sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in common) / norm
     longer = _length(reply) - _length(answer)
     penalty = np.exp(-(longer**2) / (2 * CIDER_SIGMA**2))
     return float(CIDER_SCALE * penalty * similarity / len(ORDERS))
@@ -113,9 +114,7 @@ def _cider(reply: Counter[Gram], answer: Counter[Gram], documents: Counter[Gram]
 
 def _grams(tokens: list[str]) -> Counter[Gram]:
     return Counter(
-        tuple(tokens[begin : begin + order])
-        for order in ORDERS
-        for begin in range(len(tokens) - order + 1)
+        tuple(tokens[begin : begin + order]) for order in ORDERS for begin in range(len(tokens) - order + 1)
     )
 
 

@@ -94,7 +94,7 @@ class QuestionEvaluation(Evaluation):
 
     def __rich__(self) -> Renderables:
         """Show it as a table that fits 80 columns."""
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
         first, *others = self.groups.values()
         for number, heading in enumerate(("measure", ALL, f"{CONFIDENCE:.0%}", *[*self.groups][1:])):
             table.add_column(heading, no_wrap=True, justify="right" if number else "left")
@@ -120,9 +120,9 @@ class QuestionEvaluation(Evaluation):
         groups = self.groups.values()
         yield "clips", [group.clips for group in groups]
         yield "questions", [group.questions for group in groups]
-        choices, objects = ([getattr(group, name) for group in groups] for name in ("multiple_choice", "objects"))
-        yield "  multiple choice", [found.questions if found else 0 for found in choices]
-        yield "  with objects", [found.questions if found else 0 for found in objects]
+        for name, kind in (("multiple choice", "multiple_choice"), ("with objects", "objects")):
+            found = [getattr(group, kind) for group in groups]
+            yield f"  {name}", [of_one.questions if of_one else 0 for of_one in found]
         yield "replies cut", [group.cut for group in groups]
 
 

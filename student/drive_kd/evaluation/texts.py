@@ -34,13 +34,14 @@ class Texts:
         content = dataset.holder(TOKEN_IDS).asset(TOKENIZER)["tokenizer_json"].tobytes()
         try:
             self._tokenizer = Tokenizer.from_str(content.decode())
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+        except Exception as error:  # the library raises nothing more specific
             raise self._unfit(str(error)) from error
-        ids = [self._tokenizer.token_to_id(token) for token in SPECIAL]
-        if None in ids:
-            raise self._unfit(f"it lacks one of {', '.join(SPECIAL)}")
-        self._special = {*ids}
-        self.stop: int = ids[SPECIAL.index(END)]
+        ids = {token: self._tokenizer.token_to_id(token) for token in SPECIAL}
+        special = {token: number for token, number in ids.items() if number is not None}
+        if lacking := ids.keys() - special.keys():
+            raise self._unfit(f"it lacks {', '.join(sorted(lacking))}")
+        self._special = {*special.values()}
+        self.stop = special[END]
         """Token that ends a turn."""
         self._header = self._tokenizer.encode(BEGIN + ASSISTANT, add_special_tokens=False).ids
 

@@ -72,9 +72,7 @@ def asked_rows(questions=QUESTIONS_ASKED):
     clips = {}
     for question in questions:
         clips.setdefault((question.clip, question.split), []).append(question)
-    return {
-        clip: [_features(asked, place) for place in range(len(asked))] for clip, asked in clips.items()
-    }
+    return {clip: [_features(asked, place) for place in range(len(asked))] for clip, asked in clips.items()}
 
 
 def recorded_rows(keys):
@@ -82,7 +80,9 @@ def recorded_rows(keys):
     rows = []
     for place, key in enumerate(keys):
         ids, runs, embeddings = inputs(key, "language")
-        maps = {name: tensors("maps")[f"{key}.{name}"].numpy() for name in ("p.first", "r.groups", "d.penult")}
+        first, groups, penultimate = (
+            tensors("maps")[f"{key}.{name}"].numpy() for name in ("p.first", "r.groups", "d.penult")
+        )
         rows.append(
             {
                 "capability": CAPABILITIES.index(SAMPLES[key]["capability"]),
@@ -92,10 +92,10 @@ def recorded_rows(keys):
                 "token_ids": ids.numpy(),
                 "answer_start": answer_start(key),
                 "image_runs": runs.numpy(),
-                "attention_first": maps["p.first"],
-                "attention_penultimate": maps["d.penult"],
+                "attention_first": first,
+                "attention_penultimate": penultimate,
                 "prefix_sample": place,
-                "attention_groups": maps["r.groups"],
+                "attention_groups": groups,
                 "attention_groups_to_prefix": np.zeros((GROUPS, len(ids), 0)),
                 "attention_groups_prefix": np.zeros((GROUPS, 0, 0)),
                 "images_sample": place,
@@ -106,8 +106,8 @@ def recorded_rows(keys):
     return {("recorded", "val"): rows}
 
 
-def write_pair(folder, clips, *, trainable="language", signals=CAPABILITIES, dtype="float32"):
-    """Write the teacher's dataset and the student's; return their paths."""
+def write_pair(folder, clips, *, trainable="language", signals=CAPABILITIES, dtype="float32", lacking=()):
+    """Write the teacher's dataset and the student's, without some of its weights; return their paths."""
     own = embedding_features(TOKENS, WIDTH, dtype) if trainable == "language" else pixel_features(SIDE)
     content = torch.tensor([*(SET / "tokenizer.json").read_bytes()], dtype=torch.uint8)
     tokenizer = {"tokenizer.safetensors": save({"tokenizer_json": content})}
@@ -119,7 +119,8 @@ def write_pair(folder, clips, *, trainable="language", signals=CAPABILITIES, dty
         tokenizer,
         {"attention": {"student_layers": GROUPS + 1, "start": 0, "end": -2, "groups": groups}},
     )
-    weights = {"student.safetensors": save(tensors("student_hf_names"))}
+    weights = {name: value for name, value in tensors("student_hf_names").items() if name not in lacking}
+    weights = {"student.safetensors": save(weights)}
     _write(folder / "student.zarr", (*QUESTIONS, *SEQUENCE, *own), clips, tokenizer | weights, {})
     return folder / "teacher.zarr", folder / "student.zarr"
 

@@ -7,7 +7,6 @@ import io
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from safetensors.numpy import load, save
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sacrebleu") is None, reason="needs teachonce[evaluate]"
 )
 CPU = torch.device("cpu")
-ALL_TERMS = build_losses(LOSSES, dict.fromkeys(LOSSES, {"weight": 7.0}), Loss)
+ALL_TERMS = build_losses(LOSSES, {name: {"weight": 7.0} for name in LOSSES}, Loss)
 TRAIN = [question for question in QUESTIONS_ASKED if question.split == "train"]
 
 
@@ -55,9 +54,7 @@ def test_losses_are_the_recorded_ones(tmp_path):
     keys = [key for key in SAMPLES if f"{key}.r.groups" in tensors("maps")]
     dataset = open_dataset(*write_pair(tmp_path, recorded_rows(keys)))
     model = student("language").eval()
-    found, arrays = evaluate_questions(
-        model, dataset, "val", losses=ALL_TERMS, device=CPU, longest_reply=2
-    )
+    found, arrays = evaluate_questions(model, dataset, "val", losses=ALL_TERMS, device=CPU, longest_reply=2)
     for term, name in TERMS.items():
         recorded = np.array([SAMPLES[key]["losses"][term] for key in keys])
         assert arrays[f"loss.{name}"] == pytest.approx(recorded, rel=1e-5)  # and not times their weights
