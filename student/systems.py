@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "orion-lite": "student.orion_lite.system:OrionLiteSystem",
+    "drive-kd": "student.drive_kd.system:DriveKdSystem",
 }
 """Name of a system -> where it is defined."""
 
@@ -30,6 +31,20 @@ PRESETS = {
     "demo": "student.orion_lite.presets:DEMO",
     "demo-trajectory": "student.orion_lite.presets:DEMO_TRAJECTORY",
     "demo-mimic": "student.orion_lite.presets:DEMO_MIMIC",
+    "drive-kd": "student.drive_kd.presets:DRIVE_KD",
+    "drive-kd-single-perception": "student.drive_kd.presets:SINGLE_PERCEPTION",
+    "drive-kd-single-reasoning": "student.drive_kd.presets:SINGLE_REASONING",
+    "drive-kd-single-planning": "student.drive_kd.presets:SINGLE_PLANNING",
+    "drive-kd-ce": "student.drive_kd.presets:CE",
+    "drive-kd-sum": "student.drive_kd.presets:SUM",
+    "drive-kd-cosine": "student.drive_kd.presets:COSINE",
+    "drive-kd-tiny": "student.drive_kd.presets:TINY",
+    "drive-kd-tiny-single-perception": "student.drive_kd.presets:TINY_SINGLE_PERCEPTION",
+    "drive-kd-tiny-single-reasoning": "student.drive_kd.presets:TINY_SINGLE_REASONING",
+    "drive-kd-tiny-single-planning": "student.drive_kd.presets:TINY_SINGLE_PLANNING",
+    "drive-kd-tiny-ce": "student.drive_kd.presets:TINY_CE",
+    "drive-kd-tiny-sum": "student.drive_kd.presets:TINY_SUM",
+    "drive-kd-tiny-cosine": "student.drive_kd.presets:TINY_COSINE",
 }
 """Name of a preset -> where it is defined."""
 
