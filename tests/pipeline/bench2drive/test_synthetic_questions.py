@@ -1,5 +1,6 @@
 """Questions about synthetic clips: their answers against the annotations, the images, and each other."""
 
+import functools
 import gzip
 import json
 import re
@@ -17,10 +18,11 @@ from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.synthetic import write_demo_data, write_demo_questions
+from pipeline.bench2drive.synthetic.moments import Moment
 from pipeline.bench2drive.synthetic.question_kinds import KINDS
 from pipeline.source import open_source
 
-FRAMES = 32
+FRAMES = 27
 COLOURS = {
     "parked car": [(220, 200, 40)],
     "driving car": [(200, 30, 30), (40, 60, 200)],
@@ -82,10 +84,19 @@ def kind_of(box):
     return "bicycle" if "crossbike" in box["type_id"] else "driving car"
 
 
+@functools.cache
+def annotation_of(root, scene, frame):
+    return read_annotation(clip_of(root, scene).annotation_path(frame))
+
+
+@functools.cache
+def clip_of(root, scene):
+    return next(clip for clip in find_clips(root).clips if clip.name == scene)
+
+
 def shown(root, entry, box):
     """Where the annotations' reader sees the middle of a box: camera -> fractions of the image."""
-    clip = next(clip for clip in find_clips(root).clips if clip.name == entry["scene"])
-    annotation = read_annotation(clip.annotation_path(entry["frame"]))
+    annotation = annotation_of(root, entry["scene"], entry["frame"])
     x, y, z = box["center"]
     point = annotation.world2lidar @ (x, -y, z, 1)
     places = {}
@@ -140,7 +151,7 @@ def test_what_an_answer_points_at_has_the_colour_of_its_kind(root, entries):
         camera, x, y = tag_of(entry)
         (written,) = entry["images"]
         assert camera == "CAM_FRONT"
-        clip = next(clip for clip in find_clips(root).clips if clip.name == entry["scene"])
+        clip = clip_of(root, entry["scene"])
         assert written.endswith(f"camera/rgb_front/{entry['frame']:05d}.jpg")
         with Image.open(clip.image_path(camera, entry["frame"])) as image:
             pixel = np.array(image.getpixel((int(x * 1600), int(y * 900))), dtype=float)
@@ -169,6 +180,25 @@ def test_what_the_ego_does_next(entries, records):
         )  # clockwise seen from above
         turned = np.degrees(headings[-1] - headings[0])
         assert answer_of(entry) == ("A" if turned < -8 else "B" if turned > 8 else "C")
+
+
+@pytest.mark.parametrize(
+    ("speeds", "option"),
+    [
+        ([5] * 21, "Keep its speed."),
+        ([5] * 20 + [6.5], "Speed up."),
+        ([5] * 20 + [3.5], "Slow down."),
+        ([5] * 10 + [0.5] * 10 + [4.5], "Stop."),
+        ([0.0] * 21, "Stop."),
+        ([0.0] * 10 + [1.5] * 11, "Speed up."),
+        ([5] * 20, None),
+    ],
+)
+def test_what_counts_as_a_change_of_speed(speeds, option):
+    kind = next(kind for kind in KINDS if kind.name == "speed")
+    moments = [Moment(speed, 0.0, 4, brakes=False, red_light=False, road_users=()) for speed in speeds]
+    answer = kind.answer(moments, 0)
+    assert (answer and kind.options[answer[0]]) == option
 
 
 def test_command_and_brake(entries, records):

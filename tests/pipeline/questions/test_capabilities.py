@@ -16,6 +16,8 @@ SPEC = {
 
 def test_the_table_is_of_the_vocabulary():
     assert tuple(CAPABILITY_OF) == CAPABILITIES
+    words = [word for words in CAPABILITY_OF.values() for word in words]
+    assert len(set(words)) == len(words)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_images_beyond_the_placeholders_are_dropped_as_drive_kd_does(write_json,
     found = {question.question_id: question for question in questions_of(file)}
     assert [len(found[number].images) for number in range(3)] == [2, 3, 3]
     assert found[0].question == "<image>one <image>two"
+    assert found[0].images == ("a/1.png", "a/2.png")
     notes = DriveKdQuestions(file).select().notes
     assert any(
         "images beyond the last <image>" in note and ": 1, the first is entry 0" in note for note in notes
@@ -172,6 +173,17 @@ def test_scenes_and_frames_in_order(write_json, entry):
     assert rows["log-1"] == [(0, 2, "Back?"), (1, 4, "Front?"), (2, 0, "What?"), (2, 5, "Again?")]
     # The same images of a frame are neighbours, whatever the numbers of the questions.
     assert [row[:2] for row in rows["mine"]] == [(3, 2), (3, 9), (3, 1), (8, 4)]
+
+
+def test_the_first_exposure_of_a_frame_is_its_time(write_json, entry):
+    """Whatever the order of its cameras."""
+
+    def frame(question, *times):
+        return entry(question=question, images=[f"log__CAM_{'ABC'[time % 10]}__{time}.jpg" for time in times])
+
+    file = write_json([frame("later?", 5000, 3001), frame("earlier?", 4000, 2001, 9002), frame("one?", 2001)])
+    rows = [(question.frame, question.question) for question in questions_of(file)]
+    assert rows == [(0, "earlier?"), (0, "one?"), (1, "later?")]
 
 
 def test_a_file_without_folders_is_one_scene(write_json, entry):
