@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cache_schema import LatentDataset, open_dataset
 from cli import app
 from pipeline.teachers import load_teacher, teacher_preset
-from pipeline.teachers.internvl3.network import configuration, random_weights
+from pipeline.teachers.internvl3.model.network import configuration, random_weights
 from tests.paths import ROOT
 
 ROUNDING = 1e-5

@@ -23,7 +23,7 @@ def test_presets_are_named_as_in_the_table_and_promise_features(name):
 )
 def test_groups_of_layers(name, groups, length):
     preset = teacher_preset(name)
-    found = preset.layers_read.groups
+    found = preset.options.layers_read(preset.sizes.language.layers).groups
     assert len(found) == groups
     assert {group.last - group.first + 1 for group in found} == {length}
     shapes = {spec.name: spec.shape for spec in preset.features}
@@ -32,7 +32,9 @@ def test_groups_of_layers(name, groups, length):
 
 def test_the_student_of_the_other_size():
     preset = teacher_preset("internvl3-8b", {"student_layers": "28"})
-    assert {group.last - group.first for group in preset.layers_read.groups} == {0}
+    assert {
+        group.last - group.first for group in preset.options.layers_read(preset.sizes.language.layers).groups
+    } == {0}
 
 
 def test_sizes_of_images():
