@@ -40,8 +40,8 @@ ORION = Credits(
 )
 INTERNVL3 = Credits(
     papers=(
-        "Zhu et al., *InternVL3: Exploring Advanced Training and Test-Time Recipes for Open-Source Multimodal "
-        "Models*, arXiv 2504.10479",
+        "Zhu et al., *InternVL3: Exploring Advanced Training and Test-Time Recipes for Open-Source "
+        "Multimodal Models*, arXiv 2504.10479",
         "*Drive-KD*, arXiv 2601.21288, whose attention of a teacher this is",
     ),
     terms=(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.questions.sample import QuestionSample
+    from pipeline.teachers.internvl3.model.sizes import InternVLSizes
     from pipeline.teachers.internvl3.sequence import Layout
-    from pipeline.teachers.internvl3.sizes import InternVLSizes
     from pipeline.teachers.internvl3.tokenizer import QuestionTokenizer
 
 

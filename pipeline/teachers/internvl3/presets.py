@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
-from cache_schema.vocabulary.attention import (
-    CAPABILITIES,
-    SEQUENCE,
-    attention_features,
-    embedding_features,
-    pixel_features,
-)
-from pipeline.teachers.internvl3.attention import LayersRead
-from pipeline.teachers.internvl3.sequence import Layout
-from pipeline.teachers.internvl3.sizes import InternVLSizes, LanguageSizes, VisionSizes
-from pipeline.teachers.internvl3.windows import groups
+from pipeline.teachers.internvl3.model.sizes import InternVLSizes, LanguageSizes, VisionSizes
+from pipeline.teachers.internvl3.options import AttentionOptions, Options
 from pipeline.teachers.precision import TYPES
 
 if TYPE_CHECKING:
@@ -28,7 +19,7 @@ if TYPE_CHECKING:
 
     from cache_schema.format.features import FeatureSpec
     from cache_schema.progress import Progress
-    from pipeline.teachers.internvl3.checkpoint import Checkpoint, RandomWeights
+    from pipeline.teachers.internvl3.model.checkpoint import Checkpoint, RandomWeights
     from pipeline.teachers.internvl3.teacher import AttentionTeacher
     from pipeline.teachers.internvl3.vision import StudentVision
 
@@ -39,49 +30,6 @@ Byte pairs of Qwen2's kind. ``tokenizers.trainers.BpeTrainer`` merged them on 50
 were put together from lists of cameras, objects, movements and actions. 600 entries; the special tokens,
 ``<|endoftext|>`` and those that frame a prompt, have the last ids.
 """
-
-
-class Options(BaseModel):
-    """What can be chosen of every InternVL3, by ``--set FIELD=VALUE``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    layout: Layout = "intended"
-    """What stands between images: nothing, or what Drive-KD's program puts there by mistake."""
-    stored: Literal["float16", "float32"] = "float16"
-    """Type that attention, or embeddings of images, are stored in."""
-
-
-class AttentionOptions(Options):
-    """What can be chosen of a teacher of attention."""
-
-    signals: tuple[str, ...] = CAPABILITIES
-    """Capabilities that are taught, separated by commas. Layers that none of them needs are not computed."""
-    student_layers: int = Field(default=24, ge=1)
-    """Layers of the student's language model. InternVL3-1B has 24, -2B has 28."""
-    start: int = 0
-    """First layer, of teacher and student, that teaches reasoning."""
-    end: int = -2
-    """Last one; -1 is the last layer of all."""
-    max_tokens: int = Field(default=4096, ge=1)
-    """Longest sequence: twice what six cameras and a long answer take. The attention of one layer of the 14B
-    takes 8 GB at that length."""
-    share_prefix: bool = True
-    """Whether questions about the same images compute and store once what they share."""
-
-    @field_validator("signals", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("signals")
-    @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [part for part in value if part not in CAPABILITIES]:
-            raise ValueError(f"there is no {', '.join(map(repr, unknown))} among {', '.join(CAPABILITIES)}")
-        if not value:
-            raise ValueError(f"it is empty, which is none of {', '.join(CAPABILITIES)}")
-        return tuple(known for known in CAPABILITIES if known in value)
 
 
 @dataclass(frozen=True)
@@ -146,7 +94,7 @@ class _Preset:
             RequestError: No checkpoint is given, and this preset has no random weights; or it does not come
                 in this precision or quantisation.
         """
-        from pipeline.teachers.internvl3.checkpoint import RandomWeights, open_checkpoint
+        from pipeline.teachers.internvl3.model.checkpoint import RandomWeights, open_checkpoint
         from pipeline.teachers.internvl3.tokenizer import QuestionTokenizer
 
         if precision not in TYPES:
@@ -191,25 +139,12 @@ class InternVL3Preset(_Preset):
                 expected=f"at most {self.sizes.language.positions}, which {self.name} was trained for",
                 repair="choose fewer",
             )
-        _ = self.layers_read  # there must be such layers
-
-    @property
-    def layers_read(self) -> LayersRead:
-        """Layers whose attention is read."""
-        options, layers = self.options, self.sizes.language.layers
-        reasoning = "reasoning" in options.signals
-        return LayersRead(
-            first="perception" in options.signals,
-            penultimate=layers - 2 if "planning" in options.signals else None,
-            groups=groups(options.student_layers, layers, options.start, options.end) if reasoning else (),
-        )
+        _ = self.features  # there must be layers that are read
 
     @property
     def features(self) -> tuple[FeatureSpec, ...]:
         """Features that the teacher computes of every question."""
-        options = self.options
-        maps = attention_features(len(self.layers_read.groups), options.signals, options.stored)
-        return (*SEQUENCE, *maps)
+        return self.options.attention_features(self.sizes.language.layers)
 
     def load(
         self,
@@ -225,7 +160,9 @@ class InternVL3Preset(_Preset):
         from pipeline.teachers.internvl3.teacher import AttentionTeacher
 
         weights = self._weights(checkpoint, precision, quantize)
-        return AttentionTeacher(self, weights, device=device, precision=precision, progress=progress)
+        return AttentionTeacher(
+            self.name, self.options, weights, device=device, precision=precision, progress=progress
+        )
 
 
 @dataclass(frozen=True)
@@ -239,11 +176,7 @@ class StudentPreset(_Preset):
     @property
     def features(self) -> tuple[FeatureSpec, ...]:
         """Features of every question."""
-        sizes = self.sizes
-        if not self.embeds:
-            return (*SEQUENCE, *pixel_features(sizes.vision.image_size))
-        images = embedding_features(sizes.tokens_per_image, sizes.language.width, self.options.stored)
-        return (*SEQUENCE, *images)
+        return self.options.image_features(self.sizes, embeds=self.embeds)
 
     def load(
         self,
@@ -259,7 +192,15 @@ class StudentPreset(_Preset):
         from pipeline.teachers.internvl3.vision import StudentVision
 
         weights = self._weights(checkpoint, precision, quantize)
-        return StudentVision(self, weights, device=device, precision=precision, progress=progress)
+        return StudentVision(
+            self.name,
+            self.options,
+            weights,
+            embeds=self.embeds,
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
 
 
 _INTERNVIT_6B = VisionSizes(

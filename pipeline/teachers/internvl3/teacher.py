@@ -25,9 +25,9 @@ from cache_schema.vocabulary.attention import (
     PREFIX_SAMPLE,
 )
 from pipeline.teachers.internvl3.attention import AttentionReader
-from pipeline.teachers.internvl3.checkpoint import load_weights
 from pipeline.teachers.internvl3.inputs import QuestionReader, pinned, sequence_features
-from pipeline.teachers.internvl3.network import build
+from pipeline.teachers.internvl3.model.checkpoint import load_weights
+from pipeline.teachers.internvl3.model.network import build
 from pipeline.teachers.precision import TYPES, compute_exact_float32
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from cache_schema.progress import Progress
     from pipeline.questions.sample import QuestionSample
     from pipeline.teachers.internvl3.attention import Maps
-    from pipeline.teachers.internvl3.checkpoint import Checkpoint, RandomWeights
     from pipeline.teachers.internvl3.inputs import QuestionInputs
-    from pipeline.teachers.internvl3.presets import InternVL3Preset
+    from pipeline.teachers.internvl3.model.checkpoint import Checkpoint, RandomWeights
+    from pipeline.teachers.internvl3.options import AttentionOptions
 
 
 class Key(NamedTuple):
@@ -81,8 +81,9 @@ class AttentionTeacher:
     question's own tokens behind a shared prefix are few.
 
     Args:
-        preset: Name, sizes and options.
-        weights: A checkpoint, or random ones.
+        name: Part of its identity.
+        options: What was chosen.
+        weights: A checkpoint, or random ones; and sizes and tokenizer.
         device: Where it runs.
         precision: A key of ``TYPES``. Softmax and averages are in float32 always.
         progress: Counts tensors.
@@ -92,7 +93,8 @@ class AttentionTeacher:
 
     def __init__(
         self,
-        preset: InternVL3Preset,
+        name: str,
+        options: AttentionOptions,
         weights: Checkpoint | RandomWeights,
         *,
         device: str,
@@ -100,8 +102,9 @@ class AttentionTeacher:
         progress: Progress = SILENT,
     ) -> None:
         compute_exact_float32()
-        sizes, options, read = preset.sizes, preset.options, preset.layers_read
-        self.features = preset.features
+        sizes = weights.sizes
+        read = options.layers_read(sizes.language.layers)
+        self.features = options.attention_features(sizes.language.layers)
         self.device = device
         self._stored: torch.dtype = getattr(torch, options.stored)
         self._share_prefix = options.share_prefix
@@ -117,7 +120,7 @@ class AttentionTeacher:
             "groups": [list(group) for group in read.groups],
         }
         self.identity = TeacherIdentity(
-            name=preset.name,
+            name=name,
             weights=origin,
             precision=precision if precision == "fp32" else f"{precision}, attention averaged in fp32",
             preprocessing=self._reader.preprocessing,

@@ -16,9 +16,9 @@ from torch import nn
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.attention import IMAGE_EMBEDDINGS, IMAGE_PIXELS, IMAGES_SAMPLE, STUDENT
-from pipeline.teachers.internvl3.checkpoint import load_weights
 from pipeline.teachers.internvl3.inputs import QuestionReader, pinned, sequence_features
-from pipeline.teachers.internvl3.network import build
+from pipeline.teachers.internvl3.model.checkpoint import load_weights
+from pipeline.teachers.internvl3.model.network import build
 from pipeline.teachers.precision import TYPES, compute_exact_float32
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from cache_schema.progress import Progress
     from pipeline.questions.sample import QuestionSample
-    from pipeline.teachers.internvl3.checkpoint import Checkpoint, RandomWeights
     from pipeline.teachers.internvl3.inputs import QuestionInputs
-    from pipeline.teachers.internvl3.presets import StudentPreset
+    from pipeline.teachers.internvl3.model.checkpoint import Checkpoint, RandomWeights
+    from pipeline.teachers.internvl3.options import Options
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ class StudentVision:
     """The frozen vision tower of a student, or nothing but its pixels; implements ``Teacher``.
 
     Args:
-        preset: Name, sizes and options.
-        weights: The whole student: a checkpoint, or random weights.
+        name: Part of its identity.
+        options: What was chosen.
+        weights: The whole student: a checkpoint, or random weights; and sizes and tokenizer.
+        embeds: Whether the tower sees the images, or they are stored as pixels.
         device: Where it runs.
         precision: A key of ``TYPES``, of the tower and the projector.
         progress: Counts tensors.
@@ -61,31 +63,34 @@ class StudentVision:
 
     def __init__(
         self,
-        preset: StudentPreset,
+        name: str,
+        options: Options,
         weights: Checkpoint | RandomWeights,
         *,
+        embeds: bool,
         device: str,
         precision: str,
         progress: Progress = SILENT,
     ) -> None:
         compute_exact_float32()
-        self.features = preset.features
+        sizes = weights.sizes
+        self.features = options.image_features(sizes, embeds=embeds)
         self.device = device
         self._weights = weights
-        self._reader = QuestionReader(weights.tokenizer, preset.sizes, preset.options.layout)
-        self._embeds = preset.embeds
-        self._tokens, self._width = preset.sizes.tokens_per_image, preset.sizes.language.width
-        self._stored: torch.dtype = getattr(torch, preset.options.stored)
-        self.model = build(preset.sizes, 0)
+        self._reader = QuestionReader(weights.tokenizer, sizes, options.layout)
+        self._embeds = embeds
+        self._tokens, self._width = sizes.tokens_per_image, sizes.language.width
+        self._stored: torch.dtype = getattr(torch, options.stored)
+        self.model = build(sizes, 0)
         self.model.language_model = nn.Identity()
         used = self.model if self._embeds else None
         origin = load_weights(used, weights, device, TYPES[precision], progress)
         self.identity = TeacherIdentity(
-            name=preset.name,
+            name=name,
             weights=origin,
             precision=precision if self._embeds else "fp32",
             preprocessing=self._reader.preprocessing,
-            architecture={"model": preset.sizes.arguments()},
+            architecture={"model": sizes.arguments()},
         )
 
     def prepare(self, sample: QuestionSample) -> QuestionInputs:

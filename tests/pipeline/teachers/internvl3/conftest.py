@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.questions.sample import ImageFile, QuestionSample
-from pipeline.teachers.internvl3.presets import AttentionOptions, InternVL3Preset, Options, StudentPreset
-from pipeline.teachers.internvl3.sizes import InternVLSizes, LanguageSizes, VisionSizes
+from pipeline.teachers.internvl3.model.sizes import InternVLSizes, LanguageSizes, VisionSizes
+from pipeline.teachers.internvl3.options import AttentionOptions, Options
+from pipeline.teachers.internvl3.presets import InternVL3Preset, StudentPreset
 from tests.paths import GOLDEN
 
 RECORDED = GOLDEN / "drive_kd"

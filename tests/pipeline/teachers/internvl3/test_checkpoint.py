@@ -12,9 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import CheckpointError
 from pipeline.teachers.internvl3 import presets
-from pipeline.teachers.internvl3.checkpoint import load_weights, open_checkpoint, sources, transformers_names
-from pipeline.teachers.internvl3.network import build, configuration, shapes
-from pipeline.teachers.internvl3.sizes import check_sizes
+from pipeline.teachers.internvl3.model.checkpoint import (
+    load_weights,
+    open_checkpoint,
+    sources,
+    transformers_names,
+)
+from pipeline.teachers.internvl3.model.network import build, configuration, shapes
+from pipeline.teachers.internvl3.model.sizes import check_sizes
 from tests.pipeline.teachers.internvl3.conftest import RECORDED, make_folder, remote_config
 
 KEYS = json.loads((RECORDED / "internvl3_keys.json").read_text())
@@ -62,7 +67,7 @@ def test_larger_models_have_the_published_numbers_of_weights(preset, vision_laye
     wanted = shapes(preset.sizes)
     assert abs(sum(torch.Size(shape).numel() for shape in wanted.values()) / parameters - 1) < 0.01
     assert sum(name.endswith("lambda_1") for name in wanted) == vision_layers
-    model = build(preset.sizes, preset.layers_read.depth)
+    model = build(preset.sizes, preset.options.layers_read(preset.sizes.language.layers).depth)
     assert len(model.language_model.layers) == preset.sizes.language.layers - 1
     names = {name for name, _ in model.named_parameters()}
     large = preset is presets.INTERNVL3_38B

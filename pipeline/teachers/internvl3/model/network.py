@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from transformers import InternVLVisionConfig, Qwen2Config
 
-    from pipeline.teachers.internvl3.sizes import InternVLSizes
+    from pipeline.teachers.internvl3.model.sizes import InternVLSizes
 
 PREFIX = "model."
 """Of the names of all weights but the language model's head."""

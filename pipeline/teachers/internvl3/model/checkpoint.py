@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from cache_schema.errors import CheckpointError
 from cache_schema.progress import SILENT
-from pipeline.teachers.internvl3.network import place, random_weights, shapes
-from pipeline.teachers.internvl3.sizes import check_sizes
+from pipeline.teachers.internvl3.model.network import place, random_weights, shapes
+from pipeline.teachers.internvl3.model.sizes import check_sizes
 from pipeline.teachers.internvl3.tokenizer import read_tokenizer
 from pipeline.teachers.weights import Fingerprint, random_origin, refuse_placeholder
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from transformers import InternVLModel
 
     from cache_schema.progress import Progress
-    from pipeline.teachers.internvl3.network import Shapes
-    from pipeline.teachers.internvl3.sizes import InternVLSizes
+    from pipeline.teachers.internvl3.model.network import Shapes
+    from pipeline.teachers.internvl3.model.sizes import InternVLSizes
     from pipeline.teachers.internvl3.tokenizer import QuestionTokenizer
 
 CONFIG = "config.json"
