@@ -19,7 +19,6 @@ from cache_schema.vocabulary.attention import (
     IMAGE_RUNS,
     TOKEN_IDS,
 )
-
 from student.loading.ragged import Ragged
 
 if TYPE_CHECKING:
