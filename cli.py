@@ -169,11 +169,12 @@ def export(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="File to write: .safetensors; .onnx; or .pth, fused with the teacher's vision stack.",
+            help="To write: a file .safetensors; .onnx; .pth, fused with the teacher's vision stack; "
+            "or, without an ending, a folder that transformers loads.",
         ),
     ],
     dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET.zarr", help="What it was trained on, for .onnx.")
+        str | None, typer.Option(metavar="DATASET.zarr", help="What it was trained on; not for weights.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Orion.pth, for .pth.")] = None,
     with_datasets: student_commands.WithDatasets = None,

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound=BaseModel)
 Loss = TypeVar("Loss", bound="LossConfig")
 Export = Callable[["nn.Module", "Dataset", Path, str], str]
-"""Writes a trained student: the network, the dataset that it reads, the file, and a description of the run as
-JSON, which goes into the file. Returns a remark for the user, such as how exact the file is."""
+"""Writes a trained student: the network, the dataset that it reads, the file or folder to make, and a
+description of the run as JSON, which goes into it. Returns a remark for the user, such as how exact it is."""
 
 
 class LossConfig(BaseModel):
@@ -158,7 +158,7 @@ class System(Protocol):
 
     @property
     def exports(self) -> Mapping[str, Export]:
-        """Ending of a file, such as ``.onnx`` -> how it is written."""
+        """Ending of a file, such as ``.onnx``, or "" for a folder -> how it is written."""
         ...
 
     def required_features(self) -> tuple[str, ...]:

@@ -50,12 +50,12 @@ def naming(path: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def new_file(target: Path, *failures: type[Exception]) -> Generator[Path]:
-    """Yield a path to write to: the target's own name in a hidden folder beside it.
+    """Yield a path to write a file or a folder to: the target's own name in a hidden folder beside it.
 
-    Once written, the file and all others put beside it move to the folder of the target, the target last.
+    Once written, it and all others put beside it move to the folder of the target, the target last.
 
     Args:
-        target: Where the file is to be; nothing may be there yet.
+        target: Where the file or folder is to be; nothing may be there yet.
         failures: What a writing library raises besides OSError where the disk refuses.
 
     Raises:
@@ -91,7 +91,7 @@ def _refuse_existing(target: Path) -> None:
     if target.exists() or not target.parent.is_dir():
         raise RequestError(
             f"{target} " + ("exists already" if target.exists() else "is in a folder that does not exist"),
-            expected="a new file in a folder that exists",
+            expected="a new file, or a new folder, in a folder that exists",
             repair="give another path, or move what is there",
         )
 

@@ -1,4 +1,4 @@
-"""A trained student as one file: its weights, or what its system can write besides."""
+"""A trained student as a file of weights, or as the file or folder that its system can write besides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHTS = ".safetensors"
 
 
 class Exported(NamedTuple):
-    """A file that was written."""
+    """A file or folder that was written."""
 
     file: Path
     remark: str = ""
@@ -40,15 +40,16 @@ def export(
     with_datasets: Sequence[str | Path] = (),
     system: str | None = None,
 ) -> Exported:
-    """Write the newest checkpoint as a file, in the form that the file's ending names.
+    """Write the newest checkpoint in the form that the target's ending names; without one, as a folder.
 
     ``.safetensors`` holds the weights under their released names. Its metadata ``teachonce`` is the
     checkpoint's description as JSON: configuration, epochs, and the dataset and teacher behind it. It needs
-    neither dataset nor system. Systems write other forms, such as ``.onnx``.
+    neither dataset nor system. Systems write other forms, such as ``.onnx``, or a folder. A kill leaves the
+    target whole or absent.
 
     Args:
         run: Folder of a training run.
-        target: File to write; it must not exist.
+        target: File or folder to write; it must not exist.
         dataset: A latent dataset by the student's teacher, or its URL.
         with_datasets: The others, where the student was trained on several.
         system: The run's system, by its dotted name, if it is not part of this package.
@@ -57,7 +58,7 @@ def export(
         CheckpointError: The run has no readable checkpoint, or what was written does not compute what the
             student does; no file is left.
         IdentityError: The dataset is by another teacher.
-        RequestError: The ending stands for nothing, the dataset is missing or lacks something, the file is
+        RequestError: The ending stands for nothing, the dataset is missing or lacks something, the target is
             there already, or it cannot be written.
     """
     if target.suffix == WEIGHTS:
@@ -70,20 +71,25 @@ def export(
     if dataset is None:
         raise RequestError(
             "--dataset is missing",
-            expected=f"the student's dataset for a file {target.suffix or target.name}; {WEIGHTS} needs none",
+            expected=f"the student's dataset for {_form(target.suffix)}; {WEIGHTS} needs none",
             repair="add --dataset, or choose another ending",
         )
     trained = load_trained(run, dataset, with_datasets=with_datasets, system=system)
     write = trained.system.exports.get(target.suffix)
     if write is None:
         raise RequestError(
-            f"the system {trained.checkpoint.config.system!r} writes no file {target.suffix or target.name}",
-            expected=f"one of {', '.join((WEIGHTS, *trained.system.exports))}",
-            repair="give the file one of these endings",
+            f"the system {trained.checkpoint.config.system!r} writes no {_form(target.suffix)}",
+            expected=f"{' or '.join(map(_form, (WEIGHTS, *trained.system.exports)))}",
+            repair="give the target one of these endings",
         )
-    with new_file(target) as file:
+    with new_file(target, SafetensorError) as file:
         remark = write(trained.model, trained.dataset, file, trained.checkpoint.model_dump_json())
     return Exported(target, remark)
+
+
+def _form(ending: str) -> str:
+    """Return in words what a target with an ending is."""
+    return f"file {ending}" if ending else "folder (no ending)"
 
 
 def _sort_metadata(file: Path) -> None:

@@ -121,6 +121,17 @@ def test_it_is_trained_evaluated_exported_and_reported_by_the_ordinary_commands(
     assert "4 tensors, 3 clips" in own.stdout
     exported = json.loads((tmp_path / "toy.json").read_text())
     assert exported["run"]["config"]["student"]["width"] == 5
+    folder = teachonce("export", run, tmp_path / "toy", "--dataset", texts, "--system", SYSTEM)
+    assert folder.exit_code == 0, folder.output
+    assert json.loads((tmp_path / "toy" / "toy.json").read_text()) == exported
+    for target, refusal in (
+        ("toy", "exists already"),
+        ("toy.bin", "writes no file .bin\n  expected: file .safetensors or file .json or folder (no ending)"),
+    ):
+        refused = teachonce("export", run, tmp_path / target, "--dataset", texts, "--system", SYSTEM)
+        assert refused.exit_code == 2
+        assert refusal in refused.stderr
+    assert "--dataset is missing" in teachonce("export", run, tmp_path / "other").stderr
 
     shown = teachonce("report", run)
     assert shown.exit_code == 0, shown.output

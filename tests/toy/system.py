@@ -126,7 +126,7 @@ class Toy:
         self.student = parse_options(ToyConfig, student, "student")
         self.losses = build_losses(LOSSES, losses, LossConfig)
         self.gradients = Projection(active=self.student.projection)
-        self.exports = {".json": export_json}
+        self.exports = {".json": export_json, "": export_folder}
 
     def required_features(self) -> tuple[str, ...]:
         return ("letters", *(name for loss in self.losses.values() for name in loss.required_features))
@@ -165,6 +165,11 @@ def export_json(model: nn.Module, dataset, file: Path, description: str) -> str:
     weights = {name: value.tolist() for name, value in model.state_dict().items()}
     file.write_text(json.dumps({"run": json.loads(description), "weights": weights}))
     return f"{len(weights)} tensors, {len(dataset.clips)} clips"
+
+
+def export_folder(model: nn.Module, dataset, folder: Path, description: str) -> str:
+    folder.mkdir()
+    return export_json(model, dataset, folder / "toy.json", description)
 
 
 def _dense(gradient: Tensor | None, weight: Tensor) -> Tensor:

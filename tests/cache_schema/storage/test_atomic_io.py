@@ -43,6 +43,27 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_whole_or_absent(tmp_path):
+    target = tmp_path / "model"
+
+    def write_folder(error=None):
+        with new_file(target) as folder:
+            (folder / "layers").mkdir(parents=True)
+            (folder / "layers" / "0").write_text("weights")
+            assert not target.exists()
+            if error is not None:
+                raise error
+
+    with pytest.raises(RequestError, match="model cannot be written: no room"):
+        write_folder(OSError("no room"))
+    assert list(tmp_path.iterdir()) == []
+    write_folder()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (target / "layers" / "0").read_text() == "weights"
+    with pytest.raises(RequestError, match="exists already"):
+        write_folder()
+
+
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
     target = tmp_path / "weights"
     (tmp_path / ".weights.partial").mkdir()
