@@ -40,11 +40,13 @@ def learned(pair):
     samples = LatentSamples(pair, "train", features, device=CPU)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batch = samples.read(np.arange(len(samples)))
-    for _ in range(60):
+    for _ in range(300):
         loss = sum(AnswerCe()(model(*s[:3]), s, model) for s in samples_of(batch, "language"))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if loss < 0.02 * len(samples):
+            break
     return model.eval()
 
 
