@@ -17,6 +17,7 @@ from cache_schema.vocabulary.attention import (
 )
 from student.drive_kd.model import PIXEL_MEAN, PIXEL_STD, DriveKd
 from student.drive_kd.sample import image_feature
+from student.flatten import flatten
 from student.runs.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from student.loading.dataset import Dataset
 
 ATTENTION = (ATTENTION_FIRST, ATTENTION_GROUPS, ATTENTION_PENULTIMATE)
+IMAGE_TOKENS = ("image_token_id", "image_seq_length")
+"""Sizes of a model that decide which tokens stand for an image."""
 SEES = ("model.vision_tower.", "model.multi_modal_projector.")
 """Beginnings of the names of weights that only a student with ``trainable = all`` has."""
 
@@ -131,20 +134,18 @@ def _refuse_other_inputs(own: LatentDataset, teacher: LatentDataset) -> None:
 
     That their tokens are the same is known from joining: token ids must be equal.
     """
-    one, other = own.manifest.teacher, teacher.manifest.teacher
-    differing = {
-        field: (one.preprocessing.get(field), other.preprocessing.get(field))
-        for field in ("layout", "image")
-        if one.preprocessing.get(field) != other.preprocessing.get(field)
-    }
-    models = [identity.architecture.get("model", {}) for identity in (one, other)]
-    for field in ("image_token_id", "image_seq_length"):
-        if models[0].get(field) != models[1].get(field):
-            differing[field] = (models[0].get(field), models[1].get(field))
+    inputs = [
+        flatten({field: identity.preprocessing.get(field) for field in ("layout", "image")})
+        | {field: identity.architecture.get("model", {}).get(field) for field in IMAGE_TOKENS}
+        for identity in (teacher.manifest.teacher, own.manifest.teacher)
+    ]
+    fields = dict.fromkeys((*inputs[0], *inputs[1]))
+    found = {field: tuple(one.get(field) for one in inputs) for field in fields}
+    differing = {field: both for field, both in found.items() if both[0] != both[1]}
     if differing:
         raise IdentityError(
             f"{teacher} and {own} were made from other inputs: "
-            + "; ".join(f"{field} {there!r} and {here!r}" for field, (here, there) in differing.items()),
+            + "; ".join(f"{field} {there!r} and {here!r}" for field, (there, here) in differing.items()),
             expected="one prompt layout and one recipe for pixels, and the same tokens for an image",
             repair="extract one of them again with the other's layout (--set layout=...) and checkpoints of "
             "one family",

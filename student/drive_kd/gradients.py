@@ -63,8 +63,7 @@ def add_combined(weights: Sequence[nn.Parameter], gradients: Gradients, coeffici
             if gradient is None:
                 continue
             if weight.grad is None:
-                # A convolution's gradient may lie otherwise in memory than its weight; AdamW reads both in one
-                # order.
+                # AdamW needs it to lie in memory as the weight does; a convolution's may not.
                 weight.grad = torch.mul(gradient, coefficient, out=torch.empty_like(weight))
             else:
                 weight.grad.addcmul_(gradient, coefficient)

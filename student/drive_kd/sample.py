@@ -19,6 +19,7 @@ from cache_schema.vocabulary.attention import (
     IMAGE_RUNS,
     TOKEN_IDS,
 )
+from student.loading.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,9 @@ def samples_of(batch: Batch, trainable: Trainable) -> Iterator[Sample]:
     numbers = torch.stack([batch[ANSWER_START], batch[CAPABILITY]], dim=1).tolist()
     images = image_feature(trainable)
     inputs = {ANSWER_START, CAPABILITY, TOKEN_IDS, IMAGE_RUNS, images}
-    targets = {name: values for name, values in batch.items() if name not in inputs and values is not None}
+    targets = {
+        name: values for name, values in batch.items() if name not in inputs and isinstance(values, Ragged)
+    }
     for place, (answer_start, capability) in enumerate(numbers):
         yield Sample(
             batch[TOKEN_IDS].item(place),
@@ -85,5 +88,5 @@ def samples_of(batch: Batch, trainable: Trainable) -> Iterator[Sample]:
             batch[images].item(place),
             answer_start,
             CAPABILITIES[capability],
-            {name: values.item(place) for name, values in targets.items() if hasattr(values, "items")},
+            {name: values.item(place) for name, values in targets.items()},
         )

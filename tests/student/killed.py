@@ -19,6 +19,9 @@ from student.training.train import train
 
 torch.set_num_threads(1)
 data, run, config, *moments = sys.argv[1:]
+data, *more = map(Path, data.split(os.pathsep))
+if more:  # questions, whose student every child would import
+    from transformers import InternVLConfig, InternVLModel, Qwen2Model
 
 
 def kill(*_):
@@ -52,17 +55,17 @@ for moment in [*moments, ""]:
     child = os.fork()
     if not child:
         arm(moment)
-        train(Path(data), Path(run), RunConfig.model_validate_json(config), trackers=())
+        train(data, Path(run), RunConfig.model_validate_json(config), with_datasets=more, trackers=())
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def train_with_kills(data: Path, run: Path, config: RunConfig, moments: list[str]) -> None:
+def train_with_kills(data: Path | str, run: Path, config: RunConfig, moments: list[str]) -> None:
     """Train to the end, killed once at every moment and resumed each time.
 
     Args:
-        data: The dataset.
+        data: The dataset; of several that are joined, their paths with ``os.pathsep`` between them.
         run: Folder of the run.
         config: Its configuration.
         moments: A number of steps after the start, "writing" or "renamed" a checkpoint, "logged" an epoch.

@@ -21,6 +21,9 @@ from student.training.train import train
 
 torch.set_num_threads(1)
 data, folder, configs = sys.argv[1:]
+data, *more = map(Path, data.split(os.pathsep))
+if more:  # questions, whose student every child would import
+    from transformers import InternVLConfig, InternVLModel, Qwen2Model
 for name, config in json.loads(configs).items():
     children = {}
     for rank in "01":
@@ -34,7 +37,8 @@ for name, config in json.loads(configs).items():
                     world_size=2,
                     timeout=datetime.timedelta(seconds=60),
                 )
-                train(Path(data), Path(folder) / name, RunConfig.model_validate(config), trackers=())
+                config = RunConfig.model_validate(config)
+                train(data, Path(folder) / name, config, with_datasets=more, trackers=())
             except BaseException as error:
                 print(repr(str(error)))
                 sys.stdout.flush()
@@ -47,8 +51,10 @@ for name, config in json.loads(configs).items():
 """
 
 
-def train_in_pairs(data: Path, folder: Path, configs: Mapping[str, RunConfig]) -> tuple[list[str], str]:
+def train_in_pairs(data: Path | str, folder: Path, configs: Mapping[str, RunConfig]) -> tuple[list[str], str]:
     """Train each configuration in ``folder / name`` by two processes.
+
+    Of several datasets that are joined, ``data`` is their paths with ``os.pathsep`` between them.
 
     Returns:
         The lines that were printed: ``NAME RANK EXIT_CODE`` of each process, and the errors; and the standard

@@ -38,6 +38,11 @@ def test_importing_it_loads_nothing_slow():
     assert loaded_after("import student, student.commands, student.systems") == "[]"
 
 
+def test_a_preset_of_drive_kd_loads_no_transformers_before_it_is_trained():
+    code = "from student.runs.presets import preset\npreset('drive-kd')"
+    assert loaded_after(code) == "['torch']"
+
+
 def test_training_evaluating_and_reporting_load_no_teacher_and_no_transformers(dataset_path, tmp_path):
     code = (
         "from pathlib import Path\n"
