@@ -130,6 +130,14 @@ def test_text_before_an_image_leaves_no_prefix(teacher, asked):
     assert found[1]["attention_groups_to_prefix"].shape[-1] == 0
 
 
+def test_a_prefix_outlasts_a_question_that_has_none(teacher, asked):
+    between = dataclasses.replace(asked[0], question="Look: <image><image>What moves?")
+    found = run(teacher, [asked[0], between, asked[1]])
+    assert [int(row["prefix_sample"]) for row in found] == [0, 1, 0]
+    (alone,) = run(teacher, [asked[1]])
+    assert torch.equal(found[2]["attention_groups"], alone["attention_groups"])
+
+
 def test_a_question_without_images(teacher, asked):
     (found,) = run(teacher, [dataclasses.replace(asked[0], images=())])
     length = len(found["token_ids"])
