@@ -68,7 +68,10 @@ SourceName = Annotated[
 TeacherName = Annotated[str, typer.Option("--teacher", help="Preset, or your own as package.module:NAME.")]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Orion.pth, or a folder made by `convert`. Without it weights are random."),
+    typer.Option(
+        help="Orion.pth, or a folder made by `convert`; an InternVL3's folder as it is. "
+        "Without it weights are random."
+    ),
 ]
 Slots = Annotated[
     int,

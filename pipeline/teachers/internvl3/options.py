@@ -52,7 +52,7 @@ class AttentionOptions(Options):
     """Last one; -1 is the last layer of all."""
     max_tokens: int = Field(default=4096, ge=1)
     """Longest sequence: twice what six cameras and a long answer take. The attention of one layer of the 14B
-    takes 8 GB at that length."""
+    takes up to 8 GB at that length."""
     share_prefix: bool = True
     """Whether questions about the same images compute and store once what they share."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOKENIZER = Path(__file__).with_name("tokenizer.json")
 """Tokenizer of models with random weights.
 
-Byte pairs of Qwen2's kind. ``tokenizers.trainers.BpeTrainer`` merged them on 500 sentences about driving that
+Byte pairs of Qwen2's kind. ``tokenizers.trainers.BpeTrainer`` merged them on 768 sentences about driving that
 were put together from lists of cameras, objects, movements and actions. 600 entries; the special tokens,
 ``<|endoftext|>`` and those that frame a prompt, have the last ids.
 """

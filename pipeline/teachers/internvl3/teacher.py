@@ -8,7 +8,7 @@ Dimension letters as in ``cache_schema.vocabulary.attention``; R is the tokens o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -172,24 +172,22 @@ class AttentionTeacher:
 
     def _attend(self, inputs: QuestionInputs, before: SlotState) -> tuple[dict, SlotState]:
         """Compute the attention of one question, and what the next one may share with it."""
-        sample, prefix = (before.samples, before.prefix) if before.clip == inputs.clip else (0, None)
+        sample, last = (before.samples, before.prefix) if before.clip == inputs.clip else (0, None)
         length = inputs.prefix if self._share_prefix else 0
-        key = Key(inputs.clip, tuple(inputs.token_ids[:length].tolist()), inputs.images)
-        first_of_prefix = prefix is None or prefix.key != key
-        if first_of_prefix:
-            prefix = None
-            if length:
-                cache = DynamicCache()
-                maps = self._pass(self._embed(inputs, 0, length, with_images=True), cache)
-                prefix = Prefix(key, sample, cache, maps)
         embedded = self._embed(inputs, length, len(inputs.token_ids), with_images=not length)
-        maps = self._pass(embedded, prefix.cache if prefix else DynamicCache())
-        if prefix:
-            prefix.cache.crop(length - len(inputs.token_ids))  # by so many
-        values = self._values(inputs, maps, prefix, sample, stores_prefix=first_of_prefix)
-        if prefix and first_of_prefix:
-            prefix = Prefix(key, sample, prefix.cache, prefix.maps._replace(groups=None))
-        return values, SlotState(inputs.clip, sample + 1, prefix)
+        if not length:
+            values = self._values(inputs, self._pass(embedded, DynamicCache()), None, sample)
+            return values, SlotState(inputs.clip, sample + 1, last)
+        key = Key(inputs.clip, tuple(inputs.token_ids[:length].tolist()), inputs.images)
+        prefix = last
+        if prefix is None or prefix.key != key:
+            cache = DynamicCache()
+            maps = self._pass(self._embed(inputs, 0, length, with_images=True), cache)
+            prefix = Prefix(key, sample, cache, maps)
+        values = self._values(inputs, self._pass(embedded, prefix.cache), prefix, sample)
+        prefix.cache.crop(length - len(inputs.token_ids))  # by so many
+        stored = replace(prefix, maps=prefix.maps._replace(groups=None))
+        return values, SlotState(inputs.clip, sample + 1, stored)
 
     def _embed(self, inputs: QuestionInputs, begin: int, end: int, *, with_images: bool) -> Tensor:
         """Return the embeddings (1, R, width) of some tokens, and of all images if they are among them."""
@@ -206,9 +204,7 @@ class AttentionTeacher:
         self.model.language_model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
         return self._attention.take()
 
-    def _values(
-        self, inputs: QuestionInputs, own: Maps, prefix: Prefix | None, sample: int, *, stores_prefix: bool
-    ) -> dict:
+    def _values(self, inputs: QuestionInputs, own: Maps, prefix: Prefix | None, sample: int) -> dict:
         """Return the features of attention of one question.
 
         Args:
@@ -216,7 +212,6 @@ class AttentionTeacher:
             own: Attention (S, P + S) of the tokens behind the prefix.
             prefix: The prefix, if it has one.
             sample: The question's place in its clip.
-            stores_prefix: Whether it is the first one of its prefix.
         """
         length = len(prefix.key.token_ids) if prefix else 0
         values = {}
@@ -237,8 +232,7 @@ class AttentionTeacher:
             values[PREFIX_SAMPLE] = prefix.sample if prefix else sample
             values[ATTENTION_GROUPS] = own.groups[..., length:]
             values[ATTENTION_GROUPS_TO_PREFIX] = own.groups[..., :length]
-            stored = prefix.maps.groups if prefix and stores_prefix else None
-            values[ATTENTION_GROUPS_PREFIX] = (
-                own.groups.new_zeros(self._groups, 0, 0) if stored is None else stored
-            )
+            stored = prefix.maps.groups if prefix else None
+            nothing = own.groups.new_zeros(self._groups, 0, 0)
+            values[ATTENTION_GROUPS_PREFIX] = nothing if stored is None else stored
         return values

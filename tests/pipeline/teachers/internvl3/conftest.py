@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,12 @@ class Recorded(NamedTuple):
         question, answer = (item["question"], item["answer"]) if "question" in item else texts[:2]
         images = tuple(image_file(RECORDED, written) for written in item["images"])
         return QuestionSample(clip, 0, recorded["item"], recorded["capability"], question, answer, images)
+
+    def about(self, first: int, behind: int) -> QuestionSample:
+        """Return a question about some images of the sample that has most."""
+        sample = self.sample(max(self.meta["samples"], key=lambda sample: sample["images"]))
+        assert len(sample.images) >= behind
+        return replace(sample, question="What moves?", images=sample.images[first:behind])
 
 
 @pytest.fixture(scope="session")

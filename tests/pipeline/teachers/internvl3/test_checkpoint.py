@@ -210,7 +210,7 @@ def test_damaged_files_are_refused(recorded, student_folder, tmp_path, file, con
 @pytest.mark.parametrize(
     ("where", "key", "value"),
     [
-        ("llm_config", "num_hidden_layers", 7),
+        ("llm_config", "num_hidden_layers", 99),
         ("llm_config", "model_type", "internlm2"),
         ("llm_config", "rope_theta", 1e4),
         ("llm_config", "rope_scaling", {"type": "yarn", "factor": 4.0}),

@@ -1,6 +1,7 @@
 """Token ids, image places and labels, against the recorded set and by hand."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from cache_schema.errors import CheckpointError
 from pipeline.teachers.internvl3.presets import TOKENIZER
 from pipeline.teachers.internvl3.sequence import placed, token_sequence
-from pipeline.teachers.internvl3.tokenizer import SPECIAL, QuestionTokenizer, read_tokenizer
+from pipeline.teachers.internvl3.tokenizer import SPECIAL, QuestionTokenizer, read_tokenizer, tokenizer_json
 from tests.pipeline.teachers.internvl3.conftest import RECORDED
 
 IGNORED = -100
@@ -73,13 +74,17 @@ def test_the_released_layout_reads_the_list_of_texts_and_paths_at_half_the_pace(
     assert placed("0<image>1", "abcd", "released") == (["0"], "1")
 
 
-def test_text_before_the_first_image_is_encoded_with_the_header(tokenizer):
-    # A newline there joins the header's own to one word.
-    found = sequence(tokenizer, "\n\n<image>?", images=("a.png",))
-    assert list(found.token_ids[: found.image_runs[0][0] - 1]) == [
-        tokenizer.begin,
-        *tokenizer.encode("user\n\n\n"),
-    ]
+def test_text_beside_a_header_is_encoded_with_it():
+    """Newlines there join the header's own to one word, as they do where the whole prompt is encoded."""
+    model = json.loads((RECORDED / "tokenizer.json").read_text())["model"]
+    newlines = "\u010a\u010a"  # two newlines, as byte-level vocabularies write them
+    vocabulary = {**model["vocab"], newlines: len(model["vocab"])}
+    special = {token: len(vocabulary) + place for place, token in enumerate(SPECIAL)}
+    tokenizer = QuestionTokenizer(tokenizer_json(vocabulary, [list(newlines)], special), "here")
+    found = sequence(tokenizer, "\n<image>?", answer="\nYes.", images=("a.png",))
+    joined = vocabulary[newlines]
+    assert found.token_ids[found.image_runs[0][0] - 2] == joined
+    assert found.token_ids[found.answer_start :].count(joined) == 1
     assert found.prefix == 0
 
 
@@ -103,8 +108,6 @@ def test_a_special_token_that_is_not_marked_so_is_not_forged_either():
 
 
 def test_older_files_make_the_same_tokens(tokenizer, tmp_path):
-    import json
-
     whole = json.loads((RECORDED / "tokenizer.json").read_text())
     model = whole["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cache_schema.errors import ClipError
-from tests.pipeline.teachers.internvl3.conftest import RECORDED, close
+from tests.pipeline.teachers.internvl3.conftest import close
 
 CAPABILITIES = ("perception", "reasoning", "planning")
 
@@ -67,12 +67,12 @@ def teacher(recorded, teacher_folders):
 @pytest.fixture
 def asked(recorded):
     """Three questions about two images and one about one, in one clip."""
-    first, one = (recorded.sample(recorded.meta["samples"][place]) for place in (1, 0))
+    first, one = recorded.about(0, 2), recorded.about(1, 2)
     return [
-        dataclasses.replace(first, question="What moves?"),
+        first,
         dataclasses.replace(first, question="Should the ego vehicle brake now, and why?", answer="No."),
         dataclasses.replace(one, question="<image>And here?"),
-        dataclasses.replace(first, question="What moves?", answer="Nothing at all."),
+        dataclasses.replace(first, answer="Nothing at all."),
     ]
 
 
@@ -128,6 +128,14 @@ def test_text_before_an_image_leaves_no_prefix(teacher, asked):
     found = run(teacher, [dataclasses.replace(asked[0], question="Look: <image><image>What moves?")] * 2)
     assert [int(row["prefix_sample"]) for row in found] == [0, 1]
     assert found[1]["attention_groups_to_prefix"].shape[-1] == 0
+
+
+def test_a_prefix_outlasts_a_question_that_has_none(teacher, asked):
+    between = dataclasses.replace(asked[0], question="Look: <image><image>What moves?")
+    found = run(teacher, [asked[0], between, asked[1]])
+    assert [int(row["prefix_sample"]) for row in found] == [0, 1, 0]
+    (alone,) = run(teacher, [asked[1]])
+    assert torch.equal(found[2]["attention_groups"], alone["attention_groups"])
 
 
 def test_a_question_without_images(teacher, asked):
@@ -232,7 +240,7 @@ def test_a_question_that_is_too_long_is_named(recorded, teacher_folders, asked):
 def test_an_image_that_changed_is_refused(teacher, asked, tmp_path):
     image = asked[0].images[0]
     other = tmp_path / "other.png"
-    other.write_bytes((RECORDED / asked[2].images[0].written).read_bytes())
+    other.write_bytes(asked[2].images[0].file.read_bytes())
     changed = dataclasses.replace(image, file=other, sha256="0" * 64)
     with pytest.raises(ClipError, match="changed"):
         teacher.prepare(dataclasses.replace(asked[0], images=(changed,)))

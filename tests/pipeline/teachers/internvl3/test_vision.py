@@ -17,7 +17,7 @@ def vision(recorded, student_folder):
 
 @pytest.fixture
 def asked(recorded):
-    one, two = (recorded.sample(recorded.meta["samples"][place]) for place in (0, 1))
+    one, two = recorded.about(1, 2), recorded.about(0, 2)
     other = dataclasses.replace(two, question="And now?")
     return [two, other, one, two, dataclasses.replace(two, clip="another")]
 
