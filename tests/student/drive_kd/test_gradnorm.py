@@ -91,8 +91,9 @@ def test_a_sample_that_a_process_has_borrowed_counts_nothing():
         context.factors.update(answer_ce=1.0, planning=1.0)
         for step in range(2):  # of the first, all terms have fallen alike
             for share in shares:
-                # What is borrowed has other losses.
-                terms = {"answer_ce": weight.sum() * (1 + step), "planning": weight[0] * (3 - 2 * share)}
+                # Of what is borrowed, the second term has grown.
+                grown = 1.0 if share else 1 + 5.0 * step
+                terms = {"answer_ce": weight.sum() * (1 + step), "planning": weight[0] * grown}
                 rule(terms, [weight], lambda loss, share=share: loss * share, context)
             rule.end_step([weight], lambda value: value, context)
         after.append(rule.weights)
