@@ -1,6 +1,6 @@
 """Measures a student on held-out questions: what it has learned of the teacher, and what it answers.
 
-Dimension letters: N question, V byte of text.
+Dimension letters: N question.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def evaluate_questions(
     progress.expect(2 * len(samples))
     forced = _teacher_forced(model, samples, losses, progress)
     turns = [*zip(forced.token_ids, forced.answer_start, strict=True)]
+    questions, answers = ([of(*turn) for turn in turns] for of in (texts.question, texts.answer))
 
     answer_tokens = np.array([len(ids) - start for ids, start in turns])
     longest = longest_reply or LENGTH_FACTOR * int(answer_tokens.max())
@@ -103,9 +104,7 @@ def evaluate_questions(
     )
     written = [texts.text(reply.ids) for reply in replies]
     cut = np.array([not reply.ended for reply in replies])
-    compared = compare(
-        [texts.question(*turn) for turn in turns], [texts.answer(*turn) for turn in turns], written
-    )
+    compared = compare(questions, answers, written)
     groups = summarise(
         compared,
         forced.terms,

@@ -123,3 +123,19 @@ def test_the_order_is_drawn_anew_for_every_sample_and_is_the_same_in_every_proce
     assert len(set(orders)) == 6
     assert max(orders.count(order) for order in set(orders)) < 40  # of 120, 20 each on average
     assert orders[5] == tuple(drawn(one_sample(1, 1, samples=4).rng(1), followers))
+
+
+@pytest.mark.parametrize("projection", ["per-sample", "per-step"])
+def test_the_rule_draws_for_the_place_of_its_sample_or_for_the_step(projection):
+    drawn_numbers = []
+    rule = DriveKdRule(
+        DriveKdConfig(projection=projection),
+        build_losses(LOSSES, {"answer_ce": {}, "planning": {}}, Loss),
+        order=lambda rng, followers: drawn_numbers.append(rng.random()) or followers,
+    )
+    weight = nn.Parameter(torch.ones(3))
+    context = one_sample(step=4, position=2, samples=5)
+    rule({"answer_ce": weight.sum(), "planning": -weight[0]}, [weight], lambda loss: loss, context)
+    rule.end_step([weight], lambda value: value, context)
+    rng = context.rng(2) if projection == "per-sample" else context.rng()
+    assert drawn_numbers == [rng.random()]

@@ -2,12 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from cache_schema.errors import RequestError
+from student.drive_kd.config import DriveKdConfig
 from student.drive_kd.gradnorm import Reweighting
+from student.drive_kd.losses import LOSSES, Loss
+from student.drive_kd.rule import DriveKdRule
 from student.drive_kd.system import DriveKdSystem
+from student.step import StepContext
+from student.system import build_losses
 from tests.student.drive_kd.recorded import SET, TERMS
 
 VECTORS = {vectors["name"]: vectors for vectors in json.loads((SET / "reweight_vectors.json").read_text())}
@@ -72,3 +79,23 @@ def test_weights_that_its_inverse_would_overflow_are_refused():
     assert "student.weighting=static" in refused.value.repair
     DriveKdSystem({"weighting": "static"}, losses)
     DriveKdSystem({"weighting": "gradnorm"}, {"answer_ce": {}, "planning": {"weight": 80}})
+
+
+def test_a_sample_that_a_process_has_borrowed_counts_nothing():
+    after = []
+    for shares in ((1.0,), (1.0, 0.0)):
+        losses = build_losses(LOSSES, {"answer_ce": {}, "planning": {}}, Loss)
+        rule = DriveKdRule(DriveKdConfig(weighting="gradnorm", alpha=1.0, weight_learning_rate=0.1), losses)
+        weight = nn.Parameter(torch.ones(2))
+        context = StepContext(0, 0, samples=1, positions=np.array([0]), device=torch.device("cpu"))
+        context.factors.update(answer_ce=1.0, planning=1.0)
+        for step in range(2):  # of the first, all terms have fallen alike
+            for share in shares:
+                # Of what is borrowed, the second term has grown.
+                grown = 1.0 if share else 1 + 5.0 * step
+                terms = {"answer_ce": weight.sum() * (1 + step), "planning": weight[0] * grown}
+                rule(terms, [weight], lambda loss, share=share: loss * share, context)
+            rule.end_step([weight], lambda value: value, context)
+        after.append(rule.weights)
+    assert after[0]["planning"] != 1
+    assert after[0] == after[1]

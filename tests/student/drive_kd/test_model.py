@@ -96,7 +96,10 @@ def test_its_weights_are_named_as_in_transformers_and_are_not_tied():
     }
     language = student("language").state_dict()
     assert language.keys() == {name for name in theirs if "language_model" in name or "lm_head" in name}
-    weights = type(model)(config, "language").state_dict()
+    untied = type(model)(config, "language")
+    assert not untied.config.tie_word_embeddings
+    assert not untied.config.text_config.tie_word_embeddings
+    weights = untied.state_dict()
     names = ("lm_head.weight", "model.language_model.embed_tokens.weight")
     assert weights[names[0]].data_ptr() != weights[names[1]].data_ptr()
     assert not torch.equal(*(tensors("student_hf_names")[name] for name in names))
