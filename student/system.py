@@ -127,6 +127,10 @@ class Evaluation(BaseModel):
         values = flatten(self.model_dump(exclude={"epoch"})).items()
         return {name: value for name, value in values if type(value) in (int, float)}
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the 95% confidence intervals of some of these numbers, which are then shown beside them."""
+        return {}
+
 
 class System(Protocol):
     """One way to make a student.

@@ -98,9 +98,7 @@ class DriveKdSystem:
         from student.drive_kd.evaluation import evaluate_questions
 
         student = cast("DriveKd", model)
-        return evaluate_questions(
-            student, dataset, split, losses=self.losses, device=device, progress=progress
-        )
+        return evaluate_questions(student, dataset, split, device=device, progress=progress)
 
     def _step(
         self, model: nn.Module, batch: Batch, warmth: Mapping[str, float], context: StepContext | None

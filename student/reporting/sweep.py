@@ -13,6 +13,7 @@ from cache_schema.dataset.join import open_dataset
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
+from student.open_loop.bootstrap import Interval
 from student.open_loop.evaluation import OpenLoopEvaluation, shown, words
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
@@ -50,6 +51,8 @@ class Outcome(BaseModel):
     """Terms of the loss on the held-out samples after the last epoch."""
     numbers: Numbers
     """Of the evaluation."""
+    intervals: dict[str, Interval] = {}
+    """Of those numbers that have one."""
 
 
 class Sweep(BaseModel):
@@ -71,16 +74,31 @@ class Sweep(BaseModel):
         names = list(dict.fromkeys(name for numbers in results.values() for name in numbers))
         if HEADINGS.keys() <= set(names):
             names = [name for name in names if name in HEADINGS or name.startswith("cosine")]
-        found = _table("Evaluation; L2 in metres, averaged up to a horizon", names)
-        for numbers_of_all in (results, self.others):
-            for label, numbers in numbers_of_all.items():
-                found.add_row(words(label), *(shown(numbers.get(name)) for name in names))
-            found.add_section()
+            found = _table("Evaluation; L2 in metres, averaged up to a horizon", names)
+            for numbers_of_all in (results, self.others):
+                for label, numbers in numbers_of_all.items():
+                    found.add_row(words(label), *(shown(numbers.get(name)) for name in names))
+                found.add_section()
+        else:
+            found = self._one_row_a_number(names)
         terms = list(dict.fromkeys(name for done in self.outcomes for name in done.val))
         losses = _table("Terms of the loss, held-out", terms)
         for done in self.outcomes:
             losses.add_row(done.preset, *(shown(done.val.get(name)) for name in terms))
         return Group(found, losses, *(f"{name} diverged: {why}" for name, why in self.diverged.items()))
+
+    def _one_row_a_number(self, names: Sequence[str]) -> Table:
+        """Return a table with a column a configuration, and the interval below a number that has one."""
+        found = Table(title="Evaluation", title_justify="left")
+        found.add_column("")
+        for done in self.outcomes:
+            found.add_column(done.preset, justify="right")
+        for name in names:
+            cells = [shown(done.numbers.get(name)) for done in self.outcomes]
+            spreads = [done.intervals.get(name) for done in self.outcomes]
+            below = ["" if spread is None else "\n" + "..".join(map(shown, spread)) for spread in spreads]
+            found.add_row(words(name), *map(str.__add__, cells, below))
+        return found
 
 
 def sweep(
@@ -145,6 +163,7 @@ def sweep(
                 weights=sum(value.numel() for value in weights.values()),
                 val=logged[-1] if logged else {},  # a log may have been lost
                 numbers=evaluation.numbers(),
+                intervals=evaluation.intervals(),
             )
         )
         if isinstance(evaluation, OpenLoopEvaluation):

@@ -1,6 +1,6 @@
 """Measures a student on held-out questions: what it has learned of the teacher, and what it answers.
 
-Dimension letters: N question, V byte of text.
+Dimension letters: N question.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from cache_schema.progress import SILENT, Progress
 from cache_schema.vocabulary.attention import (
     ANSWER_START,
+    ATTENTION_GROUPS,
     CAPABILITY,
     FRAME_INDEX,
     IMAGE_RUNS,
@@ -25,15 +26,16 @@ from student.drive_kd.evaluation.overlap import require_sacrebleu
 from student.drive_kd.evaluation.result import QuestionEvaluation
 from student.drive_kd.evaluation.summary import summarise
 from student.drive_kd.evaluation.texts import Texts
+from student.drive_kd.losses import LOSSES, Loss
 from student.drive_kd.sample import image_feature, samples_of
 from student.loading.batches import LatentSamples
 from student.loading.dataset import stores
+from student.system import build_losses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from student.drive_kd.evaluation.generate import Reply
-    from student.drive_kd.losses import Loss
     from student.drive_kd.model import DriveKd
     from student.loading.dataset import Dataset
 
@@ -42,6 +44,7 @@ BATCH = 8
 LENGTH_FACTOR = 2
 """A reply is cut at so many times the longest answer of the split: one that goes on longer repeats itself."""
 
+REASONING = "reasoning"
 LABELS = (CAPABILITY, FRAME_INDEX, QUESTION_ID)
 
 
@@ -50,7 +53,6 @@ def evaluate_questions(
     dataset: Dataset,
     split: str,
     *,
-    losses: Mapping[str, Loss],
     device: torch.device,
     batch_size: int = BATCH,
     longest_reply: int | None = None,
@@ -58,11 +60,13 @@ def evaluate_questions(
 ) -> tuple[QuestionEvaluation, dict[str, np.ndarray]]:
     """Measure a student on the questions of a split.
 
+    Losses are Drive-KD's own, unweighted: all whose signals the dataset has, whatever the student was trained
+    for, so that runs compare.
+
     Args:
         model: In evaluation mode, on the device.
         dataset: The teacher's dataset and the student's, joined.
         split: "train", "val" or "all".
-        losses: Terms to measure, unweighted; but for those whose features the dataset does not have.
         device: Where batches go.
         batch_size: Prompts that are continued together.
         longest_reply: Tokens after which a reply is cut; ``LENGTH_FACTOR`` times the longest answer if None.
@@ -77,11 +81,7 @@ def evaluate_questions(
     """
     require_sacrebleu()
     texts = Texts(dataset)
-    losses = {
-        name: loss
-        for name, loss in losses.items()
-        if all(stores(dataset, feature) for feature in loss.required_features)
-    }
+    losses = measurable(model, dataset)
     image = image_feature(model.trainable)
     targets = {name for loss in losses.values() for name in loss.required_features}
     features = {*targets, *LABELS, TOKEN_IDS, IMAGE_RUNS, ANSWER_START, image}
@@ -89,6 +89,7 @@ def evaluate_questions(
     progress.expect(2 * len(samples))
     forced = _teacher_forced(model, samples, losses, progress)
     turns = [*zip(forced.token_ids, forced.answer_start, strict=True)]
+    questions, answers = ([of(*turn) for turn in turns] for of in (texts.question, texts.answer))
 
     answer_tokens = np.array([len(ids) - start for ids, start in turns])
     longest = longest_reply or LENGTH_FACTOR * int(answer_tokens.max())
@@ -103,9 +104,7 @@ def evaluate_questions(
     )
     written = [texts.text(reply.ids) for reply in replies]
     cut = np.array([not reply.ended for reply in replies])
-    compared = compare(
-        [texts.question(*turn) for turn in turns], [texts.answer(*turn) for turn in turns], written
-    )
+    compared = compare(questions, answers, written)
     groups = summarise(
         compared,
         forced.terms,
@@ -130,6 +129,21 @@ def evaluate_questions(
     }
     found = QuestionEvaluation(split=split, clips=samples.clips, groups=groups, longest_reply=longest)
     return found, arrays
+
+
+def measurable(model: DriveKd, dataset: Dataset) -> dict[str, Loss]:
+    """Return the terms, with their default options, whose signals a dataset has for this student."""
+    every = build_losses(LOSSES, {name: {} for name in LOSSES}, Loss)
+    found = {
+        name: loss
+        for name, loss in every.items()
+        if all(stores(dataset, feature) for feature in loss.required_features)
+    }
+    if REASONING in found:
+        attention = dataset.holder(ATTENTION_GROUPS).manifest.teacher.architecture.get("attention", {})
+        if [group[0] for group in attention.get("groups", ())] != list(model.group_layers):
+            del found[REASONING]  # made for a student of another depth, which this one was not trained with
+    return found
 
 
 class _TeacherForced(NamedTuple):

@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Group as Renderables
 from rich.table import Table
 
-from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES, Estimate
+from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES, Estimate, Interval
 from student.system import Evaluation
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """Group of all questions; the others are capabilities."""
+ACCURACY = "accuracy"
 
 
 class _Record(BaseModel):
@@ -85,12 +86,20 @@ class QuestionEvaluation(Evaluation):
     """Tokens after which a reply is cut."""
 
     def numbers(self) -> dict[str, float | None]:
-        """Return the values of all measures, as ``planning accuracy``."""
-        return {
-            f"{group} {name}": estimate.value
-            for group, found in self.groups.items()
-            for name, estimate in _measures(found)
-        }
+        """Return all measures of all questions, and the accuracy of every capability."""
+        return {name: estimate.value for name, estimate in self._compared()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """See ``Evaluation``."""
+        return {name: estimate.interval for name, estimate in self._compared() if estimate.interval}
+
+    def _compared(self) -> Iterator[tuple[str, Estimate]]:
+        for group, found in self.groups.items():
+            for name, estimate in _measures(found):
+                if group == ALL:
+                    yield name, estimate
+                elif name == ACCURACY:
+                    yield f"{name}, {group}", estimate
 
     def __rich__(self) -> Renderables:
         """Show it as a table that fits 80 columns."""
@@ -129,7 +138,7 @@ class QuestionEvaluation(Evaluation):
 def _measures(group: QuestionGroup) -> Iterator[tuple[str, Estimate]]:
     """Yield every measure of a group that exists."""
     if (choice := group.multiple_choice) is not None:
-        yield "accuracy", choice.accuracy
+        yield ACCURACY, choice.accuracy
         yield "majority", choice.majority
         yield "unparsed", choice.unparsed
     yield from group.overlap.items()

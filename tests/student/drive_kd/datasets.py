@@ -112,8 +112,9 @@ def values_of(clip):
     return samples
 
 
-def write(path, features, *, architecture, assets=None, preprocessing=PREPROCESSING):
-    """Write a dataset of these features of all clips."""
+def write(path, features, *, architecture, assets=None, preprocessing=PREPROCESSING, clips=None):
+    """Write a dataset of these features of clips: name and split -> values of each sample; by default all."""
+    clips = clips or {(name, split): values_of(name) for name, (split, _) in CLIPS.items()}
     contents = {f"{name}.safetensors": content for name, content in (assets or {}).items()}
     manifest = Manifest(
         features=features,
@@ -132,9 +133,9 @@ def write(path, features, *, architecture, assets=None, preprocessing=PREPROCESS
         ),
     )
     with DatasetWriter(path, manifest, contents) as writer:
-        for name, (split, frames) in CLIPS.items():
-            clip = writer.clip(ClipInfo(name=name, frames=frames, split=split))
-            clip.append({spec.name: _column(spec, values_of(name)) for spec in features})
+        for (name, split), samples in clips.items():
+            clip = writer.clip(ClipInfo(name=name, frames=len(samples), split=split))
+            clip.append({spec.name: _column(spec, samples) for spec in features})
             clip.commit(wall_s=1.0)
     return path
 

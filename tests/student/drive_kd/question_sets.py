@@ -7,10 +7,6 @@ import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
-from cache_schema.dataset.writer import DatasetWriter
-from cache_schema.format.ledger import ClipInfo
-from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.attention import (
     CAPABILITIES,
     QUESTIONS,
@@ -19,6 +15,7 @@ from cache_schema.vocabulary.attention import (
     embedding_features,
     pixel_features,
 )
+from tests.student.drive_kd.datasets import SIDE, TOKENS, WIDTH, write
 from tests.student.drive_kd.recorded import (
     META,
     SAMPLES,
@@ -29,7 +26,6 @@ from tests.student.drive_kd.recorded import (
     tensors,
 )
 
-TOKENS, WIDTH, SIDE = META["tokens_per_image"], META["student"]["D"], META["image_size"]
 GROUPS = META["student"]["L"] - 1
 TOKENIZER = Tokenizer.from_file(str(SET / "tokenizer.json"))
 
@@ -110,51 +106,26 @@ def write_pair(folder, clips, *, trainable="language", signals=CAPABILITIES, dty
     """Write the teacher's dataset and the student's, without some of its weights; return their paths."""
     own = embedding_features(TOKENS, WIDTH, dtype) if trainable == "language" else pixel_features(SIDE)
     content = torch.tensor([*(SET / "tokenizer.json").read_bytes()], dtype=torch.uint8)
-    tokenizer = {"tokenizer.safetensors": save({"tokenizer_json": content})}
+    assets = {"tokenizer": save({"tokenizer_json": content})}
     groups = [[layer, layer, layer + 1] for layer in range(GROUPS)]
-    _write(
-        folder / "teacher.zarr",
-        (*QUESTIONS, *SEQUENCE, *attention_features(GROUPS, tuple(signals), dtype)),
-        clips,
-        tokenizer,
-        {"attention": {"student_layers": GROUPS + 1, "start": 0, "end": -2, "groups": groups}},
-    )
+    attention = {"student_layers": GROUPS + 1, "start": 0, "end": -2, "groups": groups}
     weights = {name: value for name, value in tensors("student_hf_names").items() if name not in lacking}
-    weights = {"student.safetensors": save(weights)}
-    _write(folder / "student.zarr", (*QUESTIONS, *SEQUENCE, *own), clips, tokenizer | weights, {})
-    return folder / "teacher.zarr", folder / "student.zarr"
-
-
-def _write(path, features, clips, assets, more):
-    image = {"size": SIDE, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "tiles": 1}
-    manifest = Manifest(
-        features=features,
-        teacher=TeacherIdentity(
-            name=path.stem,
-            weights="random:0",
-            precision="fp32",
-            architecture={"model": model_arguments(), **more},
-            preprocessing={"image": image, "layout": "intended"},
+    return (
+        write(
+            folder / "teacher.zarr",
+            (*QUESTIONS, *SEQUENCE, *attention_features(GROUPS, tuple(signals), dtype)),
+            architecture={"model": model_arguments(), "attention": attention},
+            assets=assets,
+            clips=clips,
         ),
-        data=DataIdentity(name="synthetic", licence="CC0-1.0", frame_rate_hz=1.0),
-        code=CodeIdentity(teachonce="0", libraries={}),
-        assets=tuple(
-            AssetSpec(name=name, sha256=sha256_bytes(content), nbytes=len(content))
-            for name, content in assets.items()
+        write(
+            folder / "student.zarr",
+            (*QUESTIONS, *SEQUENCE, *own),
+            architecture={"model": model_arguments()},
+            assets=assets | {"student": save(weights)},
+            clips=clips,
         ),
     )
-    with DatasetWriter(path, manifest, assets) as writer:
-        for (clip, split), rows in clips.items():
-            clip_writer = writer.clip(ClipInfo(name=clip, frames=len(rows), split=split))
-            clip_writer.append(
-                {
-                    spec.name: [np.asarray(row[spec.name], spec.dtype) for row in rows]
-                    if spec.ragged
-                    else np.array([row[spec.name] for row in rows], spec.dtype)
-                    for spec in features
-                }
-            )
-            clip_writer.commit(wall_s=1.0)
 
 
 def _features(asked, place):

@@ -66,6 +66,21 @@ def test_a_reply_ends_at_its_token_while_others_go_on():
     assert replies(keys[:1], stop=everything[0][0]) == [Reply([], ended=True)]
 
 
+def test_generation_stops_once_all_replies_have_ended():
+    model, steps = student("all").eval(), []
+    whole = expected("s0")
+    stop = next(token for token in whole[2:] if token not in whole[:2])
+    prompt = model.embed(*prompt_of("s0", "all"))
+    said = model.language_model.embed_tokens(torch.tensor(whole[:2]))
+    model.language_model.register_forward_hook(lambda *_: steps.append(1))
+    # The second prompt has the first two tokens of the reply already, and so ends two earlier.
+    prompts = [prompt, torch.cat([prompt, said])]
+    found = greedy_replies(model.language_model, model.lm_head, prompts, stop=stop, most=MOST)
+    until = whole.index(stop)
+    assert found == [Reply(whole[:until], ended=True), Reply(whole[2:until], ended=True)]
+    assert len(steps) == until + 1
+
+
 def test_a_reply_has_no_more_tokens_than_wanted():
     for most in (1, 2):
         (found,) = replies(["s0"], most=most)

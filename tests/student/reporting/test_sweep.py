@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from cache_schema.errors import RequestError
-from student.reporting.sweep import Sweep, sweep
+from student.reporting.sweep import Outcome, Sweep, sweep
 from student.runs.log import read_log
 from student.training.train import train
 
@@ -43,6 +43,22 @@ def test_configurations_are_trained_one_after_another_into_one_table(dataset_pat
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert f"{table.outcomes[0].numbers['up_to_3s']:.3f}" in shown.getvalue()
+
+
+def test_other_evaluations_have_a_row_a_number_with_its_interval():
+    outcomes = [
+        Outcome(preset=name, run=name, epochs=1, weights=1, val={}, numbers=numbers, intervals=intervals)
+        for name, numbers, intervals in (
+            ("one", {"accuracy": 0.5, "loss": 2.0}, {"accuracy": (0.25, 0.75)}),
+            ("two", {"accuracy": 0.125}, {}),
+        )
+    ]
+    table = Sweep(dataset="", outcomes=tuple(outcomes), diverged={}, others={})
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(table)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.getvalue().splitlines()]
+    found = cells.index(["accuracy", "0.500", "0.125"])
+    assert cells[found + 1 : found + 3] == [["", "0.250..0.750", ""], ["loss", "2.000", "-"]]
 
 
 def test_run_again_it_only_evaluates_what_is_trained(dataset_path, recipes, config, tmp_path):
