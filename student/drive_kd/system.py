@@ -69,7 +69,12 @@ class DriveKdSystem:
         return build_student(dataset, self.student.trainable, self.required_features())
 
     def training_step(self, model: nn.Module, batch: Batch, context: StepContext) -> StepOutput:
-        """See ``System``; of one sample, the context is told every term's factor."""
+        """See ``System``; of one sample, the context is told every term's factor.
+
+        Raises:
+            RequestError: The network was compiled.
+        """
+        _refuse_compiled(model)
         warmth = {
             name: min(1.0, (context.step + 1) / loss.warmup_steps) if loss.warmup_steps else 1.0
             for name, loss in self.losses.items()
@@ -135,6 +140,16 @@ class DriveKdSystem:
 
 def _nothing(batch: Batch) -> Tensor:
     return torch.zeros((), device=batch[CAPABILITY].device)
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    if model._compiled_call_impl is not None:
+        raise RequestError(
+            "the network was compiled, which Drive-KD cannot use",
+            expected="a network that is run as it is: samples differ in length, so that each would be "
+            "compiled anew, and the terms of the loss are differentiated one by one",
+            repair="use --set compile=false",
+        )
 
 
 def _export_folder(model: nn.Module, dataset: Dataset, folder: Path, description: str) -> str:

@@ -58,6 +58,10 @@ def test_gradients_and_what_no_loss_reaches_are_the_recorded_ones(key):
             assert relative(flat(gradients), tensors("gradients")[f"{key}.{term}"]) <= 1e-5, term
 
 
+def test_the_layers_that_learn_are_the_recorded_ones():
+    assert student("language").group_layers == tuple(group[0] for group in META["layer_groups"])
+
+
 def test_labels_are_the_recorded_ones():
     for key in WITH_MAPS:
         one, labels = sample(key, "language", shared=0), tensors("inputs")[f"{key}.labels"]

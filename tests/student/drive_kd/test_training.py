@@ -124,3 +124,10 @@ def test_a_micro_batch_of_several_samples_is_refused_where_each_must_be_known(
         train(teacher_path, run, config, with_datasets=[student_path], trackers=())
         ends.append(checkpoint.read_checkpoint(run)[1])
     assert max(float((ends[0][key] - ends[1][key]).abs().max()) for key in ends[0]) <= 2e-5
+
+
+def test_a_compiled_network_is_refused(teacher_path, student_path, tmp_path):
+    config = small(compile=True)
+    with pytest.raises(RequestError, match="compiled") as refused:
+        train(teacher_path, tmp_path / "run", config, with_datasets=[student_path], trackers=())
+    assert "compile=false" in refused.value.repair
