@@ -252,3 +252,13 @@ def test_a_tokenizer_of_another_size_is_refused(recorded, student_folder):
     sizes = replace(recorded.student_sizes, image_token=7)
     with pytest.raises(CheckpointError, match="<IMG_CONTEXT>"):
         open_checkpoint(student_folder, sizes)
+
+
+@pytest.mark.parametrize(
+    "name", ["language_model.lm_head.weight", "mlp1.3.bias", "language_model.model.norm.weight"]
+)
+def test_every_weight_is_part_of_the_digest(recorded, student_folder, tmp_path, name):
+    folder = tmp_path / "changed"
+    shutil.copytree(student_folder, folder)
+    change(folder, lambda stored: stored[name].view(-1)[0].add_(1))
+    assert origin(folder, recorded.student_sizes) != origin(student_folder, recorded.student_sizes)
