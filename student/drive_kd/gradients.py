@@ -63,7 +63,6 @@ def add_combined(weights: Sequence[nn.Parameter], gradients: Gradients, coeffici
             if gradient is None:
                 continue
             if weight.grad is None:
-                # AdamW needs it to lie in memory as the weight does; a convolution's may not.
-                weight.grad = torch.mul(gradient, coefficient, out=torch.empty_like(weight))
+                weight.grad = gradient * coefficient
             else:
                 weight.grad.addcmul_(gradient, coefficient)

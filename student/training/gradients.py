@@ -54,14 +54,22 @@ def separate_gradients(
     """Differentiate every term () by itself, for rules that combine gradients; ``scale`` is the rule's.
 
     Returns:
-        Term -> its gradient by each weight; None for weights that it does not reach.
+        Term -> its gradient by each weight, which lies in memory as the weight does: AdamW reads both in one
+        order, and torch may give a convolution's in another. None for weights that a term does not reach.
     """
-    return {
-        name: list(torch.autograd.grad(scale(loss), weights, retain_graph=True, allow_unused=True))
-        if loss.requires_grad
-        else [None] * len(weights)
-        for name, loss in losses.items()
-    }
+    found: dict[str, list[Tensor | None]] = {}
+    for name, loss in losses.items():
+        if not loss.requires_grad:
+            found[name] = [None] * len(weights)
+            continue
+        gradients = torch.autograd.grad(scale(loss), weights, retain_graph=True, allow_unused=True)
+        found[name] = [
+            gradient
+            if gradient is None or gradient.stride() == weight.stride()
+            else torch.empty_like(weight).copy_(gradient)
+            for gradient, weight in zip(gradients, weights, strict=True)
+        ]
+    return found
 
 
 def average_gradients(weights: Sequence[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> None:
