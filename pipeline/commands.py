@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache_schema.errors import RequestError
 from cache_schema.plugins import require
 from cache_schema.processors import usable_processors
 from cache_schema.terminal import (
@@ -24,6 +25,8 @@ from cache_schema.terminal import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.source import Selection, Source
 
 commands = typer.Typer()
@@ -72,6 +75,13 @@ CompileChoice = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="Compile the teacher's layers. [default: on a GPU]"),
 ]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change an option of the teacher; may be repeated."),
+]
+Signals = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="Compute only these signals: --set signals=A,B,...")
+]
 
 
 @commands.command("demo-data", rich_help_panel=PANEL)
@@ -96,11 +106,13 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="Orion.pth", help="The released checkpoint.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder to write to.")],
     teacher: TeacherName = "orion-7b",
+    fields: Fields = None,
+    signals: Signals = None,
 ) -> None:
     """Write a checkpoint as sharded safetensors, adapters merged, for fast and safe starts."""
     from pipeline.teachers import teacher_preset
 
-    preset = teacher_preset(teacher)
+    preset = teacher_preset(teacher, _options(fields, signals))
     require(preset, f"the teacher {teacher}", "convert")
     with ProgressBar("convert", "tensors") as bar:
         preset.convert(checkpoint, folder, progress=bar)
@@ -121,6 +133,8 @@ def plan(
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
     compiled: CompileChoice = None,
+    fields: Fields = None,
+    signals: Signals = None,
     device: Device = None,
 ) -> None:
     """Show what an extraction would cost. Writes nothing."""
@@ -129,7 +143,8 @@ def plan(
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
-    preset, opened = teacher_preset(teacher), open_source(source, data)
+    options = _options(fields, signals)
+    preset, opened = teacher_preset(teacher, options), open_source(source, data)
     check_kind(preset, opened)
     selection = _select(opened, split)
     measured = None
@@ -142,6 +157,7 @@ def plan(
                 precision=precision,
                 quantize=quantize,
                 compile=compiled,
+                options=options,
                 progress=bar,
             )
         measured = frames_per_second(selection, loaded, slots=slots)
@@ -169,6 +185,8 @@ def extract(
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
     compiled: CompileChoice = None,
+    fields: Fields = None,
+    signals: Signals = None,
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
@@ -176,13 +194,20 @@ def extract(
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
+    options = _options(fields, signals)
     opened = open_source(source, data)
-    check_kind(teacher_preset(teacher), opened)
+    check_kind(teacher_preset(teacher, options), opened)
     selection = _select(opened, split)
     # A worker may run in another folder.
     weights = None if checkpoint is None else absolute(checkpoint)
     load = functools.partial(
-        load_teacher, teacher, weights, precision=precision, quantize=quantize, compile=compiled
+        load_teacher,
+        teacher,
+        weights,
+        precision=precision,
+        quantize=quantize,
+        compile=compiled,
+        options=options,
     )
     if workers is None and scheduler is None:
         from pipeline.extraction.run import extract
@@ -231,6 +256,25 @@ def add_ground_truth(dataset: DatasetPath, data: DataRoot) -> None:
         report = add_ground_truth(dataset, data, workers=usable_processors(), progress=bar)
     out.print(report, soft_wrap=True)
     exit_if_left_out(report.failed)
+
+
+def _options(fields: Sequence[str] | None, signals: str | None) -> dict[str, str]:
+    """Return the options of a teacher by their fields.
+
+    Raises:
+        RequestError: One has another form, or a field comes twice.
+    """
+    options: dict[str, str] = {}
+    for text in (*(fields or ()), *(() if signals is None else (f"signals={signals}",))):
+        field, equals, value = text.partition("=")
+        if not (field and equals) or field in options:
+            raise RequestError(
+                f"{field!r} is set twice" if field in options else f"--set {text!r} sets nothing",
+                expected="FIELD=VALUE, each field once; --signals A,B is --set signals=A,B",
+                repair="write, for example, --set signals=perception,planning",
+            )
+        options[field] = value
+    return options
 
 
 def _select(source: Source, split: Split) -> Selection:

@@ -10,6 +10,7 @@ from cache_schema.progress import SILENT
 from pipeline.teachers.protocol import check_teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cache_schema.progress import Progress
@@ -22,11 +23,27 @@ TEACHERS = {
 """Preset name -> where it is defined."""
 
 
-def teacher_preset(name: str) -> TeacherPreset:
-    """Return a preset by name, or one of the user's own by ``package.module:NAME``."""
+def teacher_preset(name: str, options: Mapping[str, str] = {}) -> TeacherPreset:
+    """Return a preset by name, or one of the user's own by ``package.module:NAME``.
+
+    Args:
+        name: Its name.
+        options: Field -> value, as texts, of what the user wants otherwise; see ``TeacherPreset.configured``.
+
+    Raises:
+        RequestError: There is no such teacher, it lacks something, or it has no such option.
+    """
     preset = resolve(TEACHERS, name, kind="teacher", needs="load")
     require(preset, f"the teacher {name}", "kind", "features", "load")
-    return preset
+    if not options:
+        return preset
+    if not hasattr(preset, "configured"):
+        raise RequestError(
+            f"the teacher {name} has no options, such as {', '.join(options)}",
+            expected="a teacher whose preset has a method 'configured'",
+            repair="leave the options out, or choose another --teacher",
+        )
+    return preset.configured(options)
 
 
 def load_teacher(
@@ -37,18 +54,30 @@ def load_teacher(
     precision: str = "fp32",
     quantize: str | None = None,
     compile: bool | None = None,
+    options: Mapping[str, str] = {},
     progress: Progress = SILENT,
 ) -> Teacher:
     """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled.
 
+    Args:
+        name: As of ``teacher_preset``.
+        checkpoint: Weights, and the further arguments: see ``TeacherPreset.load``.
+        device: Where it runs.
+        precision: Number format of its large parts.
+        quantize: Quantisation of its language model.
+        compile: Whether it is compiled.
+        options: As of ``teacher_preset``.
+        progress: Counts tensors.
+
     Raises:
-        RequestError: There is no such teacher, it lacks something, or the GPU's memory does not suffice.
+        RequestError: There is no such teacher, it lacks something, it has no such option, or the GPU's memory
+            does not suffice.
     """
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        teacher = teacher_preset(name).load(
+        teacher = teacher_preset(name, options).load(
             checkpoint,
             device=device,
             precision=precision,

@@ -140,6 +140,19 @@ class TeacherPreset(Protocol):
         """
         ...
 
+    def configured(self, options: Mapping[str, str]) -> TeacherPreset:
+        """Return the preset with some fields changed. Only for presets that have options.
+
+        What changes values belongs to the features or to the teacher's identity, too.
+
+        Args:
+            options: Field -> value, as the user wrote it.
+
+        Raises:
+            RequestError: There is no such field, in a message that lists them; or the value does not fit.
+        """
+        ...
+
     def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write the checkpoint to a new folder in a form that starts faster and is safe to open."""
         ...

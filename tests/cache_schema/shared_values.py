@@ -1,13 +1,16 @@
 """A small dataset whose frames share values: two tables of attention, and where each frame's are stored."""
 
+import struct
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
+from tests.cache_schema.tampering import record_again
 
 INDEX = FeatureSpec(name="prefix_sample", shape=(), axes=(), dtype="int32", role="target")
 TABLE = FeatureSpec(
@@ -90,3 +93,11 @@ def write_shared(path: Path, features: tuple[FeatureSpec, ...] = FEATURES, clips
             clip.append({spec.name: values[spec.name] for spec in features})
             clip.commit(wall_s=1.0)
     return path
+
+
+def put_index(path: Path, holders: list[int]) -> None:
+    """Write another index of the first clip, and make all digests fit."""
+    content = np.array(holders, "<i4").tobytes()
+    file = path / "clips/a/prefix_sample/c.0"
+    file.write_bytes(content + struct.pack("<I", google_crc32c.value(content)))
+    record_again(path, "a")

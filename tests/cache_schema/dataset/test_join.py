@@ -30,7 +30,14 @@ def write(tmp_path: Path):
     """``write(name, *features)``: a dataset of clips a and b whose values are the number of the frame."""
 
     def write(
-        name: str, *features: FeatureSpec, frames=FRAMES, split="train", first=0, heads=HEADS, **changes
+        name: str,
+        *features: FeatureSpec,
+        frames=FRAMES,
+        split="train",
+        first=0,
+        heads=HEADS,
+        altered=None,
+        **changes,
     ) -> Path:
         content = save(heads)
         asset = AssetSpec(name="heads.safetensors", sha256=sha256_bytes(content), nbytes=len(content))
@@ -42,6 +49,8 @@ def write(tmp_path: Path):
             for clip, count in frames.items():
                 stored = writer.clip(ClipInfo(name=clip, frames=count, split=split))
                 values = np.arange(first, first + count)
+                if altered is not None and altered[0] == clip:
+                    values[altered[1]] += 1
                 for spec in features:
                     if spec.ragged:
                         stored.append({spec.name: [np.arange(n, dtype=spec.dtype) for n in values]})
@@ -103,7 +112,7 @@ def test_ground_truth_that_both_hold_is_the_first_one_s(write):
 @pytest.mark.parametrize(
     ("others", "name"),
     [
-        ((NUMBER, ROWS), "rows"),
+        ((NUMBER, ROWS.model_copy(update={"unit": "m"})), "rows"),
         ((NUMBER.model_copy(update={"dtype": "int64"}),), "frame_index"),
         ((NUMBER.model_copy(update={"description": "another"}),), "frame_index"),
         ((NUMBER, SPEED.model_copy(update={"name": "wide"})), "wide"),
@@ -172,3 +181,48 @@ def test_fingerprints(write):
     assert one.fingerprint == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     both = json.dumps([one.fingerprint, other.fingerprint]).encode()
     assert JoinedDataset([one, other]).fingerprint == hashlib.sha256(both).hexdigest()
+
+
+IDS = TOKENS.model_copy(update={"name": "token_ids", "role": "input"})
+TWICE = ROWS.model_copy(update={"name": "rows_twice"})
+
+
+def test_equal_inputs_may_be_in_several_datasets(write):
+    joined = open_dataset(write("one", NUMBER, IDS, TWICE), write("other", NUMBER, IDS, TWICE, SPEED))
+    assert joined.holder("token_ids") is joined.holder("rows_twice") is joined.datasets[0]
+    assert joined.read("a", "token_ids", 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "message"),
+    [
+        # Frames 0, 1, ... of both clips, against 1, 2, ...
+        (
+            IDS,
+            {"first": 1},
+            "'token_ids' of clip 'a' differs in frame 0 and 3 more of 4; 2 of 2 clips",
+        ),
+        (TWICE, {"first": 1}, "'rows_twice' of clip 'a' differs in frame 0 and 3 more of 4; 2 of 2 clips"),
+        (
+            IDS,
+            {"altered": ("b", 1)},
+            "'token_ids' of clip 'b' differs in frame 1 and 0 more of 2; 1 of 2",
+        ),
+        (TWICE, {"altered": ("a", 2)}, "'rows_twice' of clip 'a' differs in frame 2 and 0 more of 4; 1 of 2"),
+    ],
+)
+def test_different_inputs_are_refused_and_the_first_is_named(write, spec, changes, message):
+    one, other = write("one", spec), write("other", spec, SPEED, **changes)
+    with pytest.raises(IdentityError, match=message) as refused:
+        open_dataset(one, other)
+    assert f"{one}\n    {other}" in refused.value.happened
+
+
+def test_inputs_of_a_third_dataset_are_compared_too(write):
+    with pytest.raises(IdentityError, match="'token_ids' of clip 'b' differs in frame 0"):
+        open_dataset(write("one", IDS), write("other", SPEED), write("third", IDS, altered=("b", 0)))
+
+
+def test_a_target_of_two_teachers_is_refused_though_its_values_agree(write):
+    with pytest.raises(RequestError, match="both hold a feature 'tokens'"):
+        open_dataset(write("one", TOKENS), write("other", TOKENS))

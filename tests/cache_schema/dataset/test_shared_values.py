@@ -2,10 +2,8 @@
 
 import json
 import pickle
-import struct
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -34,11 +32,12 @@ from tests.cache_schema.shared_values import (
     NUMBER,
     TABLE,
     manifest_of,
+    put_index,
     stored_values,
     value_of,
     write_shared,
 )
-from tests.cache_schema.tampering import edit_root, record_again
+from tests.cache_schema.tampering import edit_root
 
 
 @pytest.fixture(scope="module")
@@ -181,14 +180,6 @@ def test_the_caller_may_use_the_memory_of_an_index_again(tmp_path):
         clip.append(values)
         values["prefix_sample"][:] = -1
         clip.commit(wall_s=0)
-
-
-def put_index(path: Path, holders: list[int]) -> None:
-    """Write another index of the first clip, and make all digests fit."""
-    content = np.array(holders, "<i4").tobytes()
-    file = path / "clips/a/prefix_sample/c.0"
-    file.write_bytes(content + struct.pack("<I", google_crc32c.value(content)))
-    record_again(path, "a")
 
 
 @pytest.mark.parametrize(("holders", "message"), WRONG.values(), ids=WRONG)
