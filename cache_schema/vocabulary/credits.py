@@ -50,8 +50,8 @@ LATENT_ACTIONS = Credits(
 )
 AUTOVLA = Credits(
     papers=(
-        "Zhou et al., *AutoVLA: A Vision-Language-Action Model for End-to-End Autonomous Driving with Adaptive "
-        "Reasoning and Reinforcement Fine-Tuning*, arXiv 2506.13757",
+        "Zhou et al., *AutoVLA: A Vision-Language-Action Model for End-to-End Autonomous Driving with "
+        "Adaptive Reasoning and Reinforcement Fine-Tuning*, arXiv 2506.13757",
         _QWEN2_5_VL,
     ),
     terms=(Term("AutoVLA", "see its model card", "the teacher's weights"), _QWEN2_5_VL_TERM),
