@@ -50,10 +50,20 @@ class Quantize(enum.StrEnum):
 
 
 DataRoot = Annotated[
-    Path, typer.Option("--data", metavar="ROOT", help="Folder of the unpacked clips, or around v1/.")
+    Path,
+    typer.Option(
+        "--data",
+        metavar="ROOT",
+        help="Folder of the unpacked clips, or around v1/. Of questions: their JSON file, or folder.",
+    ),
 ]
 SourceName = Annotated[
-    str, typer.Option("--source", help="What lies there: bench2drive, or your own as package.module:Class.")
+    str,
+    typer.Option(
+        "--source",
+        help="What lies there: bench2drive; questions as drive-kd, bench2drive-vl, chat-b2d or drivelm; or "
+        "your own as package.module:Class.",
+    ),
 ]
 Inputs = Annotated[
     str | None,
@@ -64,7 +74,10 @@ Inputs = Annotated[
 TeacherName = Annotated[str, typer.Option("--teacher", help="Preset, or your own as package.module:NAME.")]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Orion.pth, or a folder made by `convert`. Without it weights are random."),
+    typer.Option(
+        help="Orion.pth, or a folder made by `convert`; an InternVL3's or Qwen2.5-VL's folder as it is. "
+        "Without it weights are random."
+    ),
 ]
 Slots = Annotated[
     int,
@@ -107,6 +120,21 @@ def demo_data(
             root, clips=clips, frames=frames, seed=seed, workers=usable_processors(), progress=bar
         )
     out.print(f"{clips} clips of {frames} frames in {root}")
+
+
+@commands.command("demo-questions", rich_help_panel=PANEL)
+def demo_questions(
+    root: Annotated[Path, typer.Argument(metavar="DATA_ROOT", help="What `demo-data` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="OUT.json", help="File to write, for --source drive-kd.")],
+    every: Annotated[int, typer.Option(min=1, help="Ask about one frame in so many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
+) -> None:
+    """Write questions about synthetic clips, whose answers follow from the scene."""
+    from pipeline.bench2drive.synthetic import write_demo_questions
+
+    with ProgressBar("demo-questions", "clips") as bar:
+        answers = write_demo_questions(root, file, every=every, seed=seed, progress=bar)
+    out.print(f"{answers}\nquestions in {file}", soft_wrap=True)
 
 
 @commands.command(rich_help_panel=PANEL)
