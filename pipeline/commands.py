@@ -317,7 +317,9 @@ def _options(fields: Sequence[str] | None, signals: str | None) -> dict[str, str
 def _opened(name: str, root: Path, inputs: str | None) -> Source:
     from pipeline.source import open_source, with_inputs
 
-    return with_inputs(open_source(name, root), [] if inputs is None else inputs.split(","))
+    return with_inputs(
+        open_source(name, root), [] if inputs is None else [name.strip() for name in inputs.split(",")]
+    )
 
 
 def _select(source: Source, split: Split) -> Selection:

@@ -59,10 +59,9 @@ def load(
     if isinstance(weights, int):
         config = Qwen2_5_VLConfig(**copy.deepcopy(dict(sizes)))
         tokenizer = byte_tokenizer(config)
-        check_codes(options, config, None, name)
     else:
         config, tokenizer = read_config(weights), read_tokenizer(weights)
-        check_codes(options, config, tokenizer, weights)
+    check_codes(options, config, tokenizer, name if isinstance(weights, int) else weights)
     model = build(config)
     shapes = shapes_of(model)
     progress.expect(len(shapes))
