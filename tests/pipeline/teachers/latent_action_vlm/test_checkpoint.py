@@ -18,6 +18,7 @@ from tests.pipeline.teachers.latent_action_vlm.folders import (
     weights,
     write_folder,
 )
+from tests.recorded_progress import RecordedProgress
 
 PRESET = LATENTVLA_TINY.configured({"first_code": str(FIRST_CODE)})
 
@@ -165,6 +166,22 @@ def test_a_damaged_or_missing_file_is_named(today, tensors, tmp_path):
     second.unlink()
     with pytest.raises(CheckpointError, match=r"model-1\.safetensors cannot be read"):
         load(folder)
+
+
+def test_a_model_that_was_not_taught_codes_is_warned_of(today, tensors, tmp_path):
+    progress = RecordedProgress()
+    load(today, progress=progress)
+    (warning,) = progress.messages
+    assert "was hardly taught these codes" in warning
+    head = torch.zeros_like(tensors["model.language_model.embed_tokens.weight"])
+    head[FIRST_CODE : FIRST_CODE + 16] = 10 * torch.randn(
+        16, head.shape[1], generator=torch.Generator().manual_seed(0)
+    )
+    described = {**config(), "tie_word_embeddings": False}
+    taught = write_folder(tmp_path / "a", {**tensors, "lm_head.weight": head}, described=described)
+    progress = RecordedProgress()
+    load(taught, progress=progress)
+    assert progress.messages == []
 
 
 def test_what_these_presets_do_not_have_is_refused(today, tmp_path):
