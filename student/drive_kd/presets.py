@@ -60,7 +60,15 @@ SINGLE_PERCEPTION = _single("perception")
 SINGLE_REASONING = _single("reasoning")
 SINGLE_PLANNING = _single("planning")
 
-_ON_A_LAPTOP = {"epochs": 4, "learning_rate": 2e-3, "precision": "fp32", "log_every": 10}
+_ON_A_LAPTOP = {
+    "epochs": 10,
+    "batch_size": 16,
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+    "precision": "fp32",
+    "log_every": 10,
+}
 TINY, TINY_SUM, TINY_COSINE, TINY_CE = (
     changed(config, _ON_A_LAPTOP) for config in (DRIVE_KD, SUM, COSINE, CE)
 )
