@@ -49,8 +49,8 @@ from benchmarks.record import Record, hardware
 from benchmarks.teachers import MID_WIDTH
 from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes
-from pipeline.teachers.orion.precision import TYPES
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
+from pipeline.teachers.precision import TYPES
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
 from student.orion_lite.model import OrionLite

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from pipeline.teachers.orion.precision import TYPES
+from pipeline.teachers.precision import TYPES
 
 
 def peak_flops_per_s(precision: str, device: str) -> float:

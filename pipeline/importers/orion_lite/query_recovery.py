@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from cache_schema.errors import CheckpointError
-from pipeline.teachers.orion.checkpoints.reader import Fingerprint, read_weights, refuse_placeholder
+from pipeline.teachers.orion.checkpoints.reader import read_weights
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX
+from pipeline.teachers.weights import Fingerprint, refuse_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from cache_schema.errors import RequestError
 from pipeline.teachers.orion.network.attention import Attention
 from pipeline.teachers.orion.network.backbone import GatedMLP
+from pipeline.teachers.precision import TYPES
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.model import Orion
-
-TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Precision -> type of the backbone and of the language model. The heads stay in float32."""
 
 QUANTIZATIONS = ("int8", "nf4", "fp8")
 """Of the language model's linear layers: int8 and nf4 by bitsandbytes, fp8 by tensor cores."""
@@ -45,7 +43,7 @@ class PrecisionConfig:
     """
 
     precision: str = "fp32"
-    """A key of ``TYPES``."""
+    """A key of ``TYPES``, of the backbone and of the language model. The heads stay in float32."""
     quantize: str | None = None
     """One of ``QUANTIZATIONS``; None for none."""
 

@@ -10,18 +10,19 @@ import torch
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.orion import planner_shapes
-from pipeline.teachers.orion.checkpoints.reader import Fingerprint, as_json, read_weights
+from pipeline.teachers.orion.checkpoints.reader import as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
     build,
     model_shapes,
-    random_origin,
     random_weights,
     teacher_shapes,
 )
 from pipeline.teachers.orion.features import orion_features
 from pipeline.teachers.orion.inputs import collate, prepare
 from pipeline.teachers.orion.network.memory import OrionMemory
+from pipeline.teachers.precision import compute_exact_float32
+from pipeline.teachers.weights import Fingerprint, random_origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,15 +206,6 @@ def complete(model: Orion, precision: PrecisionConfig, device: str) -> None:
     precision.prepare_heads(model, device)
     if torch.device(device).type != "cpu":  # whose results stay what they were, to the last bit
         model.language_model.cache_prefix()
-
-
-def compute_exact_float32() -> None:
-    """Have this process compute float32 in float32, whatever the environment and cuDNN's own defaults say."""
-    # The first line is the default of what nobody sets, the others what TORCH_ALLOW_TF32_CUBLAS_OVERRIDE and
-    # cuDNN set: products of matrices, convolutions, and recurrent networks such as the planner's.
-    torch.backends.fp32_precision = "ieee"  # ty: ignore[missing-attribute]  # the module is an object
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def features_of(output: OrionOutput) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.teachers.orion.precision import TYPES
+from pipeline.teachers.precision import TYPES
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.config import OrionConfig

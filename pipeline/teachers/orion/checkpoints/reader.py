@@ -6,11 +6,8 @@ digest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +18,10 @@ from cache_schema.errors import CheckpointError
 from cache_schema.progress import SILENT
 from pipeline.teachers.orion.checkpoints.names import adapter_names, checkpoint_name, copy_of, is_unused
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, teacher_shapes
+from pipeline.teachers.weights import Fingerprint, refuse_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from concurrent.futures import Future
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -39,12 +36,6 @@ INDEX = "model.safetensors.index.json"
 
 CONFIG = "config.json"
 """File of a converted folder: the sizes of the model."""
-
-PLACEHOLDER_BYTES = 512
-"""Bytes of a file that tell whether it is one."""
-
-HASHED_LATER = 2
-"""Tensors that may wait for their digest: one is hashed while the next is read."""
 
 MERGED_AT_ONCE = 2**15
 """Numbers of a weight that adapters are merged into at once, in whole rows. They stay in a core's own cache,
@@ -80,36 +71,6 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
     return merged(_load_pth(path), config, path)
 
 
-class Fingerprint:
-    """Digest of weights that come one by one; as text, ``sha256:...``.
-
-    A thread computes it while its owner reads and places the next weight, and holds few weights at a time.
-    """
-
-    def __init__(self) -> None:
-        self._total = hashlib.sha256()
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        self._waiting: deque[Future[None]] = deque()
-
-    def __str__(self) -> str:
-        self._wait(0)
-        return f"sha256:{self._total.hexdigest()}"
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Add name, shape and bytes of a float32 tensor, which stays as it is; the order matters."""
-        self._waiting.append(self._hasher.submit(self._update, name, tensor))
-        self._wait(HASHED_LATER)
-
-    def _update(self, name: str, tensor: Tensor) -> None:
-        self._total.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        self._total.update(tensor.contiguous().view(torch.uint8).numpy())
-
-    def _wait(self, waiting: int) -> None:
-        """Wait until at most so many tensors are left; raise what went wrong with one."""
-        while len(self._waiting) > waiting:
-            self._waiting.popleft().result()
-
-
 def digest(weights: Iterable[tuple[str, Tensor]], progress: Progress = SILENT) -> str:
     """Return the fingerprint of all ``weights``; ``progress`` counts them."""
     fingerprint = Fingerprint()
@@ -125,31 +86,6 @@ def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Ite
     shapes = teacher_shapes(config)
     _check(stored, released_shapes(shapes, config), config, path)
     return _merge(stored, shapes, path)
-
-
-def refuse_placeholder(path: Path) -> None:
-    """Check that a file is not what a download leaves in the place of the file itself.
-
-    Raises:
-        CheckpointError: It is a pointer of Git LFS, or a web page.
-    """
-    try:
-        with path.open("rb") as file:
-            begin = file.read(PLACEHOLDER_BYTES).lstrip().lower()
-    except OSError:
-        return  # whoever opens it says so
-    if begin.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a pointer of Git LFS, not the file that it stands for",
-            expected="the file itself, as `git lfs pull` fetches it",
-            repair="run `git lfs pull` in its repository, or download the file from its page",
-        )
-    if begin.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        raise CheckpointError(
-            f"{path} is a web page, not weights",
-            expected="the file itself: a link may lead to a page about it, or to a request to log in",
-            repair="download the file that the page offers, and compare its size",
-        )
 
 
 def released_shapes(shapes: Shapes, config: OrionConfig) -> Shapes:

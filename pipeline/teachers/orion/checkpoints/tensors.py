@@ -5,7 +5,6 @@ Names are those of ``Orion``'s state dict; the planner's are the checkpoint's ow
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import torch
 
 from cache_schema.vocabulary.orion import planner_shapes
 from pipeline.teachers.orion.network.model import Orion
+from pipeline.teachers.weights import uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,23 +64,11 @@ def random_weights(shapes: Shapes, seed: int, device: str = "cpu") -> Iterator[t
         yield name, _random_tensor(name, shapes[name], seed, device)
 
 
-def random_origin(seed: int, device: str = "cpu") -> str:
-    """Return how a teacher's identity records weights drawn by ``random_weights``."""
-    kind = torch.device(device).type
-    return f"random:{seed}" if kind == "cpu" else f"random:{seed}@{kind}"
-
-
 def _random_tensor(name: str, shape: tuple[int, ...], seed: int, device: str) -> Tensor:
     if "reference_points." in name:
-        return _uniform(name, shape, seed, device)
+        return uniform(name, shape, seed, device)
     if len(shape) == 1:  # norms, biases
         constant = torch.ones if name.endswith(".weight") else torch.zeros
         return constant(shape, device=device)
     variance = 1.0 if _TABLE.search(name) else 1.0 / math.prod(shape[1:])
-    return (_uniform(name, shape, seed, device) * 2 - 1) * math.sqrt(3 * variance)
-
-
-def _uniform(name: str, shape: tuple[int, ...], seed: int, device: str) -> Tensor:
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
-    return torch.rand(shape, generator=generator, device=device)
+    return (uniform(name, shape, seed, device) * 2 - 1) * math.sqrt(3 * variance)

@@ -12,9 +12,7 @@ from cache_schema.errors import CheckpointError, RequestError
 from pipeline.importers.orion_lite.query_recovery import read_teacher
 from pipeline.teachers.orion.checkpoints.convert import convert
 from pipeline.teachers.orion.checkpoints.reader import (
-    HASHED_LATER,
     MERGED_AT_ONCE,
-    Fingerprint,
     digest,
     merge_adapter,
     read_weights,
@@ -22,6 +20,7 @@ from pipeline.teachers.orion.checkpoints.reader import (
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.presets import OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
+from pipeline.teachers.weights import HASHED_LATER, Fingerprint
 from tests.recorded_progress import RecordedProgress
 
 QUERY = "lm_head.base_model.model.model.layers.0.self_attn.q_proj"

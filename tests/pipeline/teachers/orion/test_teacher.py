@@ -12,10 +12,11 @@ from cache_schema.errors import FeatureError, RequestError
 from cache_schema.format.ledger import ClipInfo
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest
 from pipeline.teachers import teacher_preset
-from pipeline.teachers.orion.checkpoints.tensors import random_origin, random_weights
+from pipeline.teachers.orion.checkpoints.tensors import random_weights
 from pipeline.teachers.orion.network.detection_head import DetectionOutput
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
 from pipeline.teachers.orion.teacher import features_of
+from pipeline.teachers.weights import random_origin
 
 TOLERANCE = {"lane_points": 1e-3, "agent_xy": 1e-3}
 """Metres of a 100 m range, 1e-5 of it; everything else is of order 1 and must agree to 1e-5."""

@@ -1,0 +1,1 @@
+"""Questions about images of driving, and their answers, as sources of clips."""
