@@ -1,0 +1,1 @@
+"""LatentVLA-R's teacher: a vision-language model that thinks in latent actions."""
