@@ -98,7 +98,7 @@ def latent_action_features(
             dtype=dtype,
             role="target",
             segments=tuple(cells.items()),
-            description="Hidden states after the final norm at image tokens, averaged over cells, row by row.",
+            description="Hidden states after the final norm at image tokens, mean of every cell, row by row.",
         ),
     )
 
