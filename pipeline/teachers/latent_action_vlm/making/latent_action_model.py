@@ -121,20 +121,17 @@ class EnvironmentModel(nn.Module):
         encoded = self.encoder(_with_queries(features, self.action_latent), self.lang_proj(condition))
         return self.vq(self.to_codebook(encoded[:, 1, : self.config.tokens]))
 
-    def forward(self, features: Tensor, condition: Tensor, *, use_codes: bool = True) -> Rebuilt:
-        """Rebuild the later frame.
-
-        Args:
-            features: (B, 2, P, D) of the earlier and the later frame.
-            condition: (B, L, C), of one length for all samples.
-            use_codes: False: zeros take the place of the codes' vectors.
-        """
-        environment = self.encode(features, condition)
-        value = environment.value if use_codes else torch.zeros_like(environment.value)
-        tokens = torch.cat([self.action_up(value), self.patch_up(features[:, 0])], dim=1)
+    def decode(self, earlier: Tensor, condition: Tensor, environment: Tensor) -> Tensor:
+        """Rebuild the later frame (B, P, D) from the earlier, a condition and codes' vectors (B, N, E)."""
+        tokens = torch.cat([self.action_up(environment), self.patch_up(earlier)], dim=1)
         decoded = self.decoder(tokens[:, None], self.lang_proj(condition))[:, 0]
-        patches = decoded[:, self.config.tokens :][:, : features.shape[2]]
-        return _rebuilt(features, patches, environment)
+        return decoded[:, self.config.tokens :][:, : earlier.shape[1]]
+
+    def forward(self, features: Tensor, condition: Tensor) -> Rebuilt:
+        """Rebuild the later frame; (B, 2, P, D) and (B, L, C), of one length L for all samples."""
+        environment = self.encode(features, condition)
+        decoded = self.decode(features[:, 0], condition, environment.value)
+        return Rebuilt(decoded, mean_square(decoded, features), environment)
 
 
 class EgoModel(nn.Module):
@@ -181,22 +178,30 @@ class EgoModel(nn.Module):
             model.action_latent.copy_(stage_1.action_latent)
         return model
 
+    def encode_ego(self, features: Tensor) -> Quantised:
+        """Find the ego codes of features (B, 2, P, D)."""
+        return self.vq_action(self.to_codebook(self._queried(features)[:, : self.config.tokens]))
+
     def encode(self, features: Tensor, condition: Tensor | None = None) -> tuple[Quantised, Quantised]:
         """Find ego and environment codes of features (B, 2, P, D).
 
         A condition (B, L, C) is needed where environment codes come from stage 1.
         """
-        queries = [self.action_latent_controllable]
+        queried, n = self._queried(features), self.config.tokens
+        ego = self.vq_action(self.to_codebook(queried[:, :n]))
         if self.environment is None:
-            queries.append(self.action_latent)
-        n = self.config.tokens
-        later = self.encoder(_with_queries(features, *queries))[:, 1]
-        ego = self.vq_action(self.to_codebook(later[:, :n]))
-        if self.environment is None:
-            return ego, self.vq(self.to_codebook_uncontrol(later[:, n : 2 * n]))
+            return ego, self.vq(self.to_codebook_uncontrol(queried[:, n:]))
         assert condition is not None, "stage 1 reads a condition"
         with torch.no_grad():
             return ego, self.environment.encode(features, condition)
+
+    def _queried(self, features: Tensor) -> Tensor:
+        """Return the later frame's tokens (B, N or 2 N, M) at the queries: the ego's, then others."""
+        queries = [self.action_latent_controllable]
+        if self.environment is None:
+            queries.append(self.action_latent)
+        encoded = self.encoder(_with_queries(features, *queries))
+        return encoded[:, 1, : len(queries) * self.config.tokens]
 
     def decode(self, earlier: Tensor, ego: Tensor, environment: Tensor) -> Tensor:
         """Rebuild the later frame (B, P, D) from the earlier (B, P, D) and the codes' vectors (B, N, E)."""
@@ -207,7 +212,7 @@ class EgoModel(nn.Module):
         """Rebuild the later frame; arguments as of ``encode``."""
         ego, environment = self.encode(features, condition)
         decoded = self.decode(features[:, 0], ego.value, environment.value)
-        return _rebuilt(features, decoded, environment, ego)
+        return Rebuilt(decoded, mean_square(decoded, features), environment, ego)
 
 
 def _queries(config: LatentActionConfig) -> nn.Parameter:
@@ -229,7 +234,6 @@ def _with_queries(features: Tensor, *queries: Tensor) -> Tensor:
     return torch.cat([*(query.expand(batch, frames, -1, -1) for query in queries), features], dim=2)
 
 
-def _rebuilt(
-    features: Tensor, decoded: Tensor, environment: Quantised, ego: Quantised | None = None
-) -> Rebuilt:
-    return Rebuilt(decoded, F.mse_loss(decoded.float(), features[:, 1]), environment, ego)
+def mean_square(decoded: Tensor, features: Tensor) -> Tensor:
+    """Return () how far a rebuilt frame (B, P, D) is from the later one of features (B, 2, P, D)."""
+    return F.mse_loss(decoded.float(), features[:, 1])

@@ -1,0 +1,109 @@
+"""Batches of transitions, whose images are decoded while the batch before is learned from.
+
+Dimension letters: B batch, H rows and W columns of images.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from cache_schema.processors import usable_processors
+from pipeline.teachers.latent_action_vlm.making.clips.observations import read_image
+from pipeline.teachers.latent_action_vlm.making.clips.transitions import condition_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
+
+    from torch import Tensor
+
+    from pipeline.teachers.latent_action_vlm.making.clips.transitions import Transitions
+
+
+class TransitionBatch(NamedTuple):
+    """Some transitions, where they are learned from."""
+
+    images: Tensor
+    """(B, 2, H, W, 3) uint8 of the earlier and the later frame."""
+    condition: Tensor
+    """(B, 3, CONDITION_WIDTH) float32."""
+    motion: Tensor
+    """(B, 2) float32 of ``MOTION``, of mean 0 and variance 1."""
+
+
+class Scales(NamedTuple):
+    """By which numbers come to mean 0 and variance 1."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Scales:
+        """Measure samples (S, numbers). What does not vary stays as large as it is."""
+        std = values.std(0)
+        return cls(values.mean(0), np.where(std > 0, std, 1.0))
+
+
+class ImageBatches:
+    """Reads batches of transitions.
+
+    Args:
+        transitions: The samples.
+        condition: Scales of their conditions.
+        motion: Scales of their motion.
+        size: Rows and columns that images are shrunk to.
+        in_memory: Images that stay decoded.
+        device: Where batches are wanted.
+    """
+
+    def __init__(
+        self,
+        transitions: Transitions,
+        condition: Scales,
+        motion: Scales,
+        *,
+        size: int,
+        in_memory: int,
+        device: torch.device | str,
+    ) -> None:
+        self.transitions, self.size, self.in_memory, self.device = transitions, size, in_memory, device
+        self._tokens = torch.from_numpy(
+            condition_tokens(transitions.condition, transitions.command, *condition)
+        )
+        self._motion = torch.from_numpy((transitions.motion - motion.mean) / motion.std).float()
+        self._decoded: dict[int, np.ndarray] = {}
+
+    def read(self, batches: Iterable[np.ndarray]) -> Iterator[TransitionBatch]:
+        """Yield the transitions of every batch of sample numbers.
+
+        Raises:
+            ClipError: An image is not whole.
+        """
+        with ThreadPoolExecutor(usable_processors()) as pool:
+            waiting: tuple[np.ndarray, list[Future[np.ndarray]]] | None = None
+            for rows in batches:
+                asked = rows, [pool.submit(self._image, n) for n in self.transitions.pairs[rows].reshape(-1)]
+                if waiting is not None:
+                    yield self._batch(*waiting)
+                waiting = asked
+            if waiting is not None:
+                yield self._batch(*waiting)
+
+    def _image(self, number: int) -> np.ndarray:
+        image = self._decoded.get(number)
+        if image is None:
+            image = read_image(self.transitions.images[number], self.size)
+            if len(self._decoded) < self.in_memory:
+                self._decoded[number] = image
+        return image
+
+    def _batch(self, rows: np.ndarray, images: list[Future[np.ndarray]]) -> TransitionBatch:
+        stacked = np.stack([image.result() for image in images])
+        pairs = torch.from_numpy(stacked).unflatten(0, (len(rows), 2))
+        return TransitionBatch(
+            *(part.to(self.device) for part in (pairs, self._tokens[rows], self._motion[rows]))
+        )

@@ -1,0 +1,229 @@
+"""A training loop that goes on, to the bit, from wherever it was killed.
+
+Everything that changes from step to step lies in one safetensors file, which takes the place of the one
+before it in one move. What is drawn at a step follows from the seed and the step's number.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch.nn.utils import clip_grad_norm_
+
+from cache_schema.errors import CheckpointError, RequestError
+from cache_schema.format.features import Record
+from cache_schema.progress import SILENT
+from cache_schema.storage.atomic_io import write_durably
+from cache_schema.storage.locks import check_held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from cache_schema.progress import Progress
+
+Batch = TypeVar("Batch")
+
+KEY = "teachonce"
+"""Key of the JSON in the header of a safetensors file. One alone: the order of several is not fixed."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a weight."""
+
+
+class Recipe(Record):
+    """How weights are trained, whatever they are."""
+
+    free: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
+    """Fields that decide nothing, and that a run may go on with other values of."""
+    batch_size: int = Field(gt=0)
+    """Samples of a step over all processes."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Of AdamW."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Of AdamW, on every weight."""
+    clip_norm: float = Field(0.1, gt=0)
+    """Limit of the gradient's global norm."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Numbers that networks compute in; weights stay float32."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Decides the first weights, and the order of samples."""
+    checkpoint_every: int = Field(500, gt=0)
+    """Steps between two states that a run goes on from."""
+
+    def changed(self, changes: Mapping[str, str]) -> Self:
+        """Return the recipe with some fields changed, given as texts.
+
+        Raises:
+            RequestError: There is no such field, or a value does not fit.
+        """
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise RequestError(
+                f"the configuration cannot be changed so: {'.'.join(map(str, fault['loc']))}: {fault['msg']}",
+                expected=f"one of {', '.join(type(self).model_fields)}, and a value that fits it",
+                repair="correct the change, or leave it out",
+            ) from error
+
+
+def join_processes(recipe: Recipe, device: str) -> Accelerator:
+    """Join the other processes of the run, if ``accelerate`` or ``torchrun`` started some."""
+    # accelerate keeps one state a process, and the next run may want another precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(
+        cpu=torch.device(device).type == "cpu",
+        mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
+    )
+
+
+def rows_of(step: int, samples: int, recipe: Recipe) -> np.ndarray:
+    """Return the samples of a step, counted from 0; an epoch has each once, but for the last few."""
+    size = min(recipe.batch_size, samples)
+    epoch, place = divmod(step, samples // size)
+    order = np.random.default_rng((recipe.seed, epoch)).permutation(samples)
+    return order[place * size : (place + 1) * size]
+
+
+def fit(
+    file: Path,
+    weights: Mapping[str, nn.Parameter],
+    recipe: Recipe,
+    *,
+    steps: int,
+    batches: Callable[[int], Iterator[Batch]],
+    loss_of: Callable[[Batch, int], Tensor],
+    after: Callable[[Batch, int], None] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    identity: Mapping[str, Any],
+    accelerator: Accelerator,
+    progress: Progress = SILENT,
+) -> None:
+    """Train weights until so many steps are done, from the state in the file if there is one.
+
+    Args:
+        file: Where the state lies, in a folder that this run holds.
+        weights: What is trained, by name, where it is trained.
+        recipe: How.
+        steps: Of the whole run.
+        batches: Returns the batches from a step on.
+        loss_of: Returns the loss () of this process's part of a batch at a step.
+        after: Called after a step.
+        state: Further tensors that change in place.
+        identity: JSON of all else that decides the result; of another the state is refused.
+        accelerator: The processes, of which each has the same weights.
+        progress: Counts steps.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another run.
+        RequestError: The loss is not finite.
+        DatasetError: The folder was deleted, moved or replaced meanwhile.
+    """
+    state = state or {}
+    optimizer = torch.optim.AdamW(
+        [*weights.values()], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    decides = recipe.model_dump(mode="json", exclude={*recipe.free})
+    identity = json.loads(json.dumps({**identity, "recipe": decides}))
+    done = _restore(file, weights, optimizer, state, identity) if file.exists() else 0
+    progress.advance(done, file.stem)
+    for step, batch in zip(range(done, steps), batches(done), strict=False):
+        with accelerator.autocast():
+            loss = loss_of(batch, step)
+        accelerator.backward(loss)
+        gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
+        if accelerator.num_processes > 1:
+            for gradient in gradients:
+                gradient.copy_(accelerator.reduce(gradient, "mean"))
+        norm = clip_grad_norm_([*weights.values()], recipe.clip_norm)
+        if not bool(norm.isfinite()):
+            raise RequestError(
+                f"the gradient of step {step} is not finite, at a loss of {loss.item():g}",
+                expected="finite losses and gradients",
+                repair="train in another folder with a lower learning_rate; the state of before is kept",
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if after is not None:
+            after(batch, step)
+        if step + 1 == steps or (step + 1) % recipe.checkpoint_every == 0:
+            if accelerator.is_main_process:
+                check_held(file.parent)
+                _save(file, weights, optimizer, state, {"step": step + 1, "identity": identity})
+            accelerator.wait_for_everyone()
+        progress.advance(1, file.stem)
+
+
+def _save(
+    file: Path,
+    weights: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Tensor],
+    reached: Mapping[str, Any],
+) -> None:
+    tensors = {f"weights.{name}": weight.detach() for name, weight in weights.items()}
+    tensors |= {f"state.{name}": value for name, value in state.items()}
+    for name, weight in weights.items():
+        moments = optimizer.state.get(weight, {})
+        tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS if key in moments}
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    write_durably(file, save(contiguous, {KEY: json.dumps(reached)}))
+
+
+@torch.no_grad()
+def _restore(
+    file: Path,
+    weights: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Tensor],
+    identity: Mapping[str, Any],
+) -> int:
+    """Put a state back; return the steps that it has done."""
+    try:
+        with safe_open(file, "pt") as stored:
+            reached = json.loads((stored.metadata() or {})[KEY])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read: {error}",
+            expected="the state of a run, as it was written",
+            repair="restore it from a copy, or delete it to train from the start",
+        ) from error
+    if reached["identity"] != identity:
+        changed = _differences(reached["identity"], identity)
+        raise CheckpointError(
+            f"the run in {file.parent} is another one: {'; '.join(changed)}",
+            expected="the configuration, the data and the weights that the run began with",
+            repair="give another folder, or what the run began with",
+        )
+    for name, weight in weights.items():
+        weight.copy_(tensors[f"weights.{name}"])
+        own = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+        if own:
+            on_device = {key: value.to(weight.device) for key, value in own.items() if key != "step"}
+            optimizer.state[weight] = {"step": own["step"], **on_device}
+    for name, value in state.items():
+        value.copy_(tensors[f"state.{name}"])
+    return int(reached["step"])
+
+
+def _differences(there: Any, now: Any, place: str = "") -> list[str]:
+    """Name the values of two JSON documents that differ."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in dict.fromkeys((*there, *now))
+            for line in _differences(there.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    return [] if there == now else [f"{place} {there!r} there, {now!r} now"]
