@@ -55,6 +55,12 @@ DataRoot = Annotated[
 SourceName = Annotated[
     str, typer.Option("--source", help="What lies there: bench2drive, or your own as package.module:Class.")
 ]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,...", help="Store these inputs of students from the source itself, such as camera_strip."
+    ),
+]
 TeacherName = Annotated[str, typer.Option("--teacher", help="Preset, or your own as package.module:NAME.")]
 Checkpoint = Annotated[
     Path | None,
@@ -124,6 +130,7 @@ def plan(
     dataset: DatasetPath,
     data: DataRoot,
     source: SourceName = "bench2drive",
+    inputs: Inputs = None,
     teacher: TeacherName = "orion-tiny",
     checkpoint: Checkpoint = None,
     split: SplitChoice = Split.ALL,
@@ -139,12 +146,11 @@ def plan(
 ) -> None:
     """Show what an extraction would cost. Writes nothing."""
     from pipeline.extraction.estimate import frames_per_second, plan
-    from pipeline.source import open_source
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
     options = _options(fields, signals)
-    preset, opened = teacher_preset(teacher, options), open_source(source, data)
+    preset, opened = teacher_preset(teacher, options), _opened(source, data, inputs)
     check_kind(preset, opened)
     selection = _select(opened, split)
     measured = None
@@ -171,6 +177,7 @@ def extract(
     dataset: DatasetPath,
     data: DataRoot,
     source: SourceName = "bench2drive",
+    inputs: Inputs = None,
     teacher: TeacherName = "orion-tiny",
     checkpoint: Checkpoint = None,
     split: SplitChoice = Split.ALL,
@@ -190,12 +197,12 @@ def extract(
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
-    from pipeline.source import absolute, open_source
+    from pipeline.source import absolute
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
     options = _options(fields, signals)
-    opened = open_source(source, data)
+    opened = _opened(source, data, inputs)
     check_kind(teacher_preset(teacher, options), opened)
     selection = _select(opened, split)
     # A worker may run in another folder.
@@ -275,6 +282,12 @@ def _options(fields: Sequence[str] | None, signals: str | None) -> dict[str, str
             )
         options[field] = value
     return options
+
+
+def _opened(name: str, root: Path, inputs: str | None) -> Source:
+    from pipeline.source import open_source, with_inputs
+
+    return with_inputs(open_source(name, root), [] if inputs is None else inputs.split(","))
 
 
 def _select(source: Source, split: Split) -> Selection:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.teachers.protocol import Teacher, TeacherPreset
 
 TEACHERS = {
+    "autovla-3b": "pipeline.teachers.latent_action_vlm.presets:AUTOVLA_3B",
+    "latentvla-3b": "pipeline.teachers.latent_action_vlm.presets:LATENTVLA_3B",
+    "latentvla-tiny": "pipeline.teachers.latent_action_vlm.presets:LATENTVLA_TINY",
     "orion-7b": "pipeline.teachers.orion.presets:ORION_7B",
     "orion-tiny": "pipeline.teachers.orion.presets:ORION_TINY",
 }

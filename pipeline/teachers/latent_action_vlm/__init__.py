@@ -1,1 +1,1 @@
-"""LatentVLA-R's teacher: a vision-language model that thinks in latent actions."""
+"""Qwen2.5-VL as a teacher of latent actions: LatentVLA-R, AutoVLA, and others that tell codes."""
