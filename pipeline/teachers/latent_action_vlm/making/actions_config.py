@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from cache_schema.errors import RequestError
 from pipeline.teachers.latent_action_vlm.making.clips.observations import PATCH, Observation
 from pipeline.teachers.latent_action_vlm.making.clips.transitions import CONDITION_WIDTH
+from pipeline.teachers.options import changed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 from pipeline.teachers.latent_action_vlm.making.latent_action_model import LatentActionConfig
 from pipeline.teachers.latent_action_vlm.making.training_loop import Recipe
 
@@ -85,3 +90,18 @@ PRESETS = {
     ),
 }
 """Configurations by name: UniVLA's sizes, and small ones for a laptop."""
+
+
+def preset_of(name: str, changes: Mapping[str, str] = {}) -> ActionsConfig:
+    """Return a configuration by name, with some fields changed, given as texts.
+
+    Raises:
+        RequestError: There is no such preset or field, or a value does not fit.
+    """
+    if name not in PRESETS:
+        raise RequestError(
+            f"there is no preset {name!r} of latent actions",
+            expected=f"one of {', '.join(PRESETS)}",
+            repair="correct --preset",
+        )
+    return changed(PRESETS[name], changes, "that train-actions makes")

@@ -232,7 +232,8 @@ class _Training:
             return self.batches.read(part[rank :: self.accelerator.num_processes] for part in rows)
 
         def loss_alone(batch: TransitionBatch, step: int) -> Tensor:
-            loss, found[0] = loss_of(batch, step)
+            with self.accelerator.autocast():
+                loss, found[0] = loss_of(batch, step)
             return loss
 
         def after(_: TransitionBatch, step: int) -> None:

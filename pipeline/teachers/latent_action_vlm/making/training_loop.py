@@ -6,26 +6,30 @@ before it in one move. What is drawn at a step follows from the seed and the ste
 
 from __future__ import annotations
 
+import itertools
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.utils import clip_grad_norm_
 
 from cache_schema.errors import CheckpointError, RequestError
 from cache_schema.format.features import Record
+from cache_schema.processors import usable_processors
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.locks import check_held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from cache_schema.progress import Progress
 
 Batch = TypeVar("Batch")
+Sample = TypeVar("Sample")
 
 KEY = "teachonce"
 """Key of the JSON in the header of a safetensors file. One alone: the order of several is not fixed."""
@@ -60,22 +65,6 @@ class Recipe(Record):
     checkpoint_every: int = Field(500, gt=0)
     """Steps between two states that a run goes on from."""
 
-    def changed(self, changes: Mapping[str, str]) -> Self:
-        """Return the recipe with some fields changed, given as texts.
-
-        Raises:
-            RequestError: There is no such field, or a value does not fit.
-        """
-        try:
-            return type(self).model_validate({**self.model_dump(), **changes})
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise RequestError(
-                f"the configuration cannot be changed so: {'.'.join(map(str, fault['loc']))}: {fault['msg']}",
-                expected=f"one of {', '.join(type(self).model_fields)}, and a value that fits it",
-                repair="correct the change, or leave it out",
-            ) from error
-
 
 def join_processes(recipe: Recipe, device: str) -> Accelerator:
     """Join the other processes of the run, if ``accelerate`` or ``torchrun`` started some."""
@@ -94,6 +83,19 @@ def rows_of(step: int, samples: int, recipe: Recipe) -> np.ndarray:
     epoch, place = divmod(step, samples // size)
     order = np.random.default_rng((recipe.seed, epoch)).permutation(samples)
     return order[place * size : (place + 1) * size]
+
+
+def prefetched(
+    batches: Iterable[np.ndarray], read: Callable[[int], Sample]
+) -> Iterator[tuple[np.ndarray, list[Sample]]]:
+    """Yield every batch of rows with its samples, read by threads during the batch before."""
+    with ThreadPoolExecutor(usable_processors()) as pool:
+        waiting: tuple[np.ndarray, list[Future[Sample]]] | None = None
+        for rows in itertools.chain(batches, [None]):
+            asked = None if rows is None else (rows, [pool.submit(read, int(row)) for row in rows])
+            if waiting is not None:
+                yield waiting[0], [sample.result() for sample in waiting[1]]
+            waiting = asked
 
 
 def fit(
@@ -139,8 +141,7 @@ def fit(
     done = _restore(file, weights, optimizer, state, identity) if file.exists() else 0
     progress.advance(done, file.stem)
     for step, batch in zip(range(done, steps), batches(done), strict=False):
-        with accelerator.autocast():
-            loss = loss_of(batch, step)
+        loss = loss_of(batch, step)
         accelerator.backward(loss)
         gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
         if accelerator.num_processes > 1:

@@ -5,19 +5,17 @@ Dimension letters: B batch, H rows and W columns of images.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from cache_schema.processors import usable_processors
 from pipeline.teachers.latent_action_vlm.making.clips.observations import read_image
 from pipeline.teachers.latent_action_vlm.making.clips.transitions import condition_tokens
+from pipeline.teachers.latent_action_vlm.making.training_loop import prefetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
 
     from torch import Tensor
 
@@ -83,15 +81,14 @@ class ImageBatches:
         Raises:
             ClipError: An image is not whole.
         """
-        with ThreadPoolExecutor(usable_processors()) as pool:
-            waiting: tuple[np.ndarray, list[Future[np.ndarray]]] | None = None
-            for rows in batches:
-                asked = rows, [pool.submit(self._image, n) for n in self.transitions.pairs[rows].reshape(-1)]
-                if waiting is not None:
-                    yield self._batch(*waiting)
-                waiting = asked
-            if waiting is not None:
-                yield self._batch(*waiting)
+        for rows, images in prefetched(batches, self._pair):
+            pairs = torch.from_numpy(np.stack(images))
+            parts = pairs, self._tokens[rows], self._motion[rows]
+            yield TransitionBatch(*(part.to(self.device) for part in parts))
+
+    def _pair(self, row: int) -> np.ndarray:
+        earlier, later = self.transitions.pairs[row]
+        return np.stack([self._image(int(earlier)), self._image(int(later))])
 
     def _image(self, number: int) -> np.ndarray:
         image = self._decoded.get(number)
@@ -100,10 +97,3 @@ class ImageBatches:
             if len(self._decoded) < self.in_memory:
                 self._decoded[number] = image
         return image
-
-    def _batch(self, rows: np.ndarray, images: list[Future[np.ndarray]]) -> TransitionBatch:
-        stacked = np.stack([image.result() for image in images])
-        pairs = torch.from_numpy(stacked).unflatten(0, (len(rows), 2))
-        return TransitionBatch(
-            *(part.to(self.device) for part in (pairs, self._tokens[rows], self._motion[rows]))
-        )

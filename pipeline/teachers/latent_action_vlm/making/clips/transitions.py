@@ -18,6 +18,7 @@ from cache_schema.errors import ClipError, LeftOut
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.driving import COMMANDS
 from cache_schema.vocabulary.latent_actions import ACCELERATION, SPEED, YAW_RATE
+from pipeline.bench2drive.add_ground_truth import SAME_POSE_M
 from pipeline.bench2drive.geometry import rigid_inverse
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class ClipTransitions:
     clip: str
     images: tuple[Path, ...]
     """(F) JPEGs of the front camera."""
+    ego_pose: np.ndarray
+    """(F, 4, 4) LiDAR to world."""
     later: np.ndarray
     """(F) int64, the frame a gap later; -1 where the clip has none at that time."""
     condition: np.ndarray
@@ -108,10 +111,35 @@ def read_transitions(clip: Clip, rate_hz: float) -> ClipTransitions:
     return ClipTransitions(
         clip=clip.name,
         images=images,
+        ego_pose=pose,
         later=np.where(whole, later, -1),
         condition=np.concatenate([relative_pose(pose, half), after, state], axis=1),
         command=command,
         motion=np.stack([after[:, 2], speed[later] - speed], axis=1) / GAP_S,
+    )
+
+
+def check_same_clip(clip: ClipTransitions, frames: np.ndarray, ego_pose: np.ndarray | None) -> None:
+    """Check that a raw clip is the one that a dataset's clip was made from.
+
+    Args:
+        clip: The raw clip.
+        frames: Numbers of the frames that the dataset holds.
+        ego_pose: (frames, 4, 4) as it holds them, if it does.
+
+    Raises:
+        ClipError: It is another one.
+    """
+    if frames.min() < 0 or frames.max() >= len(clip.images):
+        what = f"has {len(clip.images)} frames, and the dataset holds frame {frames.max()} of it"
+    elif ego_pose is not None and np.abs(clip.ego_pose[frames] - ego_pose).max() > SAME_POSE_M:
+        what = "has the ego elsewhere than in the dataset"
+    else:
+        return
+    raise ClipError(
+        f"the raw clip {clip.clip} {what}",
+        expected="the raw clip that the dataset was made from",
+        repair="give the data root that the dataset was extracted from",
     )
 
 
