@@ -10,13 +10,12 @@ import typer
 from cache_schema.errors import RequestError
 from cache_schema.processors import usable_processors
 from cache_schema.terminal import DatasetPath, Device, ProgressBar, exit_if_left_out, out, torch_device
-from pipeline import commands as teacher_commands
+from pipeline.commands import PANEL, DataRoot, SourceName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 commands = typer.Typer()
-PANEL = "Making a teacher (experimental)"
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="Folder of the run; it resumes from there.")
@@ -29,8 +28,8 @@ Dinov2 = Annotated[
 @commands.command("train-actions", rich_help_panel=PANEL)
 def train_actions(
     run: RunFolder,
-    data: teacher_commands.DataRoot,
-    source: teacher_commands.SourceName = "bench2drive",
+    data: DataRoot,
+    source: SourceName = "bench2drive",
     preset: Annotated[str, typer.Option(help="Sizes and recipe: published, or tiny.")] = "tiny",
     fields: Annotated[
         list[str] | None,
@@ -63,11 +62,11 @@ def train_actions(
 @commands.command("add-codes", rich_help_panel=PANEL)
 def add_codes(
     dataset: DatasetPath,
-    data: teacher_commands.DataRoot,
+    data: DataRoot,
     actions: Annotated[
         Path, typer.Option(metavar="FILE", help="actions.safetensors, which `train-actions` wrote.")
     ],
-    source: teacher_commands.SourceName = "bench2drive",
+    source: SourceName = "bench2drive",
     dinov2: Dinov2 = None,
     device: Device = None,
 ) -> None:
@@ -87,8 +86,8 @@ def add_codes(
 def tune_vlm(
     run: RunFolder,
     dataset: DatasetPath,
-    data: teacher_commands.DataRoot,
-    source: teacher_commands.SourceName = "bench2drive",
+    data: DataRoot,
+    source: SourceName = "bench2drive",
     teacher: Annotated[str, typer.Option(help="Preset of a teacher of latent actions.")] = "latentvla-tiny",
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A Qwen2.5-VL. Without it weights are random.")

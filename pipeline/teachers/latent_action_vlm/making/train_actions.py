@@ -24,10 +24,10 @@ from pipeline.teachers.latent_action_vlm.making.latent_action_model import (
     mean_square,
 )
 from pipeline.teachers.latent_action_vlm.making.learned_actions import write_actions
-from pipeline.teachers.latent_action_vlm.making.training_loop import fit, join_processes, rows_of
+from pipeline.teachers.latent_action_vlm.making.training_loop import fit, join_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -223,13 +223,8 @@ class _Training:
         steps: int,
         loss_of: Callable[[TransitionBatch, int], tuple[Tensor, Quantised | None]],
     ) -> None:
-        samples, rank = len(self.batches.transitions), self.accelerator.process_index
         restart = CodeRestart(codebook, self.config, steps, self.accelerator)
         found: list[Quantised | None] = [None]
-
-        def batches(begin: int) -> Iterator[TransitionBatch]:
-            rows = (rows_of(step, samples, self.config) for step in range(begin, steps))
-            return self.batches.read(part[rank :: self.accelerator.num_processes] for part in rows)
 
         def loss_alone(batch: TransitionBatch, step: int) -> Tensor:
             with self.accelerator.autocast():
@@ -245,7 +240,8 @@ class _Training:
             {key: weight for key, weight in model.named_parameters() if weight.requires_grad},
             self.config,
             steps=steps,
-            batches=batches,
+            samples=len(self.batches.transitions),
+            read=self.batches.read,
             loss_of=loss_alone,
             after=after,
             state={"counts": restart.counts},

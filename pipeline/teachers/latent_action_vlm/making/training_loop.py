@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -98,13 +98,31 @@ def prefetched(
             waiting = asked
 
 
+class Remembered(Generic[Sample]):
+    """Reads samples by their number, and keeps the first so many. Called by several threads at once."""
+
+    def __init__(self, read: Callable[[int], Sample], limit: int) -> None:
+        self._read, self._limit = read, limit
+        self._kept: dict[int, Sample] = {}
+
+    def __call__(self, number: int) -> Sample:
+        """Return one sample, always the same object where it is kept."""
+        sample = self._kept.get(number)
+        if sample is None:
+            sample = self._read(number)
+            if len(self._kept) < self._limit:
+                self._kept[number] = sample
+        return sample
+
+
 def fit(
     file: Path,
     weights: Mapping[str, nn.Parameter],
     recipe: Recipe,
     *,
     steps: int,
-    batches: Callable[[int], Iterator[Batch]],
+    samples: int,
+    read: Callable[[Iterator[np.ndarray]], Iterator[Batch]],
     loss_of: Callable[[Batch, int], Tensor],
     after: Callable[[Batch, int], None] | None = None,
     state: Mapping[str, Tensor] | None = None,
@@ -119,7 +137,8 @@ def fit(
         weights: What is trained, by name, where it is trained.
         recipe: How.
         steps: Of the whole run.
-        batches: Returns the batches from a step on.
+        samples: How many there are.
+        read: Yields a batch for the rows of each step, of which this process has a part.
         loss_of: Returns the loss () of this process's part of a batch at a step.
         after: Called after a step.
         state: Further tensors that change in place.
@@ -129,10 +148,16 @@ def fit(
 
     Raises:
         CheckpointError: The file is damaged, or of another run.
-        RequestError: The loss is not finite.
+        RequestError: A gradient is not finite, or the processes cannot share a batch.
         DatasetError: The folder was deleted, moved or replaced meanwhile.
     """
-    state = state or {}
+    state, processes = state or {}, accelerator.num_processes
+    if min(recipe.batch_size, samples) % processes:
+        raise RequestError(
+            f"{processes} processes cannot share a batch of {min(recipe.batch_size, samples)} samples",
+            expected="as many samples for each process",
+            repair=f"set batch_size to a multiple of {processes} that is no larger than the data",
+        )
     optimizer = torch.optim.AdamW(
         [*weights.values()], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -140,11 +165,14 @@ def fit(
     identity = json.loads(json.dumps({**identity, "recipe": decides}))
     done = _restore(file, weights, optimizer, state, identity) if file.exists() else 0
     progress.advance(done, file.stem)
-    for step, batch in zip(range(done, steps), batches(done), strict=False):
+    rows = (
+        rows_of(step, samples, recipe)[accelerator.process_index :: processes] for step in range(done, steps)
+    )
+    for step, batch in enumerate(read(rows), start=done):
         loss = loss_of(batch, step)
         accelerator.backward(loss)
         gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
-        if accelerator.num_processes > 1:
+        if processes > 1:
             for gradient in gradients:
                 gradient.copy_(accelerator.reduce(gradient, "mean"))
         norm = clip_grad_norm_([*weights.values()], recipe.clip_norm)

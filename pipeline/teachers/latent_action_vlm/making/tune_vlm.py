@@ -28,17 +28,17 @@ from pipeline.teachers.latent_action_vlm.making.lora import adapt
 from pipeline.teachers.latent_action_vlm.making.merged_model import write_merged
 from pipeline.teachers.latent_action_vlm.making.training_loop import (
     Recipe,
+    Remembered,
     fit,
     join_processes,
     prefetched,
-    rows_of,
 )
 from pipeline.teachers.latent_action_vlm.presets import LatentActionPreset
 from pipeline.teachers.latent_action_vlm.sequences import Sequences
 from pipeline.teachers.options import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from rich.table import Table
@@ -56,6 +56,8 @@ HELD_OUT = "val"
 class TuningConfig(Recipe):
     """How a vision-language model is taught codes."""
 
+    free = frozenset({"checkpoint_every", "frames_in_memory"})
+
     batch_size: int = Field(16, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -64,6 +66,8 @@ class TuningConfig(Recipe):
     """Of the adapters; with ``alpha``, UniVLA's."""
     alpha: float = Field(16.0, gt=0)
     """Adapters count alpha / rank times."""
+    frames_in_memory: int = Field(2000, ge=0)
+    """Frames that stay prepared once they were read; of three cameras at 448x252, one takes 1 MB."""
     check_samples: int = Field(1024, gt=1)
     """Held-out frames, at most, that the check at the end looks at."""
 
@@ -185,13 +189,8 @@ def tune_vlm(
             tuning.weights,
             config,
             steps=config.steps,
-            batches=lambda begin: tuning.read(
-                frames,
-                (
-                    rows_of(step, len(frames), config)[accelerator.process_index :: accelerator.num_processes]
-                    for step in range(begin, config.steps)
-                ),
-            ),
+            samples=len(frames),
+            read=tuning.reader(frames),
             loss_of=lambda batch, _: tuning.nll(batch).sum(1).mean(),
             identity={
                 "labels": frames.digest,
@@ -218,14 +217,21 @@ class _Tuning:
         adapted = adapt(language_model, rank=config.rank, alpha=config.alpha, seed=config.seed)
         self.weights = adapted | self.rows.weights
 
-    def read(self, frames: LabelledFrames, batches: Iterable[np.ndarray]) -> Iterator[LabelledBatch]:
-        """Yield the frames of every batch of rows."""
+    def reader(self, frames: LabelledFrames) -> Callable[[Iterable[np.ndarray]], Iterator[LabelledBatch]]:
+        """Return what yields the frames of every batch of rows."""
+        prepared = Remembered(
+            lambda row: self.teacher.prepare(frames.sample(row)), self.config.frames_in_memory
+        )
         device = self.teacher.model.device
-        for rows, inputs in prefetched(batches, lambda row: self.teacher.prepare(frames.sample(row))):
-            images, prompts = self.teacher.collate(inputs)
-            codes = torch.from_numpy(frames.labels[rows])
-            on_device = Sequences(*(part.to(device) for part in prompts))
-            yield LabelledBatch(images.to(device), on_device, codes.to(device))
+
+        def read(batches: Iterable[np.ndarray]) -> Iterator[LabelledBatch]:
+            for rows, inputs in prefetched(batches, prepared):
+                images, prompts = self.teacher.collate(inputs)
+                codes = torch.from_numpy(frames.labels[rows])
+                on_device = Sequences(*(part.to(device) for part in prompts))
+                yield LabelledBatch(images.to(device), on_device, codes.to(device))
+
+        return read
 
     def nll(self, batch: LabelledBatch) -> Tensor:
         """Return (B, N) minus the log-probability of each code."""
@@ -239,7 +245,7 @@ class _Tuning:
         rows = np.random.default_rng(config.seed).permutation(len(frames))[: config.check_samples]
         batches = np.array_split(rows, -(-len(rows) // config.batch_size))
         right, shuffled = [], []
-        for batch in self.read(frames, batches):
+        for batch in self.reader(frames)(batches):
             right.append(self.nll(batch))
             shuffled.append(self.nll(batch._replace(images=batch.images.roll(1, 0))))
         first = slice(None, None, CODES_A_TRANSITION)

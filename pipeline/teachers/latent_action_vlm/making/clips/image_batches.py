@@ -12,7 +12,7 @@ import torch
 
 from pipeline.teachers.latent_action_vlm.making.clips.observations import read_image
 from pipeline.teachers.latent_action_vlm.making.clips.transitions import condition_tokens
-from pipeline.teachers.latent_action_vlm.making.training_loop import prefetched
+from pipeline.teachers.latent_action_vlm.making.training_loop import Remembered, prefetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,12 +68,12 @@ class ImageBatches:
         in_memory: int,
         device: torch.device | str,
     ) -> None:
-        self.transitions, self.size, self.in_memory, self.device = transitions, size, in_memory, device
+        self.transitions, self.device = transitions, device
         self._tokens = torch.from_numpy(
             condition_tokens(transitions.condition, transitions.command, *condition)
         )
         self._motion = torch.from_numpy((transitions.motion - motion.mean) / motion.std).float()
-        self._decoded: dict[int, np.ndarray] = {}
+        self._image = Remembered(lambda number: read_image(transitions.images[number], size), in_memory)
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[TransitionBatch]:
         """Yield the transitions of every batch of sample numbers.
@@ -89,11 +89,3 @@ class ImageBatches:
     def _pair(self, row: int) -> np.ndarray:
         earlier, later = self.transitions.pairs[row]
         return np.stack([self._image(int(earlier)), self._image(int(later))])
-
-    def _image(self, number: int) -> np.ndarray:
-        image = self._decoded.get(number)
-        if image is None:
-            image = read_image(self.transitions.images[number], self.size)
-            if len(self._decoded) < self.in_memory:
-                self._decoded[number] = image
-        return image
