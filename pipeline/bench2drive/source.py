@@ -19,7 +19,7 @@ from pipeline.bench2drive.clips import FRAME_RATE_HZ, find_clips, folders_around
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.jpeg import read_jpeg
 from pipeline.bench2drive.splits import split_of, unlisted, validation_clips
-from pipeline.bench2drive.strip import strip_of, strip_size
+from pipeline.bench2drive.strip import cut, resized, strip_size
 from pipeline.source import Selection, absolute
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ class OpenBench2DriveClip:
 
     def inputs(self, sample: DrivingSample) -> dict[str, np.ndarray]:
         """Return the strip of a frame's camera images, if it is asked for; see ``OpenClip``."""
-        return {} if self.strip is None else {CAMERA_STRIP: strip_of(sample, self.strip)}
+        if self.strip is None:
+            return {}
+        return {CAMERA_STRIP: resized(cut(sample.image), self.strip)}
 
 
 @dataclass(frozen=True)

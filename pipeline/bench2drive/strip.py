@@ -17,9 +17,7 @@ from cache_schema.vocabulary.latent_actions import CAMERA_STRIP
 from pipeline.bench2drive.geometry import IMAGE_WIDTH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pipeline.bench2drive.source import DrivingSample
+    from collections.abc import Callable, Sequence
 
 STRIPS = {CAMERA_STRIP: (1024, 256), "camera_strip_512": (512, 128), "camera_strip_256": (256, 64)}
 """What can be asked for -> width and height. In a dataset all are called ``camera_strip``."""
@@ -53,21 +51,20 @@ def strip_size(names: Sequence[str]) -> tuple[int, int]:
     return STRIPS[names[0]]
 
 
-def cut(images: dict[str, Image.Image]) -> Image.Image:
-    """Cut and join camera images of 1600x900, by camera, to a strip of 3264x816."""
+def cut(image: Callable[[str], Image.Image]) -> Image.Image:
+    """Cut and join images of 1600x900 to a strip of 3264x816.
+
+    Args:
+        image: Returns the image of a camera.
+    """
     strip = Image.new("RGB", CUT)
     left = 0
     for camera, (begin, end) in COLUMNS.items():
-        strip.paste(images[camera].crop((begin, ROWS[0], end, ROWS[1])), (left, 0))
+        strip.paste(image(camera).crop((begin, ROWS[0], end, ROWS[1])), (left, 0))
         left += end - begin
     return strip
 
 
-def strip_of(sample: DrivingSample, size: tuple[int, int]) -> np.ndarray:
-    """Return the strip of a frame, resized with an antialiased bicubic: (height, width, 3) uint8 RGB.
-
-    Raises:
-        ClipError: An image is missing or not whole.
-    """
-    images = {camera: sample.image(camera) for camera in COLUMNS}
-    return np.array(cut(images).resize(size, Image.Resampling.BICUBIC))
+def resized(strip: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Resize a strip with an antialiased bicubic to a width and height: (height, width, 3) uint8 RGB."""
+    return np.array(strip.resize(size, Image.Resampling.BICUBIC))

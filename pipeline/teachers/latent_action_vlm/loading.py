@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import Qwen2_5_VLConfig
 
-from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from pipeline.teachers.latent_action_vlm.checkpoint import (
     check_codes,
@@ -22,68 +21,65 @@ from pipeline.teachers.precision import TYPES
 from pipeline.teachers.weights import Fingerprint, random_origin
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cache_schema.progress import Progress
-    from pipeline.teachers.latent_action_vlm.presets import LatentActionPreset
+    from pipeline.teachers.latent_action_vlm.options import LatentActionOptions
     from pipeline.teachers.latent_action_vlm.prompt import PromptTokenizer
 
 
 def load(
-    preset: LatentActionPreset,
-    checkpoint: Path | None,
+    name: str,
+    options: LatentActionOptions,
+    weights: Path | int,
+    sizes: Mapping[str, Any],
     *,
+    random_device: str,
     device: str,
-    precision: str = "fp32",
-    quantize: str | None = None,
+    precision: str,
     progress: Progress = SILENT,
 ) -> LatentActionTeacher:
-    """Build a preset's teacher; see ``LatentActionPreset.load``."""
-    if precision not in TYPES:
-        raise RequestError(
-            f"there is no precision {precision!r}",
-            expected=f"one of {', '.join(TYPES)}",
-            repair="choose one of these precisions",
-        )
-    if quantize is not None:
-        raise RequestError(
-            f"the teacher {preset.name} does not come quantised as {quantize}",
-            expected="no quantisation",
-            repair="leave --quantize out, or choose --precision bf16",
-        )
-    weights = preset.random_seed if checkpoint is None else checkpoint
-    if weights is None:
-        raise RequestError(
-            f"the teacher {preset.name} needs a checkpoint",
-            expected="--checkpoint with the folder of a Qwen2.5-VL that was taught its codes",
-            repair="make one from Qwen2.5-VL-3B by `teachonce tune-vlm`, or try latentvla-tiny",
-        )
+    """Build a teacher.
+
+    Args:
+        name: Part of its identity.
+        options: What it is shown and asked, and its codes.
+        weights: A folder of Qwen2.5-VL, or the seed of random weights.
+        sizes: Arguments of ``Qwen2_5_VLConfig`` for random weights; a folder states its own.
+        random_device: Where random weights are drawn.
+        device: Where it runs.
+        precision: A key of ``TYPES``, of all weights.
+        progress: Counts tensors.
+
+    Raises:
+        CheckpointError: The folder is no Qwen2.5-VL, or has no free rows for the codes.
+        RequestError: Its tokenizer does not fit the model.
+    """
     if isinstance(weights, int):
-        config = Qwen2_5_VLConfig(**copy.deepcopy(dict(preset.sizes)))
+        config = Qwen2_5_VLConfig(**copy.deepcopy(dict(sizes)))
         tokenizer = byte_tokenizer(config)
-        check_codes(preset.options, config, None, preset.name)
+        check_codes(options, config, None, name)
     else:
         config, tokenizer = read_config(weights), read_tokenizer(weights)
-        check_codes(preset.options, config, tokenizer, weights)
+        check_codes(options, config, tokenizer, weights)
     model = build(config)
     shapes = shapes_of(model)
     progress.expect(len(shapes))
     if isinstance(weights, int):
-        for name, weight in random_weights(shapes, weights, preset.random_device):
-            place(model, name, weight, device, TYPES[precision])
+        for key, weight in random_weights(shapes, weights, random_device):
+            place(model, key, weight, device, TYPES[precision])
             progress.advance()
-        origin = random_origin(weights, preset.random_device)
+        origin = random_origin(weights, random_device)
     else:
         fingerprint = Fingerprint()
-        for name, weight in read_weights(weights, shapes):
-            fingerprint.add(name, weight.float())
-            place(model, name, weight, device, TYPES[precision])
+        for key, weight in read_weights(weights, shapes):
+            fingerprint.add(key, weight.float())
+            place(model, key, weight, device, TYPES[precision])
             progress.advance()
         origin = str(fingerprint)
     complete(model, device)
-    return LatentActionTeacher(
-        preset.name, preset.options, model, tokenizer, weights=origin, precision=precision
-    )
+    return LatentActionTeacher(name, options, model, tokenizer, weights=origin, precision=precision)
 
 
 def byte_tokenizer(config: Qwen2_5_VLConfig) -> PromptTokenizer:

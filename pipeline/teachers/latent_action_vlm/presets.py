@@ -9,6 +9,7 @@ from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from pipeline.teachers.latent_action_vlm.options import LatentActionOptions
 from pipeline.teachers.options import changed
+from pipeline.teachers.precision import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,11 +66,37 @@ class LatentActionPreset:
                 in this precision or quantisation.
         """
         del compile
+        if precision not in TYPES:
+            raise RequestError(
+                f"there is no precision {precision!r}",
+                expected=f"one of {', '.join(TYPES)}",
+                repair="choose one of these precisions",
+            )
+        if quantize is not None:
+            raise RequestError(
+                f"the teacher {self.name} does not come quantised as {quantize}",
+                expected="no quantisation",
+                repair="leave --quantize out, or choose --precision bf16",
+            )
+        weights = self.random_seed if checkpoint is None else checkpoint
+        if weights is None:
+            raise RequestError(
+                f"the teacher {self.name} needs a checkpoint",
+                expected="--checkpoint with the folder of a Qwen2.5-VL that was taught its codes",
+                repair="make one from Qwen2.5-VL-3B by `teachonce tune-vlm`, or try latentvla-tiny",
+            )
         # transformers takes seconds to import, and a preset's features are read without loading it.
         from pipeline.teachers.latent_action_vlm.loading import load
 
         return load(
-            self, checkpoint, device=device, precision=precision, quantize=quantize, progress=progress
+            self.name,
+            self.options,
+            weights,
+            self.sizes,
+            random_device=self.random_device,
+            device=device,
+            precision=precision,
+            progress=progress,
         )
 
     def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
@@ -136,6 +163,8 @@ LATENTVLA_TINY = LatentActionPreset(
             "num_key_value_heads": 2,
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            "bos_token_id": 244,
+            "eos_token_id": 245,
         },
         "vision_config": {
             "depth": 2,
