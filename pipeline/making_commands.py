@@ -9,7 +9,15 @@ import typer
 
 from cache_schema.errors import RequestError
 from cache_schema.processors import usable_processors
-from cache_schema.terminal import DatasetPath, Device, ProgressBar, exit_if_left_out, out, torch_device
+from cache_schema.terminal import (
+    DatasetPath,
+    Device,
+    ProgressBar,
+    exit_if_left_out,
+    is_first_process,
+    out,
+    torch_device,
+)
 from pipeline.commands import PANEL, DataRoot, SourceName
 
 if TYPE_CHECKING:
@@ -54,8 +62,9 @@ def train_actions(
             workers=usable_processors(),
             progress=bar,
         )
-    out.print(report.checks)
-    out.print(f"{report.file}: sha256:{report.sha256}", soft_wrap=True)
+    if is_first_process():
+        out.print(report.checks)
+        out.print(f"{report.file}: sha256:{report.sha256}", soft_wrap=True)
     exit_if_left_out(report.failed)
 
 
@@ -118,8 +127,9 @@ def tune_vlm(
             device=torch_device(device),
             progress=bar,
         )
-    out.print(report.checks)
-    out.print(f"{report.folder}: give it to `extract --teacher {teacher} --checkpoint`", soft_wrap=True)
+    if is_first_process():
+        out.print(report.checks)
+        out.print(f"{report.folder}: give it to `extract --teacher {teacher} --checkpoint`", soft_wrap=True)
 
 
 def _values(fields: Sequence[str] | None, option: str) -> dict[str, str]:

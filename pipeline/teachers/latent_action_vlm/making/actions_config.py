@@ -35,6 +35,7 @@ class ActionsConfig(Recipe):
     tokens: int = Field(4, gt=0)
     """Action tokens of a transition, of either kind."""
     ego_codes: int = Field(16, gt=1, le=128)
+    """Labels are stored as int8."""
     environment_codes: int = Field(16, gt=1)
     steps_1: int = Field(100_000, gt=0)
     """Of stage 1, which learns environment codes."""

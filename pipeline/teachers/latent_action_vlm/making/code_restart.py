@@ -31,20 +31,22 @@ class CodeRestart:
         self.codebook, self.config, self.accelerator = codebook, config, accelerator
         self.last = int(config.restart_until * steps)
         self.counts = torch.zeros(len(codebook), dtype=torch.int64, device=codebook.device)
-        """(K) how often each code was taken since the codebook was looked at."""
+        """(K) how often each code was taken, by all processes, since the codebook was looked at."""
 
     @torch.no_grad()
     def after(self, found: Quantised, step: int) -> None:
         """Count the codes of a step, counted from 0; look at the codebook every so many steps."""
         if step >= self.last:
             return
-        self.counts += torch.bincount(found.codes.flatten(), minlength=len(self.counts))
+        own = torch.bincount(found.codes.flatten(), minlength=len(self.counts))
+        self.counts += self.accelerator.reduce(own, "sum")
         if (step + 1) % self.config.restart_every:
             return
-        counts = self.accelerator.reduce(self.counts.clone(), "sum")
-        latent = self.accelerator.gather(found.latent.flatten(0, 1).contiguous())
-        share = counts.sum() / len(counts)
-        dead = torch.nonzero(counts < self.config.restart_below * share).flatten()
+        gathered = self.accelerator.gather(found.latent.contiguous())
+        # Processes have every so many-th sample: in the order of the whole batch, as one process has it.
+        latent = gathered.unflatten(0, (self.accelerator.num_processes, -1)).transpose(0, 1).flatten(0, 2)
+        share = self.counts.sum() / len(self.counts)
+        dead = torch.nonzero(self.counts < self.config.restart_below * share).flatten()
         generator = torch.Generator().manual_seed(self.config.seed + step)
         drawn = torch.randint(len(latent), (len(dead),), generator=generator)
         self.codebook[dead] = latent[drawn.to(latent.device)]

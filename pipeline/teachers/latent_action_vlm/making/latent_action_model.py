@@ -40,8 +40,8 @@ class LatentActionConfig(Record):
     """E."""
     tokens: int = Field(4, gt=0)
     """N action tokens of a transition, of either kind."""
-    ego_codes: int = Field(16, gt=1, le=128)
-    """K of the ego codebook; labels are stored as int8."""
+    ego_codes: int = Field(16, gt=1)
+    """K of the ego codebook."""
     environment_codes: int = Field(16, gt=1)
     """K of the environment codebook."""
 

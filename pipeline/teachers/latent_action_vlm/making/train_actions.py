@@ -13,6 +13,7 @@ from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import make_folder, sha256_of
 from cache_schema.storage.locks import hold
+from cache_schema.storage.paths import refuse_inside_store
 from pipeline.teachers.latent_action_vlm.making.checks import check_actions
 from pipeline.teachers.latent_action_vlm.making.clips.image_batches import ImageBatches, Scales
 from pipeline.teachers.latent_action_vlm.making.clips.observations import Observer
@@ -94,6 +95,7 @@ def train_actions(
                 expected="transitions to learn from, and others to check what was learned",
                 repair="give a data root with longer clips, on both sides of its split",
             )
+    refuse_inside_store(run)
     make_folder(run)
     accelerator = join_processes(config, device)
     with hold(run) if accelerator.is_main_process else contextlib.nullcontext():
@@ -159,7 +161,8 @@ class _Training:
             "samples": transitions.digest(),
             "observation_weights": self.observer.weights,
         }
-        progress.expect(config.steps_1 + config.steps_2)
+        if accelerator.is_main_process:
+            progress.expect(config.steps_1 + config.steps_2)
 
     def read(self, transitions: Transitions) -> ImageBatches:
         """Return what reads samples."""

@@ -152,6 +152,7 @@ def fit(
         DatasetError: The folder was deleted, moved or replaced meanwhile.
     """
     state, processes = state or {}, accelerator.num_processes
+    progress = progress if accelerator.is_main_process else SILENT
     if min(recipe.batch_size, samples) % processes:
         raise RequestError(
             f"{processes} processes cannot share a batch of {min(recipe.batch_size, samples)} samples",

@@ -19,6 +19,7 @@ from cache_schema.format.features import Record
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import make_folder
 from cache_schema.storage.locks import hold
+from cache_schema.storage.paths import refuse_inside_store
 from cache_schema.terminal import table
 from cache_schema.vocabulary.latent_actions import CODE_LABELS, CODES_A_TRANSITION
 from pipeline.teachers import teacher_preset
@@ -171,12 +172,14 @@ def tune_vlm(
     dataset = LatentDataset.open(dataset_path)
     frames, held_out = (LabelledFrames(dataset, source, split) for split in ("train", HELD_OUT))
     options = preset.options
-    if frames.labels.shape[1] != options.positions or frames.labels.max() >= options.codes:
+    count, least, largest = frames.labels.shape[1], frames.labels.min(), frames.labels.max()
+    if count != options.positions or least < 0 or largest >= options.codes:
         raise RequestError(
-            f"{dataset} has labels of {frames.labels.shape[1]} codes, the largest {frames.labels.max()}",
-            expected=f"{options.positions} codes below {options.codes}, as the teacher {preset.name} tells",
+            f"{dataset} has labels of {count} codes from {least} to {largest}",
+            expected=f"{options.positions} codes from 0 to {options.codes - 1}, as the teacher {preset.name} tells",
             repair="choose the --teacher for these labels, or --set positions=... and codes=...",
         )
+    refuse_inside_store(run)
     make_folder(run)
     accelerator = join_processes(config, device)
     with hold(run) if accelerator.is_main_process else contextlib.nullcontext():

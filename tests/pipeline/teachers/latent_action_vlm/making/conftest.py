@@ -13,7 +13,7 @@ from pipeline.teachers.latent_action_vlm.making.train_actions import train_actio
 
 FRAMES = 33
 """Of each of three clips, the last one for validation: three frames have labels."""
-FEW = {"steps_1": "6", "steps_2": "6", "batch_size": "8", "checkpoint_every": "2", "restart_every": "2"}
+FEW = {"steps_1": "6", "steps_2": "6", "batch_size": "8", "checkpoint_every": "2", "restart_every": "3"}
 
 
 def few(**changes: str) -> ActionsConfig:
