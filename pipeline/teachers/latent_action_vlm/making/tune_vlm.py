@@ -176,7 +176,7 @@ def tune_vlm(
     if count != options.positions or least < 0 or largest >= options.codes:
         raise RequestError(
             f"{dataset} has labels of {count} codes from {least} to {largest}",
-            expected=f"{options.positions} codes from 0 to {options.codes - 1}, as the teacher {preset.name} tells",
+            expected=f"{options.positions} from 0 to {options.codes - 1}, as the teacher {preset.name} tells",
             repair="choose the --teacher for these labels, or --set positions=... and codes=...",
         )
     refuse_inside_store(run)
