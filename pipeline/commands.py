@@ -50,10 +50,20 @@ class Quantize(enum.StrEnum):
 
 
 DataRoot = Annotated[
-    Path, typer.Option("--data", metavar="ROOT", help="Folder of the unpacked clips, or around v1/.")
+    Path,
+    typer.Option(
+        "--data",
+        metavar="ROOT",
+        help="Folder of the unpacked clips, or around v1/. Of questions: their JSON file, or folder.",
+    ),
 ]
 SourceName = Annotated[
-    str, typer.Option("--source", help="What lies there: bench2drive, or your own as package.module:Class.")
+    str,
+    typer.Option(
+        "--source",
+        help="What lies there: bench2drive; questions as drive-kd, bench2drive-vl, chat-b2d or drivelm; or "
+        "your own as package.module:Class.",
+    ),
 ]
 Inputs = Annotated[
     str | None,
@@ -64,7 +74,10 @@ Inputs = Annotated[
 TeacherName = Annotated[str, typer.Option("--teacher", help="Preset, or your own as package.module:NAME.")]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Orion.pth, or a folder made by `convert`. Without it weights are random."),
+    typer.Option(
+        help="Orion.pth, or a folder made by `convert`; an InternVL3's or Qwen2.5-VL's folder as it is. "
+        "Without it weights are random."
+    ),
 ]
 Slots = Annotated[
     int,
@@ -78,8 +91,10 @@ PrecisionChoice = Annotated[
 ]
 QuantizeChoice = Annotated[Quantize | None, typer.Option("--quantize", help="Quantise the language model.")]
 CompileChoice = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the teacher's layers. [default: on a GPU]"),
+    bool,
+    typer.Option(
+        "--compile", help="Compile the teacher's layers: twice as fast on a GPU, the bits may differ by run."
+    ),
 ]
 Fields = Annotated[
     list[str] | None,
@@ -105,6 +120,21 @@ def demo_data(
             root, clips=clips, frames=frames, seed=seed, workers=usable_processors(), progress=bar
         )
     out.print(f"{clips} clips of {frames} frames in {root}")
+
+
+@commands.command("demo-questions", rich_help_panel=PANEL)
+def demo_questions(
+    root: Annotated[Path, typer.Argument(metavar="DATA_ROOT", help="What `demo-data` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="OUT.json", help="File to write, for --source drive-kd.")],
+    every: Annotated[int, typer.Option(min=1, help="Ask about one frame in so many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
+) -> None:
+    """Write questions about synthetic clips, whose answers follow from the scene."""
+    from pipeline.bench2drive.synthetic import write_demo_questions
+
+    with ProgressBar("demo-questions", "clips") as bar:
+        answers = write_demo_questions(root, file, every=every, seed=seed, progress=bar)
+    out.print(f"{answers}\nquestions in {file}", soft_wrap=True)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -139,7 +169,7 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Run a few real frames first.")] = False,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
-    compiled: CompileChoice = None,
+    compiled: CompileChoice = False,
     fields: Fields = None,
     signals: Signals = None,
     device: Device = None,
@@ -191,7 +221,7 @@ def extract(
     ] = None,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
-    compiled: CompileChoice = None,
+    compiled: CompileChoice = False,
     fields: Fields = None,
     signals: Signals = None,
     device: Device = None,
@@ -287,7 +317,9 @@ def _options(fields: Sequence[str] | None, signals: str | None) -> dict[str, str
 def _opened(name: str, root: Path, inputs: str | None) -> Source:
     from pipeline.source import open_source, with_inputs
 
-    return with_inputs(open_source(name, root), [] if inputs is None else inputs.split(","))
+    return with_inputs(
+        open_source(name, root), [] if inputs is None else [name.strip() for name in inputs.split(",")]
+    )
 
 
 def _select(source: Source, split: Split) -> Selection:

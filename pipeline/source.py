@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
 SplitChoice = Literal["train", "val", "all"]
 
-SOURCES = {"bench2drive": "pipeline.bench2drive.source:Bench2Drive"}
+SOURCES = {
+    "bench2drive": "pipeline.bench2drive.source:Bench2Drive",
+    "drive-kd": "pipeline.questions.drive_kd:DriveKdQuestions",
+    "bench2drive-vl": "pipeline.questions.bench2drive_vl:Bench2DriveVlQuestions",
+    "chat-b2d": "pipeline.questions.chat_b2d:ChatB2dQuestions",
+    "drivelm": "pipeline.questions.drivelm:DriveLmQuestions",
+}
 """Name -> class that is constructed with the path of a data root."""
 
 

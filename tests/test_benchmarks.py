@@ -115,6 +115,19 @@ def test_a_benchmark_prints_each_row_that_it_writes(tmp_path: Path, benchmark: s
     assert len(begun) >= rows
 
 
+def test_a_teacher_of_latent_actions_is_measured_small_on_a_cpu(tmp_path: Path):
+    out = tmp_path / "out.json"
+    options = ("--dry", "--slots", "2", "--precision", "fp32", "--precision", "bf16", "--repeats", "1")
+    command = [sys.executable, "-m", "benchmarks.latent_actions", *options, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    held = json.loads(out.read_text())
+    assert [(row["precision"], row["slots"]) for row in held["rows"]] == [("fp32", 2), ("bf16", 2)]
+    assert all(row["same bits twice"] and row["frames/s"] > 0 for row in held["rows"])
+    assert held["error"]["fp32"] == {"code_logits": 0, "vis_pooled": 0}
+    assert 0 < held["error"]["bf16"]["vis_pooled"] < 2**-4
+
+
 def test_what_a_gpu_shows_is_shown_small_on_a_cpu(tmp_path: Path):
     """Every phase runs to its end, and every number is in the file."""
     out = tmp_path / "gpu.json"

@@ -209,7 +209,7 @@ def _identity(summary: Summary) -> str:
         "quantization": teacher.quantization or "none",
         "preprocessing": json.dumps(teacher.preprocessing),
         "prompt": f"{len(teacher.prompt)} tokens, constant" if teacher.prompt else "none",
-        "data": f"{data.name} at {data.frame_rate_hz:g} Hz",
+        "data": str(data),
         "licence of the data": data.licence,
         "written by": f"teachonce {code.teachonce}; "
         + ", ".join(f"{library} {version}" for library, version in sorted(code.libraries.items())),

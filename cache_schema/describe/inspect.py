@@ -103,7 +103,7 @@ class Summary(Bytes):
         facts = {
             "dataset": self.path,
             "teacher": f"{teacher.name}, {teacher.precision}, weights {teacher.weights}",
-            "data": f"{data.name} at {data.frame_rate_hz:g} Hz, licence {data.licence}",
+            "data": f"{data}, licence {data.licence}",
             "clips": f"{self.clips} ({splits or 'none yet'}), {self.frames:,} frames",
             **{tag: _counts(counts) for tag, counts in self.clips_by_tag.items()},
             **({"computed by": _counts(self.clips_by_gpu)} if {*self.clips_by_gpu} - {NO_GPU} else {}),

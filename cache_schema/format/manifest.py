@@ -62,7 +62,11 @@ class DataIdentity(Record):
     licence: str
     """Licence of the raw data, which binds what is derived from it."""
     frame_rate_hz: float
-    """Frames per second."""
+    """Frames per second; 0 where they do not follow each other at a rate."""
+
+    def __str__(self) -> str:
+        """Name and rate."""
+        return f"{self.name} at {self.frame_rate_hz:g} Hz" if self.frame_rate_hz else self.name
 
 
 class CodeIdentity(Record):

@@ -22,6 +22,14 @@ TEACHERS = {
     "latentvla-tiny": "pipeline.teachers.latent_action_vlm.presets:LATENTVLA_TINY",
     "orion-7b": "pipeline.teachers.orion.presets:ORION_7B",
     "orion-tiny": "pipeline.teachers.orion.presets:ORION_TINY",
+    "internvl3-8b": "pipeline.teachers.internvl3.presets:INTERNVL3_8B",
+    "internvl3-14b": "pipeline.teachers.internvl3.presets:INTERNVL3_14B",
+    "internvl3-38b": "pipeline.teachers.internvl3.presets:INTERNVL3_38B",
+    "internvl3-tiny": "pipeline.teachers.internvl3.presets:INTERNVL3_TINY",
+    "internvl3-1b-vision": "pipeline.teachers.internvl3.presets:INTERNVL3_1B_VISION",
+    "internvl3-1b-pixels": "pipeline.teachers.internvl3.presets:INTERNVL3_1B_PIXELS",
+    "internvl3-tiny-vision": "pipeline.teachers.internvl3.presets:INTERNVL3_TINY_VISION",
+    "internvl3-tiny-pixels": "pipeline.teachers.internvl3.presets:INTERNVL3_TINY_PIXELS",
 }
 """Preset name -> where it is defined."""
 
@@ -56,11 +64,11 @@ def load_teacher(
     device: str | None = None,
     precision: str = "fp32",
     quantize: str | None = None,
-    compile: bool | None = None,
+    compile: bool = False,
     options: Mapping[str, str] = {},
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled.
+    """Load a preset's teacher; by default on this machine's GPU, if it has one.
 
     Args:
         name: As of ``teacher_preset``.
@@ -85,7 +93,7 @@ def load_teacher(
             device=device,
             precision=precision,
             quantize=quantize,
-            compile=torch.device(device).type == "cuda" if compile is None else compile,
+            compile=compile,
             progress=progress,
         )
     except torch.OutOfMemoryError as error:

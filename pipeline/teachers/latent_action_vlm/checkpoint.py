@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
 
     from pipeline.teachers.latent_action_vlm.options import LatentActionOptions
+    from pipeline.teachers.latent_action_vlm.prompt import PromptTokenizer
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -54,7 +55,7 @@ class FileTokenizer:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def name_of(self, token: int) -> str | None:
-        """Return what a token is called; None where the id is free."""
+        """See ``PromptTokenizer``."""
         return self.tokenizer.id_to_token(token)
 
 
@@ -70,19 +71,19 @@ def read_config(folder: Path) -> Qwen2_5_VLConfig:
     try:
         described = json.loads(file.read_bytes())
         kind = described.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+        config = Qwen2_5_VLConfig(**described) if kind == "qwen2_5_vl" else None
+    except Exception as error:  # the library checks values by classes of its own
         raise CheckpointError(
             f"{file} cannot be read: {error}",
             expected=expected,
             repair="download the whole repository, such as Qwen/Qwen2.5-VL-3B-Instruct, and give its folder",
         ) from error
-    if kind != "qwen2_5_vl":
+    if config is None:
         raise CheckpointError(
             f"{file} describes a model of type {kind!r}",
             expected=f"'qwen2_5_vl': {expected}",
             repair="give the folder of a Qwen2.5-VL, or choose another --teacher",
         )
-    config = Qwen2_5_VLConfig(**described)
     vision: Qwen2_5_VLVisionConfig = config.vision_config  # ty: ignore[invalid-assignment]
     cut = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     if cut != (PATCH, MERGED, REPEATED):
@@ -113,7 +114,7 @@ def read_tokenizer(folder: Path) -> FileTokenizer:
 
 
 def check_codes(
-    options: LatentActionOptions, config: Qwen2_5_VLConfig, tokenizer: FileTokenizer | None, where: object
+    options: LatentActionOptions, config: Qwen2_5_VLConfig, tokenizer: PromptTokenizer, where: object
 ) -> None:
     """Check that a model has rows for all codes, which mean nothing else.
 
@@ -130,7 +131,7 @@ def check_codes(
             repair="give a model that was taught these codes, or choose others by --set first_code=...",
         )
     for code, token in enumerate(options.code_ids):
-        name = None if tokenizer is None else tokenizer.name_of(token)
+        name = tokenizer.name_of(token)
         if name not in (None, options.code_token.format(code)):
             raise CheckpointError(
                 f"the tokenizer of {where} has {name!r} at {token}, where code {code} should be",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Qwen2_5_VLConfig
 
 from cache_schema.progress import SILENT
+from cache_schema.vocabulary.latent_actions import CODE_MASS
 from pipeline.teachers.latent_action_vlm.checkpoint import (
     check_codes,
     read_config,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from cache_schema.progress import Progress
     from pipeline.teachers.latent_action_vlm.options import LatentActionOptions
     from pipeline.teachers.latent_action_vlm.prompt import PromptTokenizer
+
+TAUGHT = 0.5
+"""Median probability of codes among all tokens below which a model was hardly taught them."""
 
 
 def load(
@@ -59,10 +63,9 @@ def load(
     if isinstance(weights, int):
         config = Qwen2_5_VLConfig(**copy.deepcopy(dict(sizes)))
         tokenizer = byte_tokenizer(config)
-        check_codes(options, config, None, name)
     else:
         config, tokenizer = read_config(weights), read_tokenizer(weights)
-        check_codes(options, config, tokenizer, weights)
+    check_codes(options, config, tokenizer, name if isinstance(weights, int) else weights)
     model = build(config)
     shapes = shapes_of(model)
     progress.expect(len(shapes))
@@ -79,7 +82,21 @@ def load(
             progress.advance()
         origin = str(fingerprint)
     complete(model, device)
-    return LatentActionTeacher(name, options, model, tokenizer, weights=origin, precision=precision)
+    teacher = LatentActionTeacher(name, options, model, tokenizer, weights=origin, precision=precision)
+    if not isinstance(weights, int):
+        _warn_of_untaught(teacher, weights, progress)
+    return teacher
+
+
+def _warn_of_untaught(teacher: LatentActionTeacher, folder: Path, progress: Progress) -> None:
+    """Warn of a model that, shown black images, answers with something else than codes."""
+    values, _ = teacher.step(teacher.collate([None]), teacher.begin(1))
+    mass = values[CODE_MASS].median().item()
+    if mass < TAUGHT:
+        progress.message(
+            f"warning: the model of {folder} was hardly taught these codes: shown black images, it gives "
+            f"them {mass:.0%} of the probability; read {CODE_MASS} before training from its dataset"
+        )
 
 
 def byte_tokenizer(config: Qwen2_5_VLConfig) -> PromptTokenizer:

@@ -63,6 +63,14 @@ class LatentActionOptions(BaseModel):
             raise ValueError("one or more cameras are shown, each once")
         return value
 
+    @field_validator("code_token")
+    @classmethod
+    def _has_a_place_for_the_number(cls, value: str) -> str:
+        around = value.replace("{}", "", 1)
+        if value and (around == value or "{" in around or "}" in around):
+            raise ValueError("{} stands in it once, for the number of the code")
+        return value
+
     @model_validator(mode="after")
     def _cells_divide(self) -> Self:
         for tokens, cells, axis in zip(self.grid, self.cells, ("rows", "columns"), strict=True):

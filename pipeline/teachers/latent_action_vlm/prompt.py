@@ -26,6 +26,8 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 TURN, END = "<|im_start|>", "<|im_end|>"
 SYSTEM = "You drive a car."
 QUESTION = "Answer with the latent actions of the next seconds."
+ASCII = 128
+"""Characters of ASCII."""
 WIDEST = 999.9
 """Largest number, either way, that the text of the ego's state has room for."""
 
@@ -35,6 +37,10 @@ class PromptTokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, and of nothing that it does not spell."""
+        ...
+
+    def name_of(self, token: int) -> str | None:
+        """Return what a token is called; None where the id is free."""
         ...
 
 
@@ -50,6 +56,12 @@ class ByteTokenizer:
         parts = re.split("(" + "|".join(map(re.escape, self.special)) + ")", text)
         tokens = [[self.special[part]] if part in self.special else part.encode("ascii") for part in parts]
         return list(itertools.chain.from_iterable(tokens))
+
+    def name_of(self, token: int) -> str | None:
+        """See ``PromptTokenizer``."""
+        if token < ASCII:
+            return chr(token)
+        return next((name for name, number in self.special.items() if number == token), None)
 
 
 @dataclass(frozen=True)

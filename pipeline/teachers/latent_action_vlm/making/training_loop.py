@@ -68,11 +68,14 @@ class Recipe(Record):
 
 def join_processes(recipe: Recipe, device: str) -> Accelerator:
     """Join the other processes of the run, if ``accelerate`` or ``torchrun`` started some."""
+    wanted = torch.device(device)
+    if wanted.index is not None:
+        torch.cuda.set_device(wanted)
     # accelerate keeps one state a process, and the next run may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return Accelerator(
-        cpu=torch.device(device).type == "cpu",
+        cpu=wanted.type == "cpu",
         mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
     )
 

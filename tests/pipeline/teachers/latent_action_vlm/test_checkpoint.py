@@ -1,5 +1,6 @@
 """Folders that are read, and folders that are refused before the first frame."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.pipeline.teachers.latent_action_vlm.folders import (
     weights,
     write_folder,
 )
+from tests.recorded_progress import RecordedProgress
 
 PRESET = LATENTVLA_TINY.configured({"first_code": str(FIRST_CODE)})
 
@@ -99,6 +101,12 @@ def test_ids_that_the_tokenizer_uses_are_refused_unless_they_are_the_codes(tenso
         load(named, PRESET.configured({"first_code": "263", "code_token": "<action_{}>"}))
 
 
+@pytest.mark.parametrize(("first", "name"), [("100", "'d' at 100"), ("230", "'<|image_pad|>' at 240")])
+def test_codes_of_the_tiny_teacher_are_no_other_tokens(first, name):
+    with pytest.raises(CheckpointError, match=re.escape(name)):
+        LATENTVLA_TINY.configured({"first_code": first}).load(None, device="cpu")
+
+
 def test_a_folder_of_something_else_is_refused(today, tensors, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read(.|\n)*Qwen2\.5-VL"):
         load(tmp_path)
@@ -108,6 +116,9 @@ def test_a_folder_of_something_else_is_refused(today, tensors, tmp_path):
     vision = {**config()["vision_config"], "patch_size": 16}
     other = write_folder(tmp_path / "b", tensors, described={**config(), "vision_config": vision})
     with pytest.raises(CheckpointError, match=r"\(16, 2, 2\)"):
+        load(other)
+    (other / "config.json").write_text('{"model_type": "qwen2_5_vl", "vision_config": {"depth": "deep"}}')
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
         load(other)
     (other / "config.json").write_bytes((today / "config.json").read_bytes())
     (other / "tokenizer.json").write_text("{}")
@@ -155,6 +166,22 @@ def test_a_damaged_or_missing_file_is_named(today, tensors, tmp_path):
     second.unlink()
     with pytest.raises(CheckpointError, match=r"model-1\.safetensors cannot be read"):
         load(folder)
+
+
+def test_a_model_that_was_not_taught_codes_is_warned_of(today, tensors, tmp_path):
+    progress = RecordedProgress()
+    load(today, progress=progress)
+    (warning,) = progress.messages
+    assert "was hardly taught these codes" in warning
+    head = torch.zeros_like(tensors["model.language_model.embed_tokens.weight"])
+    head[FIRST_CODE : FIRST_CODE + 16] = 10 * torch.randn(
+        16, head.shape[1], generator=torch.Generator().manual_seed(0)
+    )
+    described = {**config(), "tie_word_embeddings": False}
+    taught = write_folder(tmp_path / "a", {**tensors, "lm_head.weight": head}, described=described)
+    progress = RecordedProgress()
+    load(taught, progress=progress)
+    assert progress.messages == []
 
 
 def test_what_these_presets_do_not_have_is_refused(today, tmp_path):

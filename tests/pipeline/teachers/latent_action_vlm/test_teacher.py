@@ -163,6 +163,8 @@ def test_cameras_codes_and_sizes_are_options(samples):
         ("prefix", "labels", "'greedy'"),
         ("codes", "1", "greater than or equal to 2"),
         ("positions", "many", "valid integer"),
+        ("code_token", "<action>", "for the number of the code"),
+        ("code_token", "<{a}{}>", "for the number of the code"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(option, value, said):

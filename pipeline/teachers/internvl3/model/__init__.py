@@ -1,0 +1,1 @@
+"""The model itself: its sizes, its network, its weights."""
