@@ -86,7 +86,7 @@ def train_actions(
         ClipError: There are no clips, or an image is not whole.
         DatasetError: Another process trains in the folder.
     """
-    found, failed = _read_clips(source, workers, progress)
+    found, failed = _read_clips(source, workers)
     trained, held_out = (Transitions(found[side]) for side in ("train", "val"))
     for side, transitions in (("training", trained), ("validation", held_out)):
         if not len(transitions):
@@ -111,9 +111,7 @@ def train_actions(
     return TrainActionsReport(file, sha256_of(file), checks, tuple(failed))
 
 
-def _read_clips(
-    source: Source, workers: int, progress: Progress
-) -> tuple[dict[str, list[ClipTransitions]], list[LeftOut]]:
+def _read_clips(source: Source, workers: int) -> tuple[dict[str, list[ClipTransitions]], list[LeftOut]]:
     """Return the transitions of all clips by their split."""
     if source.kind != "driving":
         raise RequestError(

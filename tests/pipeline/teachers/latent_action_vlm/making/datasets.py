@@ -14,8 +14,8 @@ from pipeline.bench2drive.source import Bench2Drive
 TOKEN = FeatureSpec(name="planning_token", shape=(8,), axes=("channel",), dtype="float16", role="target")
 
 
-def write(path: Path, root: Path, *, step: int = 1, target: FeatureSpec = TOKEN) -> Path:
-    """Every ``step``-th frame of all clips."""
+def write(path: Path, root: Path, *, step: int = 1, target: FeatureSpec = TOKEN, value: int = 0) -> Path:
+    """Every ``step``-th frame of all clips, all with one value of the teacher's feature."""
     truth_specs = tuple(spec for spec in GROUND_TRUTH if not spec.name.startswith("truth_"))
     manifest = Manifest(
         features=(target, *truth_specs),
@@ -28,7 +28,7 @@ def write(path: Path, root: Path, *, step: int = 1, target: FeatureSpec = TOKEN)
             truth = clip.open().ground_truth()
             values = {spec.name: truth[spec.name][::step] for spec in truth_specs}
             frames = len(values["frame_index"])
-            values[target.name] = np.zeros((frames, *target.shape), dtype=target.dtype)
+            values[target.name] = np.full((frames, *target.shape), value, dtype=target.dtype)
             written = writer.clip(ClipInfo(name=clip.name, frames=frames, split=clip.split, tags=clip.tags))
             written.append(values)
             written.commit(wall_s=1.0)

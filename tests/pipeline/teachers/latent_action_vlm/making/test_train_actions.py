@@ -121,3 +121,12 @@ def test_a_damaged_state_is_refused(brief, tmp_path):
     (tmp_path / "run" / "stage_2.safetensors").write_bytes(b"0" * 100)
     with pytest.raises(CheckpointError, match=r"stage_2.safetensors cannot be read"):
         train_actions(tmp_path / "run", source, few())
+
+
+def test_bfloat16_is_for_products_alone(brief, tmp_path):
+    """Weights, codes and losses stay float32, and so does what is labelled with them."""
+    report = train_actions(tmp_path / "run", Bench2Drive(brief), few(precision="bf16"))
+    exact = train_actions(tmp_path / "exact", Bench2Drive(brief), few())
+    assert {value.dtype for value in load_file(report.file).values()} == {torch.float32}
+    assert report.checks.mse == pytest.approx(exact.checks.mse, rel=0.05)
+    assert report.sha256 != exact.sha256

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import CheckpointError, RequestError
+from cache_schema.vocabulary.latent_actions import code_labels
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.teachers.latent_action_vlm.extractor import latent_actions
 from pipeline.teachers.latent_action_vlm.making.add_codes import add_codes
@@ -111,6 +112,10 @@ def test_what_cannot_be_tuned(labelled, tuned, driven, clips_root, actions, tmp_
     add_codes(short, Bench2Drive(clips_root), actions)
     with pytest.raises(RequestError, match=r"no frame of the split 'train' of .* has labels"):
         tune_vlm(tmp_path / "run", short, Bench2Drive(clips_root), LATENTVLA_TINY, None, config)
+    for value in (-2, 16):
+        wrong = write(tmp_path / f"{value}.zarr", driven, target=code_labels(12), value=value)
+        with pytest.raises(RequestError, match=rf"labels of 12 codes from {value} to {value}"):
+            tune_vlm(tmp_path / "run", wrong, source, LATENTVLA_TINY, None, config)
     ten = tuning_preset("latentvla-tiny", {"positions": "10"})
     with pytest.raises(RequestError, match="has labels of 12 codes"):
         tune_vlm(tmp_path / "run", labelled, source, ten, None, config)
