@@ -30,7 +30,7 @@ class LabelledFrames:
 
     Raises:
         RequestError: The dataset has no labels, or no frame of this split has any.
-        ClipError: A raw clip is not there.
+        ClipError: A raw clip is not there, or too short.
     """
 
     def __init__(self, dataset: LatentDataset, source: Source, split: Split) -> None:
@@ -45,11 +45,12 @@ class LabelledFrames:
             whole = (codes != NO_LABEL).all(1)
             if not whole.any():
                 continue
-            if name not in raw:
+            if name not in raw or raw[name].samples <= frames.max():
+                what = f"has no frame {frames.max()}" if name in raw else f"is not in {source.identity.name}"
                 raise ClipError(
-                    f"the raw clip {name} is not in {source.identity.name}",
+                    f"the raw clip {name} {what}",
                     expected="the raw clips that the dataset was made from",
-                    repair="unpack its archive there",
+                    repair="give the data root that it was extracted from, all archives unpacked",
                 )
             digest.update(f"{name} {frames.tolist()} {codes.tolist()}".encode())
             places += [(len(self._clips), int(frame)) for frame in frames[whole]]

@@ -1,12 +1,14 @@
 """A vision-language model that is taught labels: what moves, how it resumes, and that a teacher loads it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cache_schema.dataset.reader import LatentDataset
-from cache_schema.errors import CheckpointError, RequestError
+from cache_schema.errors import CheckpointError, ClipError, RequestError
 from cache_schema.vocabulary.latent_actions import code_labels
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.teachers.latent_action_vlm.extractor import latent_actions
@@ -101,6 +103,16 @@ def test_a_file_of_the_byte_tokenizer_encodes_as_it(tuned):
     for command in range(6):
         state = EgoState(command, speed=12.3, acceleration=-0.4, yaw_rate=0.1)
         assert random.ids(state) == read.ids(state)
+
+
+def test_raw_clips_that_are_missing_or_too_short(labelled, driven, brief, tmp_path):
+    with pytest.raises(ClipError, match="has no frame 32"):
+        train(labelled, brief, tmp_path / "run")
+    root = tmp_path / "data"
+    shutil.copytree(driven, root)
+    shutil.rmtree(sorted((root / "v1").iterdir())[0])
+    with pytest.raises(ClipError, match="is not in synthetic"):
+        train(labelled, root, tmp_path / "run")
 
 
 def test_what_cannot_be_tuned(labelled, tuned, driven, clips_root, actions, tmp_path):
