@@ -1,4 +1,4 @@
-"""The command line: error handling, three groups of commands, and the commands that join two packages."""
+"""The command line: error handling, four groups of commands, and the commands that join two packages."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from cache_schema.terminal import (
     visible,
 )
 from pipeline import commands as teacher_commands
+from pipeline import making_commands
 from student import commands as student_commands
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Run a large driving teacher once, and train students from its cached features.",
 )
-for group in (teacher_commands, dataset_commands, student_commands):
+for group in (teacher_commands, making_commands, dataset_commands, student_commands):
     app.add_typer(group.commands)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 import threading
 import time
@@ -101,6 +102,11 @@ def torch_device(name: str | None) -> str:
             repair="name another device, or none",
         ) from error
     return name
+
+
+def is_first_process() -> bool:
+    """Return whether this is the one of the processes of ``torchrun`` that prints results."""
+    return os.environ.get("RANK", "0") in ("", "0")
 
 
 def given(value: Any, option: str, target: Path) -> Any:

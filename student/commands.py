@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cache_schema.errors import RequestError
-from cache_schema.terminal import DatasetUrl, Device, ProgressBar, Split, SplitChoice, out, torch_device
+from cache_schema.terminal import (
+    DatasetUrl,
+    Device,
+    ProgressBar,
+    Split,
+    SplitChoice,
+    is_first_process,
+    out,
+    torch_device,
+)
 from student.loading import Resident
 from student.systems import PRESETS
 
@@ -81,7 +89,7 @@ def train(
             recipe=described(preset, changed),
             progress=bar,
         )
-    if _is_first_process():
+    if is_first_process():
         out.print(f"{run}: {result}")
 
 
@@ -111,7 +119,7 @@ def sweep(
             trackers=_trackers(trackers),
             progress=bar,
         )
-    if _is_first_process():
+    if is_first_process():
         out.print(table)
 
 
@@ -164,11 +172,6 @@ def report(
     from student.reporting.report import report
 
     out.print(f"report: {report(runs, page)}")
-
-
-def _is_first_process() -> bool:
-    """Return whether this is the one of the processes of ``torchrun`` that prints results."""
-    return os.environ.get("RANK", "0") in ("", "0")
 
 
 def _changes(texts: list[str] | None) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""What latent actions are learned from: transitions of clips, and what is seen of their images."""
