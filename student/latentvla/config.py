@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from student.latentvla.resnet import STAGES
+from student.open_loop.ground_truth import Mask
 
 
 class _Sizes(BaseModel):
@@ -61,4 +62,61 @@ class TransFuserConfig(_Sizes):
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
         if self.bev_pixels % 32:
             raise ValueError(f"bev_pixels {self.bev_pixels} is no multiple of 32")
+        return self
+
+
+class DecisionConfig(_Sizes):
+    """Sizes of the decision transformer; the defaults are the 50 million weights of the paper."""
+
+    layers: int = Field(12, gt=0)
+    """Layers of the decoder."""
+    width: int = Field(512, gt=0)
+    """Its width."""
+    heads: int = Field(8, gt=0)
+    """Attention heads of each layer; they divide the width."""
+    inner: int = Field(2048, gt=0)
+    """Inner width of each layer's feed-forward network."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout while training."""
+    decoding: Literal["autoregressive", "parallel"] = "autoregressive"
+    """Whether each code is told from those before it, or all at once."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> DecisionConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class LatentVlaConfig(_Sizes):
+    """Sizes and options of a student; those of the image, the codes and the states come from the dataset."""
+
+    embeddings: Literal["none", "teacher", "student", "zero", "noise"] = "none"
+    """Where the embeddings come from that are mixed into the planner: ``none`` leaves the plain latent
+    TransFuser; ``teacher`` pools the vision-language model's stored states; ``student`` tells them with the
+    decision transformer. ``zero`` and ``noise`` put zeros and random numbers in place of the stored states,
+    with all else as with ``teacher``."""
+    prefix: Literal["codes", "code_labels"] = "codes"
+    """What the decision transformer is given before each code in training: the codes that the teacher chose,
+    or the labels. When it drives, it is given its own."""
+    mask: Mask = "complete"
+    """Which samples have ground truth: ``complete`` or ``orion``, which leaves out a clip's first ten
+    frames."""
+    planner: TransFuserConfig = TransFuserConfig()
+    """Sizes of the planner."""
+    decision: DecisionConfig = DecisionConfig()
+    """Sizes of the decision transformer."""
+    visual_embeddings: int = Field(16, gt=0)
+    """Embeddings of what the model saw."""
+    action_embeddings: int = Field(4, gt=0)
+    """Embeddings of what it intends."""
+    embedding_heads: int = Field(8, gt=0)
+    """Attention heads of the pools and of the fusion; they divide the planner's width."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_planners_width(self) -> LatentVlaConfig:
+        if self.planner.width % self.embedding_heads:
+            raise ValueError(
+                f"planner.width {self.planner.width} is no multiple of embedding_heads {self.embedding_heads}"
+            )
         return self
