@@ -71,6 +71,7 @@ class DecisionTransformer(nn.Module):
         hidden = kind[:, None] < kind  # (Q, Q), True where a query may not look
         span = slice(visual, visual + positions)
         hidden[span, span] = torch.ones(positions, positions).triu(1).bool()
+        self.hidden: Tensor
         self.register_buffer("hidden", hidden, persistent=False)
 
     def forward(self, scene: Tensor, codes: Tensor | None = None) -> Told:
