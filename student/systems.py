@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "orion-lite": "student.orion_lite.system:OrionLiteSystem",
+    "latentvla": "student.latentvla.system:LatentVlaSystem",
 }
 """Name of a system -> where it is defined."""
 
@@ -30,6 +31,22 @@ PRESETS = {
     "demo": "student.orion_lite.presets:DEMO",
     "demo-trajectory": "student.orion_lite.presets:DEMO_TRAJECTORY",
     "demo-mimic": "student.orion_lite.presets:DEMO_MIMIC",
+    "latent-transfuser": "student.latentvla.presets:LATENT_TRANSFUSER",
+    "latentvla-fused": "student.latentvla.presets:FUSED",
+    "latentvla-fused-zero": "student.latentvla.presets:FUSED_ZERO",
+    "latentvla-fused-noise": "student.latentvla.presets:FUSED_NOISE",
+    "latentvla-distilled": "student.latentvla.presets:DISTILLED",
+    "latentvla-distilled-kl-only": "student.latentvla.presets:DISTILLED_KL_ONLY",
+    "latentvla-distilled-labels": "student.latentvla.presets:DISTILLED_LABELS",
+    "latentvla-distilled-parallel": "student.latentvla.presets:DISTILLED_PARALLEL",
+    "latent-transfuser-tiny": "student.latentvla.presets:TRANSFUSER_TINY",
+    "latentvla-fused-tiny": "student.latentvla.presets:FUSED_TINY",
+    "latentvla-fused-zero-tiny": "student.latentvla.presets:FUSED_ZERO_TINY",
+    "latentvla-fused-noise-tiny": "student.latentvla.presets:FUSED_NOISE_TINY",
+    "latentvla-distilled-tiny": "student.latentvla.presets:DISTILLED_TINY",
+    "latentvla-distilled-kl-only-tiny": "student.latentvla.presets:DISTILLED_KL_ONLY_TINY",
+    "latentvla-distilled-labels-tiny": "student.latentvla.presets:DISTILLED_LABELS_TINY",
+    "latentvla-distilled-parallel-tiny": "student.latentvla.presets:DISTILLED_PARALLEL_TINY",
 }
 """Name of a preset -> where it is defined."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from student.latentvla.resnet import STAGES
+from student.latentvla.planner.resnet import STAGES
 from student.open_loop.ground_truth import Mask
 
 

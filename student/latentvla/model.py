@@ -1,7 +1,7 @@
 """LatentVLA-R's network: the planner, and in front of it what stands for the vision-language model.
 
 Dimension letters: B batch, R row, S column, N position of a code, C cell of the model's images, V width of
-its states, D width of the planner's tokens.
+its states, M token of the planner's scene, D width of such a token.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cache_schema.vocabulary.driving import COMMANDS
 from cache_schema.vocabulary.latent_actions import ACCELERATION, SPEED
-from student.latentvla.decision_transformer import DecisionTransformer
-from student.latentvla.fusion import Fusion, Pools
-from student.latentvla.latent_transfuser import LatentTransFuser
+from student.latentvla.embeddings.decision_transformer import DecisionTransformer
+from student.latentvla.embeddings.fusion import Fusion, Pools
+from student.latentvla.planner.latent_transfuser import LatentTransFuser
 from student.latentvla.prediction import Embeddings, Prediction
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class LatentVla(nn.Module):
             states: (B, C, V) at image tokens and (B, N, V) at codes, of the teacher.
             codes: (B, N) before each code; None lets the decision transformer choose its own.
         """
-        cells = self.planner.bev_cells(strip.permute(0, 3, 1, 2).float() / BRIGHTEST)
-        scene = self.planner.scene(cells, ego_state(command, can_bus))
+        scene = self.scene(strip, command, can_bus)
         if self.fusion is None:
             return Prediction(self.planner.plan(scene))
         logits = told = pooled = None
@@ -105,6 +104,11 @@ class LatentVla(nn.Module):
                 pooled = self.pools(*states)
         plan = self.planner.plan(self._fused(scene, told or pooled))
         return Prediction(plan, logits, told, pooled)
+
+    def scene(self, strip: Tensor, command: Tensor, can_bus: Tensor) -> Tensor:
+        """Return what planner and decision transformer read, (B, M, D): cells, then the ego's state."""
+        cells = self.planner.bev_cells(strip.permute(0, 3, 1, 2).float() / BRIGHTEST)
+        return self.planner.scene(cells, ego_state(command, can_bus))
 
     def _fused(self, scene: Tensor, embeddings: Embeddings | None) -> Tensor:
         """Mix embeddings into the cells of a scene; its last token is the ego's state."""

@@ -12,7 +12,7 @@ from student.system import LossConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from student.latentvla.latent_transfuser import Plan
+    from student.latentvla.planner.latent_transfuser import Plan
     from student.loading.batches import Batch
 
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from cache_schema.vocabulary.driving import VEHICLES
 from student.latentvla.ego_frame import boxes_to_ego
-from student.latentvla.latent_transfuser import BOX_RANGE_M
-from student.latentvla.matching import assign
+from student.latentvla.losses.matching import assign
+from student.latentvla.planner.latent_transfuser import BOX_RANGE_M
 from student.latentvla.prediction import Loss, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from student.latentvla.latent_transfuser import Plan
+    from student.latentvla.planner.latent_transfuser import Plan
     from student.loading.batches import Batch
 
 WIDEST_RAD = math.radians(80)

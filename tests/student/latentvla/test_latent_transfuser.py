@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from student.latentvla.config import TransFuserConfig
-from student.latentvla.latent_transfuser import LatentTransFuser
+from student.latentvla.planner.latent_transfuser import LatentTransFuser
 from tests.paths import GOLDEN
 
 FOLDER = GOLDEN / "latentvla"

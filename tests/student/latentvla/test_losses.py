@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from student.latentvla.ego_frame import boxes_to_ego, driven, to_ego, to_lidar
-from student.latentvla.latent_transfuser import Plan
 from student.latentvla.losses.agents import Agents, box_losses
 from student.latentvla.losses.codes import CodeKl, CodeLabels
 from student.latentvla.losses.embedding import Embedding
 from student.latentvla.losses.trajectory import Trajectory
+from student.latentvla.planner.latent_transfuser import Plan
 from student.latentvla.prediction import Embeddings, Prediction
 from tests.paths import GOLDEN
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from student.latentvla.config import DecisionConfig, TransFuserConfig
-from student.latentvla.decision_transformer import DecisionTransformer
+from student.latentvla.embeddings.decision_transformer import DecisionTransformer
 from student.latentvla.model import LatentVla, ego_state
 from tests.student.latentvla.sizes import DECISION, SIZES, config
 

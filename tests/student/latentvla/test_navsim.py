@@ -7,8 +7,8 @@ import torch
 
 from cache_schema.errors import CheckpointError
 from student.latentvla.config import TransFuserConfig
-from student.latentvla.latent_transfuser import LatentTransFuser
-from student.latentvla.navsim import load_navsim
+from student.latentvla.planner.latent_transfuser import LatentTransFuser
+from student.latentvla.planner.navsim import load_navsim
 
 PREFIX = "agent._transfuser_model."
 TINY = TransFuserConfig(

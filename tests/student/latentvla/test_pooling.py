@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from student.latentvla.pooling import AttentionPool
+from student.latentvla.embeddings.pooling import AttentionPool
 from tests.paths import GOLDEN
 
 FOLDER = GOLDEN / "latentvla"

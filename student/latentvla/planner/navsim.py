@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from student.latentvla.latent_transfuser import LatentTransFuser
+    from student.latentvla.planner.latent_transfuser import LatentTransFuser
 
 PREFIX = "agent._transfuser_model."
 """Before every name, below ``state_dict``."""

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from student.latentvla.branch_fusion import BranchFusion
-from student.latentvla.resnet import STAGES, ResNet
+from student.latentvla.planner.branch_fusion import BranchFusion
+from student.latentvla.planner.resnet import STAGES, ResNet
 
 if TYPE_CHECKING:
     from student.latentvla.config import TransFuserConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from student.latentvla.pooling import AttentionPool
+from student.latentvla.embeddings.pooling import AttentionPool
 from student.latentvla.prediction import Embeddings
 
 
