@@ -68,15 +68,22 @@ class DrivingStudent(nn.Module):
         self.student = student.requires_grad_(False)
         self.eval()
 
-    def forward(self, strip: Tensor, command: Tensor, can_bus: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Plan for B frames; arguments as the network's.
+    def forward(
+        self,
+        strip: Tensor,
+        command: Tensor,
+        can_bus: Tensor,
+        visual: Tensor | None = None,
+        action: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Plan for B frames; arguments as the network's, its states one by one.
 
         Returns:
             Offsets (B, M, T, 2) in metres of each step from the one before, in the LiDAR frame (x right, y
             forward); and logits (B, N, K) of a student that tells codes.
         """
-        both = (states[0], states[1]) if states else None
-        predicted = self.student(strip, command, can_bus, states=both)
+        states = None if visual is None or action is None else (visual, action)
+        predicted = self.student(strip, command, can_bus, states=states)
         positions = to_lidar(predicted.plan.trajectory[..., :2])  # (B, T, 2)
         offsets = torch.cat([positions[:, :1], positions[:, 1:] - positions[:, :-1]], dim=1)
         plans = offsets[:, None].expand(-1, len(COMMANDS), -1, -1)

@@ -103,7 +103,7 @@ def trace(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[st
                 dynamo=True,
                 input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes={name: {0: batch} for name in inputs},
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
                 verbose=False,
             )
         finally:

@@ -2,6 +2,8 @@
 
 from student.latentvla.config import LatentVlaConfig
 from student.latentvla.model import Sizes
+from student.runs.config import RunConfig
+from student.runs.presets import changed, preset
 
 PLANNER = {
     "widths": (4, 4, 8, 8),
@@ -33,3 +35,14 @@ def options(**more) -> dict:
 
 def config(**more) -> LatentVlaConfig:
     return LatentVlaConfig.model_validate(options(**more))
+
+
+def small(name: str, **changes) -> RunConfig:
+    """Return a preset at these sizes, for two epochs, with fields changed by name, dots as ``__``."""
+    tiny = {
+        "epochs": 2,
+        **{f"student.planner.{field}": value for field, value in PLANNER.items()},
+        **{f"student.decision.{field}": value for field, value in DECISION.items()},
+    }
+    named = {field.replace("__", "."): value for field, value in changes.items()}
+    return changed(preset(f"{name}-tiny"), tiny | named)
