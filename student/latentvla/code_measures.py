@@ -2,8 +2,9 @@
 
 ``code_kl`` is the divergence KL(teacher || student) in nats, summed over a frame's codes, each behind the
 teacher's. Beside it stand two students that look at nothing: one always tells the teacher's mean over the
-split, the other is the student with another frame's images. ``code_agreement`` is the share of codes, each
-behind the student's own, that are the teacher's.
+split; the other is the student with another frame's images, and behind its own codes, as the teacher's would
+betray what the images show. ``code_agreement`` is the share of codes, each behind the student's own, that are
+the teacher's.
 
 Dimension letters: F frame of the split, B frame of a batch, N position of a code, K value of a code.
 """
@@ -59,7 +60,7 @@ def measure_codes(
         scene = student.scene(batch[CAMERA_STRIP], *state)
         own.append(decision(scene).logits.argmax(dim=-1))
         seeing.append(code_kl(told, decision(scene, codes).logits))
-        blind.append(code_kl(told, decision(student.scene(other[CAMERA_STRIP], *state), codes).logits))
+        blind.append(code_kl(told, decision(student.scene(other[CAMERA_STRIP], *state)).logits))
         teachers.append(codes)
         logits.append(told)
     chosen, of_teacher, divergence, blindly = map(_joined, (own, teachers, seeing, blind))  # (F, N)

@@ -217,3 +217,15 @@ def test_codes_are_measured_beside_the_teachers(dataset_path):
     constant = (p * (p.log() - p.mean(0).log())).sum((1, 2)).mean().item()
     assert found.measures["code_kl_constant"].value == pytest.approx(constant, rel=1e-4)
     assert found.numbers()["code_kl"] == found.measures["code_kl"].value
+
+
+def test_a_student_learns_the_codes_that_images_show(write, tmp_path):
+    clips = {"clip-a": ("train", 160), "clip-b": ("train", 96), "clip-c": ("val", 48), "clip-d": ("val", 48)}
+    path = write(tmp_path / "data.zarr", clips=clips)
+    recipe = small("latentvla-distilled-kl-only", epochs=12, learning_rate=4e-3)
+    recipe = changed(recipe, {"losses.trajectory": "off", "losses.agents": "off"})
+    train(path, tmp_path / "run", recipe, trackers=())
+    found = {name: of.value for name, of in evaluate(tmp_path / "run", path).measures.items()}
+    assert found["code_kl"] < 0.1 * found["code_kl_constant"]
+    assert found["code_kl_other_images"] > 0.9 * found["code_kl_constant"]
+    assert found["code_agreement"] > 0.9
