@@ -55,6 +55,12 @@ DataRoot = Annotated[
 SourceName = Annotated[
     str, typer.Option("--source", help="What lies there: bench2drive, or your own as package.module:Class.")
 ]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,...", help="Store these inputs of students from the source itself, such as camera_strip."
+    ),
+]
 TeacherName = Annotated[str, typer.Option("--teacher", help="Preset, or your own as package.module:NAME.")]
 Checkpoint = Annotated[
     Path | None,
@@ -72,8 +78,10 @@ PrecisionChoice = Annotated[
 ]
 QuantizeChoice = Annotated[Quantize | None, typer.Option("--quantize", help="Quantise the language model.")]
 CompileChoice = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the teacher's layers. [default: on a GPU]"),
+    bool,
+    typer.Option(
+        "--compile", help="Compile the teacher's layers: twice as fast on a GPU, the bits may differ by run."
+    ),
 ]
 Fields = Annotated[
     list[str] | None,
@@ -124,6 +132,7 @@ def plan(
     dataset: DatasetPath,
     data: DataRoot,
     source: SourceName = "bench2drive",
+    inputs: Inputs = None,
     teacher: TeacherName = "orion-tiny",
     checkpoint: Checkpoint = None,
     split: SplitChoice = Split.ALL,
@@ -132,19 +141,18 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Run a few real frames first.")] = False,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
-    compiled: CompileChoice = None,
+    compiled: CompileChoice = False,
     fields: Fields = None,
     signals: Signals = None,
     device: Device = None,
 ) -> None:
     """Show what an extraction would cost. Writes nothing."""
     from pipeline.extraction.estimate import frames_per_second, plan
-    from pipeline.source import open_source
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
     options = _options(fields, signals)
-    preset, opened = teacher_preset(teacher, options), open_source(source, data)
+    preset, opened = teacher_preset(teacher, options), _opened(source, data, inputs)
     check_kind(preset, opened)
     selection = _select(opened, split)
     measured = None
@@ -171,6 +179,7 @@ def extract(
     dataset: DatasetPath,
     data: DataRoot,
     source: SourceName = "bench2drive",
+    inputs: Inputs = None,
     teacher: TeacherName = "orion-tiny",
     checkpoint: Checkpoint = None,
     split: SplitChoice = Split.ALL,
@@ -184,18 +193,18 @@ def extract(
     ] = None,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
-    compiled: CompileChoice = None,
+    compiled: CompileChoice = False,
     fields: Fields = None,
     signals: Signals = None,
     device: Device = None,
 ) -> None:
     """Run the teacher over every frame, once. Safe to stop and to run again."""
-    from pipeline.source import absolute, open_source
+    from pipeline.source import absolute
     from pipeline.teachers import load_teacher, teacher_preset
     from pipeline.teachers.protocol import check_kind
 
     options = _options(fields, signals)
-    opened = open_source(source, data)
+    opened = _opened(source, data, inputs)
     check_kind(teacher_preset(teacher, options), opened)
     selection = _select(opened, split)
     # A worker may run in another folder.
@@ -275,6 +284,12 @@ def _options(fields: Sequence[str] | None, signals: str | None) -> dict[str, str
             )
         options[field] = value
     return options
+
+
+def _opened(name: str, root: Path, inputs: str | None) -> Source:
+    from pipeline.source import open_source, with_inputs
+
+    return with_inputs(open_source(name, root), [] if inputs is None else inputs.split(","))
 
 
 def _select(source: Source, split: Split) -> Selection:

@@ -1,7 +1,11 @@
 """The source seam: raw data as clips of samples, and the ground truth beside them.
 
-A source finds clips and knows what is true of them. It decodes nothing: what a teacher gets of it is one
-sample at a time, paths or text or calibration, and the type of a sample has no field for ground truth.
+A source finds clips and knows what is true of them. What a teacher gets of it is one sample at a time, paths
+or text or calibration, and the type of a sample has no field for ground truth.
+
+Some of what a sample holds, a student may have to read itself, whatever the teacher makes of it. A source may
+offer such *inputs* of samples, to be asked for by name: then it has a method ``with_inputs``, a property
+``inputs``, and its opened clips a method ``inputs``. Without them it decodes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from cache_schema.errors import RequestError
 from cache_schema.plugins import resolve
 
 if TYPE_CHECKING:
@@ -46,6 +51,20 @@ class OpenClip(Protocol):
         """Return what a teacher may see of one sample. Called by several threads at once.
 
         It is prepared at once: the same thread may use its memory again, for the next sample.
+
+        Raises:
+            ClipError: A file of this sample is missing or broken.
+        """
+        ...
+
+
+class OpenClipWithInputs(OpenClip, Protocol):
+    """An opened clip of a source that has inputs."""
+
+    def inputs(self, sample: Any) -> Mapping[str, np.ndarray]:
+        """Return the inputs of a sample, as many as the source promises: arrays of their ``shape``.
+
+        Called in the thread that prepared the sample, right afterwards.
 
         Raises:
             ClipError: A file of this sample is missing or broken.
@@ -126,6 +145,23 @@ class Source(Protocol):
         ...
 
 
+class SourceWithInputs(Source, Protocol):
+    """A source that offers inputs of samples."""
+
+    @property
+    def inputs(self) -> tuple[FeatureSpec, ...]:
+        """Inputs of every sample, as they were asked for. They depend on nothing but the sample."""
+        ...
+
+    def with_inputs(self, names: Sequence[str]) -> SourceWithInputs:
+        """Return the same source with some inputs.
+
+        Raises:
+            RequestError: There is no such input.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Selection:
     """The clips of one run."""
@@ -147,6 +183,29 @@ class Selection:
 def open_source(name: str, root: Path) -> Source:
     """Return a source by name, or one of the user's own by ``package.module:Class``, over a data root."""
     return resolve(SOURCES, name, kind="source", needs="select")(absolute(root))
+
+
+def with_inputs(source: Source, names: Sequence[str]) -> Source:
+    """Return a source with inputs of every sample, by their names.
+
+    Raises:
+        RequestError: There is no such input, or this source offers none.
+    """
+    if not names:
+        return source
+    chosen = getattr(source, "with_inputs", None)
+    if chosen is None:
+        raise RequestError(
+            f"{', '.join(names)} were asked for, and {type(source).__qualname__} has no inputs of its own",
+            expected="a source with a method 'with_inputs', such as bench2drive",
+            repair="leave --inputs out, or choose another --source",
+        )
+    return chosen(names)
+
+
+def inputs_of(source: Source) -> tuple[FeatureSpec, ...]:
+    """Return the features of what a source says of every sample beside the teacher."""
+    return getattr(source, "inputs", ())
 
 
 def fingerprint_of(clip: Clip) -> str | None:

@@ -40,7 +40,7 @@ class StepContext:
         self.seed, self.step, self.samples, self.device = seed, step, samples, device
         self.factors: dict[str, float] = {}
         """Term of the loss -> the factor that the system has multiplied it by, for rules that undo it; filled
-        in by systems whose rule reads it."""
+        in, for each micro-batch, by systems whose rule reads it."""
         self.positions = torch.from_numpy(positions)
         self._noise = torch.Generator().manual_seed(_mixed(seed, _NOISE, step))
 

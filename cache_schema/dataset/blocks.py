@@ -24,7 +24,9 @@ def frame_blocks(dataset: LatentDataset, clip: str, feature: str, *, every: int 
     spec = dataset.feature(feature)
     frames = -(-dataset.clip(clip).frames // every)
     if spec.ragged:
-        sizes = dataset.frame_index(clip, feature).shapes[::every].prod(axis=1)
+        sizes = dataset.frame_index(clip, feature).shapes.prod(axis=1)
+        # What readers get: of frames that share a value, too.
+        sizes = sizes[dataset.stored_at(clip, feature)][::every]
     else:
         sizes = np.full(frames, math.prod(spec.fixed_shape))
     ends = np.cumsum(sizes)

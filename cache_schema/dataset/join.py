@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache_schema.dataset.blocks import frame_blocks
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import IdentityError, RequestError
 from cache_schema.format.clip_files import feature_of
@@ -63,11 +64,12 @@ class JoinedDataset:
         for dataset in self.datasets:
             for name in (*(spec.name for spec in dataset.manifest.features), *dataset.derivations):
                 _refuse_other_feature(name, self._holders.setdefault(name, dataset), dataset)
-        for dataset in self.datasets[1:]:
-            for spec in dataset.manifest.features:
-                first = self._holders[spec.name]
-                if spec.role == "input" and first is not dataset:
-                    _refuse_other_values(spec.name, first, dataset)
+        for number, dataset in enumerate(self.datasets):
+            inputs = [spec.name for spec in dataset.manifest.features if spec.role == "input"]
+            for first in self.datasets[:number]:
+                _refuse_other_values(
+                    [name for name in inputs if self._holders[name] is first], first, dataset
+                )
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel to other processes as addresses."""
@@ -210,17 +212,17 @@ def _frame_difference(one: LatentDataset, other: LatentDataset) -> str | None:
             return f"clip {clip!r} is in the splits {a.clip.split} and {b.clip.split}"
         # Of equal specs, values are equal where the digests of the files are.
         equal = numbers[0] is not None and numbers[0] == numbers[1]
-        if equal and _value_files(a, FRAME_INDEX) != _value_files(b, FRAME_INDEX):
+        if equal and _value_files(a, [FRAME_INDEX]) != _value_files(b, [FRAME_INDEX]):
             return f"clip {clip!r} has different values of {FRAME_INDEX}"
     return None
 
 
-def _value_files(entry: LedgerEntry, feature: str) -> dict[str, FileRecord]:
-    """Return the files of a clip that hold a feature's values: all of its arrays but their zarr.json."""
+def _value_files(entry: LedgerEntry, features: Sequence[str]) -> dict[str, FileRecord]:
+    """Return the files of a clip that hold some features' values: all of their arrays but the zarr.json."""
     return {
         name: file
         for name, file in entry.files.items()
-        if feature_of(name) == feature and not name.endswith("/zarr.json")
+        if feature_of(name) in features and not name.endswith("/zarr.json")
     }
 
 
@@ -250,31 +252,43 @@ def _refuse_other_feature(name: str, first: LatentDataset, other: LatentDataset)
         )
 
 
-def _refuse_other_values(feature: str, first: LatentDataset, other: LatentDataset) -> None:
-    """Check that an input which two datasets store in the same way has the same values in both.
+def _refuse_other_values(features: Sequence[str], first: LatentDataset, other: LatentDataset) -> None:
+    """Check that inputs which two datasets store in the same way have the same values in both.
 
     Raises:
-        IdentityError: It has not; the message names the first frame that differs.
+        IdentityError: One has not; the message names the first frame that differs.
     """
     # Of equal specs, values are equal where the digests of the files are.
-    different = [
-        clip
-        for clip in first.clips
-        if _value_files(first.entry(clip), feature) != _value_files(other.entry(clip), feature)
-    ]
+    different: dict[str, list[str]] = {}
+    for clip in first.clips if features else ():
+        here, there = (_value_files(dataset.entry(clip), features) for dataset in (first, other))
+        if here != there:
+            paths = {path for path in here.keys() | there.keys() if here.get(path) != there.get(path)}
+            for feature in sorted({feature_of(path) for path in paths}):
+                different.setdefault(feature, []).append(clip)
     if not different:
         return
-    clip = different[0]
-    here, there = (dataset.read(clip, feature) for dataset in (first, other))
-    frames = [
-        number
-        for number, (one, two) in enumerate(zip(here, there, strict=True))
-        if not np.array_equal(one, two)
-    ]
-    where = f"frame {frames[0]} and {len(frames) - 1} more of {len(here)}" if frames else "its storage"
+    feature, clips = next(iter(different.items()))
+    frames = _different_frames(first, other, clips[0], feature)
+    count = first.clip(clips[0]).frames
+    where = f"frame {frames[0]} and {len(frames) - 1} more of {count}" if frames else "how it is stored"
     raise IdentityError(
-        f"datasets with different inputs cannot be joined: {feature!r} of clip {clip!r} differs in {where}; "
-        f"{len(different)} of {len(first.clips)} clips differ\n    {first}\n    {other}",
+        f"datasets with different inputs cannot be joined: {feature!r} of clip {clips[0]!r} differs in "
+        f"{where}; {len(clips)} of {len(first.clips)} clips differ\n    {first}\n    {other}",
         expected="the same values in both, such as token ids by one tokenizer, or digests of the same images",
         repair="extract both from the same data in the same way, or leave clips out with `teachonce subset`",
     )
+
+
+def _different_frames(one: LatentDataset, other: LatentDataset, clip: str, feature: str) -> list[int]:
+    return [
+        frame
+        for block in frame_blocks(one, clip, feature)
+        for frame, a, b in zip(
+            range(block.start, block.stop),
+            one.read(clip, feature, block),
+            other.read(clip, feature, block),
+            strict=True,
+        )
+        if not np.array_equal(a, b)
+    ]

@@ -38,6 +38,24 @@ ORION = Credits(
         ),
     ),
 )
+_QWEN2_5_VL = "Bai et al., *Qwen2.5-VL Technical Report*, arXiv 2502.13923"
+_QWEN2_5_VL_TERM = Term(
+    "Qwen2.5-VL",
+    "of the 3B: Qwen Research License Agreement, not for commercial use; of others see their model cards",
+    "the model that the teacher was tuned from",
+)
+LATENT_ACTIONS = Credits(
+    papers=("*LatentVLA*, arXiv 2601.05611v1, of which this is a reconstruction (LatentVLA-R)", _QWEN2_5_VL),
+    terms=(_QWEN2_5_VL_TERM,),
+)
+AUTOVLA = Credits(
+    papers=(
+        "Zhou et al., *AutoVLA: A Vision-Language-Action Model for End-to-End Autonomous Driving with "
+        "Adaptive Reasoning and Reinforcement Fine-Tuning*, arXiv 2506.13757",
+        _QWEN2_5_VL,
+    ),
+    terms=(Term("AutoVLA", "see its model card", "the teacher's weights"), _QWEN2_5_VL_TERM),
+)
 BENCH2DRIVE = Credits(
     papers=(
         "Jia et al., *Bench2Drive: Towards Multi-Ability Benchmarking of Closed-Loop End-To-End Autonomous "
@@ -45,7 +63,7 @@ BENCH2DRIVE = Credits(
     ),
     terms=(),
 )
-TEACHERS = {"orion": ORION}
+TEACHERS = {"orion": ORION, "latentvla": LATENT_ACTIONS, "autovla": AUTOVLA}
 """Credits by the beginning of a teacher's name."""
 DATA = {"Bench2Drive": BENCH2DRIVE}
 """Credits by the name of the raw data. Their licence is in the manifest."""

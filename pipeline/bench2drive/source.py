@@ -5,7 +5,7 @@ Dimension letters: C = 6 cameras.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -13,18 +13,23 @@ from pydantic import ValidationError
 from cache_schema.errors import ClipError, LeftOut, RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.driving import GROUND_TRUTH
+from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, camera_strip
 from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import FRAME_RATE_HZ, find_clips, folders_around
 from pipeline.bench2drive.geometry import CAMERAS
+from pipeline.bench2drive.jpeg import read_jpeg
 from pipeline.bench2drive.splits import split_of, unlisted, validation_clips
+from pipeline.bench2drive.strip import cut, resized, strip_size
 from pipeline.source import Selection, absolute
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
+    from PIL import Image
 
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import Split
     from pipeline.bench2drive.clip_annotations import ClipAnnotations
     from pipeline.bench2drive.clips import RawClip
@@ -61,6 +66,17 @@ class DrivingSample:
     """Index into ``cache_schema.vocabulary.driving.COMMANDS``."""
     can_bus: np.ndarray
     """(18), see ``annotations.Annotation``."""
+    _decoded: dict[str, Image.Image] = field(default_factory=dict, repr=False)
+
+    def image(self, camera: str) -> Image.Image:
+        """Return the image of a camera, 1600x900 RGB, decoded once whoever asks for it.
+
+        Raises:
+            ClipError: It is missing, not a whole JPEG, or of another size.
+        """
+        if camera not in self._decoded:
+            self._decoded[camera] = read_jpeg(self.images[camera])
+        return self._decoded[camera]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +85,8 @@ class OpenBench2DriveClip:
 
     raw: RawClip
     annotations: ClipAnnotations
+    strip: tuple[int, int] | None = None
+    """Width and height of the strip of camera images that is an input; None for no such input."""
 
     def ground_truth(self) -> dict[str, np.ndarray]:
         """Return (frames, *shape) of every feature of ``cache_schema.vocabulary.driving.GROUND_TRUTH``."""
@@ -89,6 +107,12 @@ class OpenBench2DriveClip:
             can_bus=arrays.can_bus[index],
         )
 
+    def inputs(self, sample: DrivingSample) -> dict[str, np.ndarray]:
+        """Return the strip of a frame's camera images, if it is asked for; see ``OpenClip``."""
+        if self.strip is None:
+            return {}
+        return {CAMERA_STRIP: resized(cut(sample.image), self.strip)}
+
 
 @dataclass(frozen=True)
 class Bench2DriveClip:
@@ -98,6 +122,8 @@ class Bench2DriveClip:
     split: Split
     index: int
     samples: int
+    strip: tuple[int, int] | None = None
+    """As of the opened clip."""
 
     @property
     def name(self) -> str:
@@ -119,7 +145,7 @@ class Bench2DriveClip:
         Raises:
             ClipError: An annotation is broken.
         """
-        return OpenBench2DriveClip(self.raw, read_annotations(self.raw))
+        return OpenBench2DriveClip(self.raw, read_annotations(self.raw), self.strip)
 
 
 class Bench2Drive:
@@ -127,6 +153,7 @@ class Bench2Drive:
 
     Args:
         root: Folder of the unpacked clips, or around ``v1/``.
+        strip: Width and height of the strip of camera images that every frame has as an input; None for none.
 
     Raises:
         RequestError: The root's ``data.json`` cannot be read, or states another frame rate.
@@ -136,9 +163,23 @@ class Bench2Drive:
     ground_truth = GROUND_TRUTH
     tags = ("scenario", "town", "route", "weather")
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, strip: tuple[int, int] | None = None) -> None:
         self.root = absolute(root)
+        self.strip = strip
         self.identity = _identity_of(self.root)
+
+    @property
+    def inputs(self) -> tuple[FeatureSpec, ...]:
+        """The strip, if it is asked for; see ``Source``."""
+        return () if self.strip is None else (camera_strip(*self.strip),)
+
+    def with_inputs(self, names: Sequence[str]) -> Bench2Drive:
+        """Return the same data with a strip of camera images; see ``pipeline.bench2drive.strip.STRIPS``.
+
+        Raises:
+            RequestError: There is no such input, or several are asked for at once.
+        """
+        return Bench2Drive(self.root, strip=strip_size(names))
 
     def select(self, split: SplitChoice = "all") -> Selection:
         """Return the clips of a split, sorted by name.
@@ -156,7 +197,7 @@ class Bench2Drive:
             if split not in ("all", side):
                 continue
             try:
-                clips.append(Bench2DriveClip(raw, side, index, samples=len(raw.frames)))
+                clips.append(Bench2DriveClip(raw, side, index, len(raw.frames), self.strip))
             except ClipError as error:
                 failed.append(LeftOut.because(raw.name, error))
         if not clips and not failed:

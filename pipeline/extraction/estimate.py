@@ -21,6 +21,7 @@ from pipeline.extraction.gpu_memory import must_suffice_for
 from pipeline.extraction.outputs import HostOutputs
 from pipeline.extraction.prefetch import Prefetcher
 from pipeline.extraction.run import committed_clips
+from pipeline.source import inputs_of
 from pipeline.teachers.protocol import check_kind
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def plan(
     check_kind(preset, selection.source)
     require(selection.source, "the source", "ground_truth")
     check_path(path)
-    features = (*preset.features, *selection.source.ground_truth)
+    features = (*preset.features, *inputs_of(selection.source), *selection.source.ground_truth)
     present: tuple[str, ...] = ()
     stale: list[LeftOut] = []
     committed_frames, wall_s = 0, 0.0
@@ -165,7 +166,7 @@ def frames_per_second(selection: Selection, teacher: Teacher, *, slots: int) -> 
         for step in range(min([WARM_UP + MEASURED, *(clip.samples for clip in clips)])):
             if step == WARM_UP:
                 begun, computed = time.perf_counter(), 0
-            batch = teacher.collate([*(samples.next() for samples in running), *idle])
+            batch = teacher.collate([*(samples.next().inputs for samples in running), *idle])
             outputs, state = teacher.step(batch, state)
             HostOutputs(outputs, slots).wait()
             computed += len(clips)

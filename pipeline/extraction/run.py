@@ -27,7 +27,7 @@ from pipeline.committed import Candidate, Fingerprints, committed
 from pipeline.extraction.log import RunLog, log_path
 from pipeline.extraction.worker import Worker
 from pipeline.manifest import new_manifest
-from pipeline.source import fingerprint_of
+from pipeline.source import fingerprint_of, inputs_of
 from pipeline.teachers.protocol import check_kind, check_teacher
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def establish_for(teacher: Teacher, source: Source, path: Path) -> Manifest:
     check_teacher(teacher)
     require(source, "the source", "kind", "identity", "ground_truth", "tags", "select")
     assets = {f"{stem}.safetensors": save(dict(tensors)) for stem, tensors in teacher.assets().items()}
-    features = (*teacher.features, *source.ground_truth)
+    features = (*teacher.features, *inputs_of(source), *source.ground_truth)
     manifest = new_manifest(
         features, teacher.identity, source.identity, assets, libraries=LIBRARIES, tags=source.tags
     )

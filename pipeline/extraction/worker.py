@@ -237,7 +237,11 @@ class Worker:
                     self._writers.add(job.writer)
                     self._append(job, job.writer, opened.ground_truth)
                 self._slots[slot] = job
-                return job.samples.next()
+                prepared = job.samples.next()
+                if job.writer is not None and prepared.values:
+                    values = {name: value[None] for name, value in prepared.values.items()}
+                    self._append(job, job.writer, values)
+                return prepared.inputs
             except ClipError as error:
                 self._drop(job, error)
             finally:

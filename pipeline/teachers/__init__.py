@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.teachers.protocol import Teacher, TeacherPreset
 
 TEACHERS = {
+    "autovla-3b": "pipeline.teachers.latent_action_vlm.presets:AUTOVLA_3B",
+    "latentvla-3b": "pipeline.teachers.latent_action_vlm.presets:LATENTVLA_3B",
+    "latentvla-tiny": "pipeline.teachers.latent_action_vlm.presets:LATENTVLA_TINY",
     "orion-7b": "pipeline.teachers.orion.presets:ORION_7B",
     "orion-tiny": "pipeline.teachers.orion.presets:ORION_TINY",
 }
@@ -53,11 +56,11 @@ def load_teacher(
     device: str | None = None,
     precision: str = "fp32",
     quantize: str | None = None,
-    compile: bool | None = None,
+    compile: bool = False,
     options: Mapping[str, str] = {},
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled.
+    """Load a preset's teacher; by default on this machine's GPU, if it has one.
 
     Args:
         name: As of ``teacher_preset``.
@@ -82,7 +85,7 @@ def load_teacher(
             device=device,
             precision=precision,
             quantize=quantize,
-            compile=torch.device(device).type == "cuda" if compile is None else compile,
+            compile=compile,
             progress=progress,
         )
     except torch.OutOfMemoryError as error:

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from cache_schema.dataset.join import open_dataset
+from cache_schema.plugins import require
 from cache_schema.progress import SILENT
 from student.loading.batches import LatentSamples
 from student.runs.folder import check_folder, exclusively
@@ -64,6 +65,7 @@ def train(
     opened = open_dataset(dataset, *with_datasets)
     system = config.make_system()
     config = config.completed(system)
+    require(system.gradients, "the gradient rule", "separate", "end_step", "state_dict", "load_state_dict")
     features = system.required_features()
     opened.require(features)
     check_folder(run, opened)

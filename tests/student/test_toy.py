@@ -220,6 +220,13 @@ def test_terms_that_do_not_reach_a_weight_leave_it_without_a_gradient():
     assert (used.grad.tolist(), unused.grad) == ([2.0, 2.0], None)
 
 
+def test_a_rule_for_an_earlier_version_is_refused_before_anything_is_trained(texts, tmp_path, monkeypatch):
+    monkeypatch.delattr(Projection, "end_step")
+    with pytest.raises(RequestError, match="the gradient rule has no 'end_step': Projection"):
+        train(texts, tmp_path / "run", TOY, trackers=())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_rule_of_ones_own_that_adds_trains_as_the_sum_does(texts, tmp_path, monkeypatch):
     sums = changed(TOY, {"student.projection": False})
     train(texts, tmp_path / "rule", sums, trackers=())

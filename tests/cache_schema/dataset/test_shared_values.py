@@ -1,7 +1,9 @@
 """Values that frames share: written once, read by all."""
 
+import functools
 import json
 import pickle
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +13,22 @@ from pydantic import ValidationError
 from cache_schema import JoinedDataset, LatentDataset
 from cache_schema.dataset.add_features import extend_clip, extend_manifest
 from cache_schema.dataset.writer import DatasetWriter
+from cache_schema.describe.card import card
 from cache_schema.describe.compare import compare
 from cache_schema.describe.inspect import inspect
 from cache_schema.describe.statistics import statistics
 from cache_schema.errors import DatasetError, FeatureError, RequestError
 from cache_schema.format.features import FeatureSpec
 from cache_schema.format.ledger import ClipInfo
+from cache_schema.integrity.repair import repair
 from cache_schema.integrity.verify import verify
 from cache_schema.sharing.merge import merge
 from cache_schema.sharing.pull import pull
+from cache_schema.sharing.push import push
 from cache_schema.sharing.reencode import reencode
 from cache_schema.sharing.subset import ClipFilter, subset
 from tests.cache_schema.format_2 import assert_equal
+from tests.cache_schema.servers import serving
 from tests.cache_schema.shared_values import (
     FEATURES,
     HOLDERS,
@@ -37,6 +43,7 @@ from tests.cache_schema.shared_values import (
     value_of,
     write_shared,
 )
+from tests.cache_schema.storage.test_backends import Quiet
 from tests.cache_schema.tampering import edit_root
 
 
@@ -263,3 +270,28 @@ def test_it_is_added_to_clips_that_have_the_index(wrong, tmp_path):
     opened = LatentDataset.open(path)
     assert_equal(opened.read("d", "maps"), [value_of(MAPS, "d", f) for f in range(5)])
     assert verify(path).problems == ()
+
+
+def test_it_is_repaired_by_setting_the_clip_aside(own):
+    put_index(own, WRONG["chain"][0])
+    repair(own)
+    assert LatentDataset.open(own).clips == ("b", "c", "d")
+    assert verify(own).problems == ()
+
+
+def test_it_is_shared_and_read_over_a_network(own, bucket, tmp_path):
+    card(own, "apache-2.0")
+    push(own, bucket.url)
+    assert_reads_right(LatentDataset.open(bucket.url))
+    whole = pull(bucket.url, tmp_path / "whole.zarr").path
+    assert_reads_right(LatentDataset.open(whole))
+    assert verify(whole).problems == ()
+    part = pull(bucket.url, tmp_path / "part.zarr", features=["maps"]).path
+    np.testing.assert_array_equal(LatentDataset.open(part).read("b", "maps", 3), value_of(MAPS, "b", 3))
+
+
+def test_it_is_read_from_a_web_server(own, tmp_path):
+    (own / "index.json").write_text(json.dumps({"clips": sorted(HOLDERS)}))
+    handler = functools.partial(Quiet, directory=own.parent)
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as url:
+        assert_reads_right(LatentDataset.open(f"{url}/own.zarr"))

@@ -132,3 +132,31 @@ def test_the_programs_of_the_format_page(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert_equal(found[key], value)
+
+
+SHARED = GOLDEN / "format_2_shared.zarr"
+PREFIXES = [float16([1, 2], [3, 4]), float16([0.5, -0.5])]
+SHARED_MAPS = [float32([[1, 0], [2, 3]]), float32([[4]])]
+
+
+def of_frames(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
+    """Frames 0, 1 and 3 share a value, and frames 2 and 4."""
+    return [first, first, second, first, second]
+
+
+@pytest.mark.parametrize("read", ["package", "page"])
+def test_values_that_frames_share(read: str):
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)[1], names)
+    dataset = LatentDataset.open(SHARED)
+    group = zarr.open_group(SHARED / "clips" / "scene", mode="r")
+    features = zarr.open_group(SHARED, mode="r").attrs["teachonce"]["features"]
+    for feature, values in zip(features, (PREFIXES, SHARED_MAPS), strict=False):
+        name = feature["name"]
+        found = dataset.read("scene", name) if read == "package" else names["decode"](group, feature)
+        assert_equal(found, of_frames(*values))
+    assert group["prefix_frame"][:].tolist() == [0, 0, 2, 0, 2]
+    assert group["prefix"][:].tolist() == [1, 2, 3, 4, 0.5, -0.5]
+    assert group["prefix.shape"][:].tolist() == [[2, 2], [0, 2], [1, 2], [0, 2], [0, 2]]
+    assert group["maps"][:].tolist() == [1, 2, 3, 4]
+    assert verify(SHARED).problems == ()

@@ -18,6 +18,15 @@ def test_papers_of_teacher_and_data():
     assert credits_of(teacher("mine", "sha256:0"), OTHER) == ((), ())
 
 
+def test_papers_and_terms_of_teachers_of_latent_actions():
+    ours, theirs = (credits_of(teacher(name, "sha256:0"), OTHER) for name in ("latentvla-3b", "autovla-3b"))
+    assert [term.what for term in ours.terms] == ["Qwen2.5-VL"]
+    assert "Qwen Research License" in ours.terms[0].licence
+    assert "2601.05611v1" in ours.papers[0]
+    assert [term.what for term in theirs.terms] == ["AutoVLA", "Qwen2.5-VL"]
+    assert credits_of(teacher("latentvla-tiny", "random:0"), OTHER).terms == ()
+
+
 def test_the_terms_of_weights_do_not_bind_random_ones():
     terms = credits_of(teacher("orion-7b", "sha256:0"), OTHER).terms
     assert [term.what for term in terms] == ["ORION", "Vicuna 1.5"]

@@ -86,3 +86,60 @@ def test_the_size_of_a_ragged_feature_varies(tmp_path):
     assert "varies" not in rows["letters"]
     # 8 + 1 + 5 float32 and an int32.
     assert "60 + varies" in rows["together"]
+
+
+HOLDER = FeatureSpec(name="holder", shape=(), axes=(), dtype="int32", role="target")
+SHARED = CODES.model_copy(update={"name": "shared_codes", "stored_at": "holder"})
+
+
+class SharingTeacher(RaggedTeacher):
+    """Lines that are equal to the one before share its codes; an ``astray`` one points ahead."""
+
+    features = (*FEATURES, HOLDER, SHARED)
+
+    def __init__(self, astray=None):
+        self.astray = astray
+
+    def begin(self, slots):
+        return [("", -1, -1)] * slots  # of each: the last line, its holder, its number
+
+    def step(self, batch, state):
+        texts = batch["text"]
+        found, codes = super().step(batch, None)[0], []
+        holders = []
+        for slot, text in enumerate(texts):
+            last, holder, number = state[slot]
+            number += 1
+            holder = holder if text == last and holder >= 0 else number
+            state[slot] = (text, holder, number)
+            holders.append(number + 1 if text == self.astray else holder)
+            own = found["codes"][slot] if holder == number else torch.empty(0, dtype=torch.int32)
+            codes.append(own)
+        del found["codes"]
+        return {**found, "holder": torch.tensor(holders), "shared_codes": codes}, state
+
+
+def test_values_that_samples_share_are_written_once(tmp_path):
+    lines = ["same", "same", "other", "other", "other", "same"]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("\n".join(lines) + "\n")
+    path = tmp_path / "x.zarr"
+    report = extract(Texts(tmp_path / "texts").select(), SharingTeacher(), path, slots=1)
+    assert report.failed == ()
+    assert verify(path).problems == ()
+    dataset = LatentDataset.open(path)
+    assert dataset.read("a", "holder").tolist() == [0, 0, 2, 2, 2, 5]
+    assert dataset.entry("a").values == {"shared_codes": len("sameothersame")}
+    assert ["".join(map(chr, codes)) for codes in dataset.read("a", "shared_codes")] == lines
+
+
+def test_a_clip_whose_samples_share_wrongly_is_left_out_by_name(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("one\nastray\ntwo\n")
+    report = extract(
+        Texts(tmp_path / "texts").select(), SharingTeacher("astray"), tmp_path / "x.zarr", slots=1
+    )
+    (left,) = report.failed
+    assert left.clip == "a"
+    assert "'shared_codes': frame 1 has its value at frame 2, which is no frame up to it" in str(left)
+    assert LatentDataset.open(tmp_path / "x.zarr").clips == ()

@@ -6,7 +6,7 @@ import torch
 
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import DatasetError
-from student.loading import loader
+from student.loading import batches, loader
 from student.loading.batches import LatentSamples
 from student.loading.sampler import Sampler
 from tests.cache_schema.shared_values import HOLDERS, MAPS, TABLE, put_index, value_of, write_shared
@@ -48,6 +48,15 @@ def test_every_sample_gets_its_value_in_any_order(dataset, resident, shuffle, pi
         assert sorted(seen) == list(range(15))
 
 
+def test_samples_that_stay_where_batches_are_made(dataset, monkeypatch):
+    """As on a GPU: nothing passes through a buffer."""
+    monkeypatch.setattr(batches, "_is_on", lambda values, device: True)
+    samples = LatentSamples(dataset, "train", NAMES, device=CPU, resident="device")
+    assert samples._most([[np.arange(4)]]) == {}
+    for rows, batch in samples.stream([[np.array([5, 1, 7])], [np.array([2, 9]), np.array([14, 0])]]):
+        assert_right(batch, rows)
+
+
 @pytest.mark.parametrize("rows", [[1], [2, 0, 1, 5], [14, 13, 0], [7, 8, 9, 7]])
 def test_samples_of_one_holder_side_by_side(dataset, rows):
     samples = LatentSamples(dataset, "train", NAMES, device=CPU)
@@ -63,8 +72,8 @@ def test_what_samples_share_is_read_once(dataset, monkeypatch):
         return spans(clips, begins, counts)
 
     monkeypatch.setattr(loader, "spans", noted)
-    batches = [np.array([0, 1, 2]), np.array([4, 5])]  # of clip a: two images, and one
-    for _ in samples.stream([batches]):
+    window = [np.array([0, 1, 2]), np.array([4, 5])]  # of clip a: two images, and one
+    for _ in samples.stream([window]):
         pass
     assert read == [3 * 30 * 40]
 

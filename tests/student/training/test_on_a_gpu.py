@@ -37,6 +37,9 @@ class Given:
         for weight in weights:
             weight.grad = torch.empty_like(weight)
 
+    def end_step(self, weights, reduce, context):
+        pass
+
     def state_dict(self):
         return {}
 
