@@ -23,7 +23,9 @@ def runs(dataset_path, tmp_path_factory):
 
     def run(name):
         if not (folder / name).exists():
-            train(dataset_path, folder / name, small(name, epochs=1, student__decision__layers=1), trackers=())
+            train(
+                dataset_path, folder / name, small(name, epochs=1, student__decision__layers=1), trackers=()
+            )
         return folder / name
 
     return run
