@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SYSTEMS = {
     "orion-lite": "student.orion_lite.system:OrionLiteSystem",
     "drive-kd": "student.drive_kd.system:DriveKdSystem",
+    "latentvla": "student.latentvla.system:LatentVlaSystem",
 }
 """Name of a system -> where it is defined."""
 
@@ -45,6 +46,22 @@ PRESETS = {
     "drive-kd-tiny-ce": "student.drive_kd.presets:TINY_CE",
     "drive-kd-tiny-sum": "student.drive_kd.presets:TINY_SUM",
     "drive-kd-tiny-cosine": "student.drive_kd.presets:TINY_COSINE",
+    "latent-transfuser": "student.latentvla.presets:LATENT_TRANSFUSER",
+    "latentvla-fused": "student.latentvla.presets:FUSED",
+    "latentvla-fused-zero": "student.latentvla.presets:FUSED_ZERO",
+    "latentvla-fused-noise": "student.latentvla.presets:FUSED_NOISE",
+    "latentvla-distilled": "student.latentvla.presets:DISTILLED",
+    "latentvla-distilled-kl-only": "student.latentvla.presets:DISTILLED_KL_ONLY",
+    "latentvla-distilled-labels": "student.latentvla.presets:DISTILLED_LABELS",
+    "latentvla-distilled-parallel": "student.latentvla.presets:DISTILLED_PARALLEL",
+    "latent-transfuser-tiny": "student.latentvla.presets:TRANSFUSER_TINY",
+    "latentvla-fused-tiny": "student.latentvla.presets:FUSED_TINY",
+    "latentvla-fused-zero-tiny": "student.latentvla.presets:FUSED_ZERO_TINY",
+    "latentvla-fused-noise-tiny": "student.latentvla.presets:FUSED_NOISE_TINY",
+    "latentvla-distilled-tiny": "student.latentvla.presets:DISTILLED_TINY",
+    "latentvla-distilled-kl-only-tiny": "student.latentvla.presets:DISTILLED_KL_ONLY_TINY",
+    "latentvla-distilled-labels-tiny": "student.latentvla.presets:DISTILLED_LABELS_TINY",
+    "latentvla-distilled-parallel-tiny": "student.latentvla.presets:DISTILLED_PARALLEL_TINY",
 }
 """Name of a preset -> where it is defined."""
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.console import Group as Renderables
 from rich.table import Table
@@ -87,6 +87,8 @@ class OpenLoopEvaluation(Evaluation):
     """Of both; None where all frames are of one clip."""
     similarity: dict[str, Similarity]
     """Feature that the student imitates -> how similar it is to the teacher's."""
+    measures: dict[str, Estimate] = Field(default_factory=dict)
+    """What its system measures besides, by name: means over all frames."""
     groups: tuple[Group, ...]
     crowded_frames: int | None
     """Frames with more agents than the ground truth has places for; None where that is not known."""
@@ -98,9 +100,10 @@ class OpenLoopEvaluation(Evaluation):
     """Clip and frame of the student's largest errors, at most one a second of a clip."""
 
     def numbers(self) -> dict[str, float | None]:
-        """Return the student's L2 by column, and its cosines."""
+        """Return the student's L2 by column, its cosines, and what its system measures besides."""
         cosines = {f"cosine {name}": found.cosine.value for name, found in self.similarity.items()}
-        return {**self.l2_m["student"]["complete"], **cosines}
+        measured = {name: found.value for name, found in self.measures.items()}
+        return {**self.l2_m["student"]["complete"], **cosines, **measured}
 
     def __rich__(self) -> Renderables:
         """Show it as tables that fit 80 columns."""
@@ -114,6 +117,7 @@ class OpenLoopEvaluation(Evaluation):
             f"mean absolute difference {_with_interval(found.absolute)}"
             for name, found in self.similarity.items()
         ]
+        lines += [f"{words(name)}: {_with_interval(found)}" for name, found in self.measures.items()]
         lines.append(f"intervals: {CONFIDENCE:.0%}, {RESAMPLES} bootstrap resamples of whole clips")
         if self.crowded_frames:
             lines.append(

@@ -1,6 +1,6 @@
 """What really happened in the clips that are evaluated.
 
-Dimension letters: N frame, T step (of 0.5 s).
+Dimension letters: N frame, B frame of a batch, T step (of 0.5 s).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from student.open_loop.occupancy import Agents
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from student.loading.batches import Batch
     from student.loading.dataset import Dataset
 
 Mask = Literal["complete", "orion"]
@@ -54,6 +55,17 @@ class GroundTruth(NamedTuple):
         """Return for each mask the frames that count, (N) bool: those with every step known."""
         complete = np.all(self.mask, axis=1)
         return {"complete": complete, "orion": complete & (self.frame_index >= ORION_SKIPS_FRAMES)}
+
+
+def masked(batch: Batch, mask: Mask) -> Batch:
+    """Leave out of a batch the trajectories that a reading of the mask does not have."""
+    if mask == "complete":
+        return batch
+    known = batch["frame_index"] >= ORION_SKIPS_FRAMES  # (B)
+    left = {"ego_trajectory": batch["ego_trajectory"] * known[:, None, None]}
+    if "ego_trajectory_mask" in batch:
+        left["ego_trajectory_mask"] = batch["ego_trajectory_mask"] & known[:, None]
+    return batch | left
 
 
 def read_ground_truth(dataset: Dataset, clips: Sequence[str]) -> GroundTruth:

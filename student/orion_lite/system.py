@@ -14,7 +14,7 @@ from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT, Progress
 from cache_schema.vocabulary.orion import EGO_TOKEN, SCENE_QUERIES, VISION_TOKENS
 from student.open_loop.evaluate import evaluate_open_loop
-from student.open_loop.ground_truth import ORION_SKIPS_FRAMES
+from student.open_loop.ground_truth import masked
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.losses import LOSSES, Loss
 from student.orion_lite.model import OrionLite
@@ -78,7 +78,7 @@ class OrionLiteSystem:
 
     def training_step(self, model: nn.Module, batch: Batch, context: StepContext) -> StepOutput:
         """Sample the planner's latent from the distribution that knows the ground truth."""
-        batch = self._masked(batch)
+        batch = masked(batch, self.student.mask)
         planner = cast("Planner", extract_model_from_parallel(model, keep_torch_compile=False)).planner_config
         predicted = model(
             batch[SCENE_QUERIES],
@@ -94,7 +94,7 @@ class OrionLiteSystem:
 
     def validation_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Plan deterministically, from the distribution that does not know the ground truth."""
-        batch = self._masked(batch)
+        batch = masked(batch, self.student.mask)
         predicted = model(batch[SCENE_QUERIES], batch[EGO_TOKEN], trajectory=batch["ego_trajectory"])
         losses = {name: loss(predicted, batch) for name, loss in self.losses.items()}
         return StepOutput(losses, _outputs(predicted))
@@ -117,16 +117,6 @@ class OrionLiteSystem:
             device=device,
             progress=progress,
         )
-
-    def _masked(self, batch: Batch) -> Batch:
-        """Leave out the ground truth that ORION does not read either, if the configuration says so."""
-        if self.student.mask == "complete":
-            return batch
-        known = batch["frame_index"] >= ORION_SKIPS_FRAMES  # (B)
-        masked = {"ego_trajectory": batch["ego_trajectory"] * known[:, None, None]}
-        if "ego_trajectory_mask" in batch:
-            masked["ego_trajectory_mask"] = batch["ego_trajectory_mask"] & known[:, None]
-        return batch | masked
 
 
 def _outputs(predicted: Prediction) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 from student.open_loop.bootstrap import Interval
 from student.open_loop.evaluation import OpenLoopEvaluation, shown, words
+from student.open_loop.metrics import COLUMNS
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.log import read_log
@@ -73,7 +74,7 @@ class Sweep(BaseModel):
         results = {done.preset: done.numbers for done in self.outcomes}
         names = list(dict.fromkeys(name for numbers in results.values() for name in numbers))
         if HEADINGS.keys() <= set(names):
-            names = [name for name in names if name in HEADINGS or name.startswith("cosine")]
+            names = [name for name in names if name in HEADINGS or name not in COLUMNS]
             found = _table("Evaluation; L2 in metres, averaged up to a horizon", names)
             for numbers_of_all in (results, self.others):
                 for label, numbers in numbers_of_all.items():

@@ -102,6 +102,9 @@ def errors(found: OpenLoopEvaluation) -> Iterator[str]:
             caption="Steps that collide, in percent, complete mask",
             texts=2,
         )
+    if found.measures:
+        rows = [[words(name), _estimate(value)] for name, value in found.measures.items()]
+        yield table(["measure", "mean"], rows, caption="Means over all frames")
     for missing in found.missing:
         yield paragraph(missing)
 

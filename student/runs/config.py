@@ -27,6 +27,9 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    start_from: str | None = None
+    """File of weights, as ``teachonce export`` writes them, that a run starts from instead of random ones.
+    What the network has besides stays random."""
     epochs: int = Field(20, gt=0)
     """Passes over the training samples."""
     batch_size: int = Field(64, gt=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from cache_schema.errors import CheckpointError
 
@@ -28,6 +30,28 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
             expected="weights of which every one is a number",
             repair="use a checkpoint from before training diverged, or fetch the file again",
         )
+
+
+def load_start(model: nn.Module, file: Path) -> None:
+    """Load weights that a student starts from, of all of it or of a part.
+
+    Args:
+        model: Takes them. What the file does not hold stays as it is.
+        file: Weights as ``teachonce export`` writes them, ``.safetensors``.
+
+    Raises:
+        CheckpointError: The file cannot be read, or a tensor is unexpected, of the wrong shape or not finite.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the weights to start from cannot be read from {file}: {error}",
+            expected="a file .safetensors, such as `teachonce export` writes",
+            repair="correct training.start_from, or leave it out",
+        ) from error
+    refuse_not_finite(tensors, file)
+    load_strictly(model, tensors, names=frozenset(tensors))
 
 
 def load_strictly(

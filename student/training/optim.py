@@ -111,8 +111,9 @@ class MovingAverage:
         self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         self._averages = list(self.weights.values())
         self._weights: list[Tensor] = list(model.parameters())
-        for name, weight in (saved or {}).items():
-            self.weights[name].copy_(weight)
+        if saved is not None:
+            for name, weight in self.weights.items():
+                weight.copy_(saved[name])
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from student.runs.checkpoint import Checkpoint
 from student.runs.log import RunLog
 from student.runs.provenance import TrainedOn
 from student.runs.tracking import flat
-from student.runs.weights import load_strictly
+from student.runs.weights import load_start, load_strictly
 from student.step import StepContext, seed_dropout
 from student.training.deferred_metrics import DeferredMetrics, DivergenceError, EpochSums, finite_samples
 from student.training.distributed import compile_whole, loss_scale, mean_over_processes
@@ -26,7 +27,6 @@ from student.training.optim import MovingAverage, adamw, clip, learning_rate, se
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from accelerate import Accelerator
     from torch import Tensor
@@ -83,7 +83,10 @@ class Trainer:
         size, seed, shuffle = self.training.batch_size, self.training.seed, self.training.shuffle
         self.sampler = Sampler(samples.lengths, batch_size=size, seed=seed, shuffle=shuffle)
         torch.manual_seed(seed)
-        self.model = system.build(dataset).to(accelerator.device)
+        self.model = system.build(dataset)
+        if self.training.start_from is not None and checkpoint.latest(run) is None:
+            load_start(self.model, Path(self.training.start_from))
+        self.model.to(accelerator.device)
         self.adamw = adamw(self.model, self.training)
         self.epoch = self.step = 0
         self.sums = EpochSums()
@@ -114,11 +117,14 @@ class Trainer:
     def _freeze_unreached(self) -> None:
         """Freeze weights that no term of the loss reaches: DDP would wait for their gradients for ever."""
         rows = np.arange(min(2, self.training.micro_batch_size or 2, len(self.samples)))
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         output = self.system.training_step(self.model, self.samples.read(rows), self._context(rows, rows, 0))
         total(output.losses).backward()
         for weight in self.model.parameters():
             weight.requires_grad_(weight.grad is not None)
         self.model.zero_grad()
+        for buffer, before in buffers:  # statistics of a batch that is no step
+            buffer.copy_(before)
 
     @property
     def steps(self) -> int:

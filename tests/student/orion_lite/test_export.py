@@ -20,11 +20,12 @@ from cache_schema.storage.atomic_io import new_file, sha256_of
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
 from student.orion_lite.model import OrionLite
-from student.orion_lite.onnx_graph import INPUTS, save_checked, trace
+from student.orion_lite.onnx_graph import INPUTS, OUTPUTS
 from student.orion_lite.planner import PlannerConfig
 from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint, read_checkpoint
 from student.runs.export import export
+from student.runs.onnx_graph import save_checked, trace
 from student.runs.provenance import TrainedOn
 from tests.paths import ROOT
 from tests.student.recipes import small
@@ -82,15 +83,17 @@ import torch
 
 import cli, student.commands
 import cache_schema.storage.atomic_io as atomic_io
-import student.orion_lite.onnx_graph as onnx_graph
+import student.runs.onnx_graph as onnx_graph
 from student.orion_lite.folded import FoldedStudent
+from student.orion_lite.onnx_graph import INPUTS, OUTPUTS
 from student.runs.trained import load_trained
 
 torch.set_num_threads(1)
 run, target, dataset, *moments = sys.argv[1:]
 if target.endswith(".onnx"):  # which takes seconds to trace: once for all children
     trained = load_trained(Path(run), dataset)
-    program = onnx_graph.trace(FoldedStudent(trained.model), onnx_graph._first_frames(trained.dataset))
+    inputs = onnx_graph.first_frames(trained.dataset, INPUTS)
+    program = onnx_graph.trace(FoldedStudent(trained.model), inputs, OUTPUTS)
     onnx_graph.trace = lambda *_: program
 
 
@@ -227,8 +230,8 @@ def test_a_graph_describes_its_student_and_nothing_of_this_machine(graph, run):
 def test_a_graph_that_differs_is_not_left(dataset, tmp_path):
     pytest.importorskip("onnxscript")
     folded = FoldedStudent(student_of(dataset))
-    inputs = tuple(torch.from_numpy(dataset.read("clip-a", name)[:2]).float() for name in INPUTS)
-    program = trace(folded, inputs)
+    inputs = {name: torch.from_numpy(dataset.read("clip-a", name)[:2]).float() for name in INPUTS}
+    program = trace(folded, inputs, OUTPUTS)
     norm = folded.student.norm_output
     norm.bias = torch.nn.Parameter(norm.bias + 1)
     with (

@@ -7,6 +7,7 @@ import torch
 from cache_schema.dataset.reader import LatentDataset
 from cache_schema.errors import RequestError
 from student.loading.batches import LatentSamples
+from student.open_loop.ground_truth import masked
 from student.orion_lite.system import OrionLiteSystem
 from student.system import System
 from tests.student.recipes import SIZES, small, with_losses
@@ -24,18 +25,17 @@ def test_it_reads_what_its_losses_and_its_mask_need():
 
 
 def test_orions_mask_hides_the_ground_truth_of_the_first_ten_frames_of_each_clip(dataset_path):
-    orion, complete = OrionLiteSystem({"mask": "orion"}, {}), OrionLiteSystem({"mask": "complete"}, {})
     dataset = LatentDataset.open(dataset_path)
     features = ("ego_trajectory", "ego_trajectory_mask", "frame_index")
     rows = np.array([0, 9, 10, 16, 25, 26])
     known = [False, False, True, False, False, True]
     batch = LatentSamples(dataset, "train", features, device=torch.device("cpu")).read(rows)
-    assert complete._masked(batch) is batch
-    masked = orion._masked(batch)
+    assert masked(batch, "complete") is batch
+    left = masked(batch, "orion")
     assert batch["ego_trajectory_mask"][:, 0].all()
-    assert masked["ego_trajectory_mask"].any(dim=1).tolist() == known
-    assert (masked["ego_trajectory"] != 0).flatten(1).any(dim=1).tolist() == known
-    assert torch.equal(masked["ego_trajectory"][2], batch["ego_trajectory"][2])
+    assert left["ego_trajectory_mask"].any(dim=1).tolist() == known
+    assert (left["ego_trajectory"] != 0).flatten(1).any(dim=1).tolist() == known
+    assert torch.equal(left["ego_trajectory"][2], batch["ego_trajectory"][2])
 
 
 @pytest.mark.parametrize(

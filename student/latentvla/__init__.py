@@ -1,0 +1,1 @@
+"""LatentVLA-R: a camera-only planner, fused with a vision-language model's latent actions, and distilled."""

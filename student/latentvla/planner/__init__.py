@@ -1,0 +1,1 @@
+"""The latent TransFuser: a camera-only planner."""
