@@ -181,7 +181,7 @@ def provenance(runs: Sequence[RunSummary]) -> Iterator[str]:
 
 
 def _other(value: float | None, interval: Interval | None) -> Cell:
-    """Return a number of unknown size."""
+    """Return a number, or a count, of unknown size."""
     if value is None:
         return Cell("-")
     return Cell(f"{value:.4g}", " to ".join(f"{end:.4g}" for end in interval or ()))
