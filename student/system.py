@@ -123,13 +123,26 @@ class Evaluation(BaseModel):
     """Epochs that the student had been trained; filled in by ``student.runs.evaluate``."""
 
     def numbers(self) -> dict[str, float | None]:
-        """Return the numbers by which runs are compared, by their dotted names: here, all but the epoch."""
+        """Return the numbers by which runs are compared, by their dotted names: here, all but the epoch.
+
+        An ``Estimate``, a number with an interval, has the name of its field.
+        """
         values = flatten(self.model_dump(exclude={"epoch"})).items()
-        return {name: value for name, value in values if type(value) in (int, float)}
+        return {name.removesuffix(".value"): value for name, value in values if type(value) in (int, float)}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Return the 95% confidence intervals of some of these numbers, which are then shown beside them."""
-        return {}
+        """Return the 95% confidence intervals of some of these numbers, which are then shown beside them.
+
+        Here, those of every ``Estimate``.
+        """
+        values = flatten(self.model_dump()).items()
+        return {
+            name.removesuffix(".interval"): (value[0], value[1])
+            for name, value in values
+            if name.endswith(".interval")
+            and isinstance(value, Sequence)
+            and [*map(type, value)] == [float] * 2
+        }
 
 
 class System(Protocol):

@@ -278,7 +278,8 @@ class _FeatureWriter:
             f"{self._where(frame)}: {int(bad.sum())} of {bad.size} values {fault}, "
             f"the first is {values[bad].flat[0]}",
             expected=expected,
-            repair="check the teacher's precision and the input of this frame; the clip was left out",
+            repair="check the teacher's precision, the type that the feature is stored in, and the input of "
+            "this frame; the clip was left out",
         )
 
     def _where(self, frame: int) -> str:

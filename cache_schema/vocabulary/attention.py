@@ -34,6 +34,19 @@ IMAGE_PIXELS = "image_pixels"
 SIGNAL_OF = {"perception": "first", "reasoning": "groups", "planning": "penultimate"}
 """Capability -> which attention teaches it."""
 
+TURN_BEGIN, TURN_END, IMAGE_BEGIN, IMAGE_END, IMAGE_TOKEN = SPECIAL_TOKENS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+)
+"""Tokens that frame turns and images, and the placeholder of an image's tokens, as InternVL3 spells them."""
+USER, ASSISTANT = "user\n", "assistant\n"
+"""What the text of a turn begins with."""
+PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in ImageNet, by which InternVL3 normalises pixels between 0 and 1."""
+
 TOKENIZER = "tokenizer"
 """Asset whose tensor ``tokenizer_json`` (bytes) is the tokenizer's file, to turn token ids to text again."""
 STUDENT = "student"

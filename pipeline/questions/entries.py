@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cache_schema.errors import ClipError, LeftOut, RequestError
 from pipeline.questions.clips import Question, QuestionClip
-from pipeline.questions.sample import IMAGE
+from pipeline.questions.sample import PLACEHOLDER
 from pipeline.questions.scenes import ONE_IN, clip_name, side_of, tags_of
 from pipeline.source import Selection
 
@@ -70,9 +70,9 @@ class Reading:
 
     def add(self, entry: Entry) -> None:
         """Add an entry, with no more images than its question has places for, if it has any."""
-        places = entry.question.count(IMAGE)
+        places = entry.question.count(PLACEHOLDER)
         if 0 < places < len(entry.images):
-            self.count(f"images beyond the last {IMAGE} of a question are dropped", entry.where)
+            self.count(f"images beyond the last {PLACEHOLDER} of a question are dropped", entry.where)
             entry = replace(entry, images=entry.images[:places])
         self.entries.append(entry)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-IMAGE = "<image>"
-"""Placeholder in a question, where an image goes."""
+PLACEHOLDER = "<image>"
+"""Stands in a question where an image goes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class QuestionSample:
     capability: str
     """One of ``cache_schema.vocabulary.attention.CAPABILITIES``."""
     question: str
-    """Text of the user as written, with a placeholder ``IMAGE`` where an image goes."""
+    """Text of the user as written, with a ``PLACEHOLDER`` where an image goes."""
     answer: str
     """Text of the assistant as written."""
     images: tuple[ImageFile, ...]

@@ -13,9 +13,11 @@ from cache_schema.vocabulary.attention import (
     ATTENTION_PENULTIMATE,
     IMAGE_EMBEDDINGS,
     IMAGE_PIXELS,
+    PIXEL_MEAN,
+    PIXEL_STD,
     STUDENT,
 )
-from student.drive_kd.model import PIXEL_MEAN, PIXEL_STD, DriveKd
+from student.drive_kd.model import DriveKd
 from student.drive_kd.sample import image_feature
 from student.flatten import flatten
 from student.runs.weights import load_strictly

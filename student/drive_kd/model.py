@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from cache_schema.vocabulary.attention import PIXEL_MEAN, PIXEL_STD
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 Trainable = Literal["language", "all"]
-
-PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in ImageNet, by which InternVL normalises pixels between 0 and 1."""
 
 
 class StudentOutput(NamedTuple):

@@ -167,6 +167,11 @@ def shown(value: float | None, digits: int = 3, factor: float = 1.0) -> str:
     return "-" if value is None else f"{factor * value:.{digits}f}"
 
 
+def shown_of_any_size(value: float | None) -> str:
+    """Return a number that may be small, with some digits; a dash where nothing was measured."""
+    return f"{value:.2e}" if value and abs(value) < 0.01 else shown(value)
+
+
 def _shown_interval(interval: Interval | None, digits: int = 3, factor: float = 1.0) -> str:
     """Return both ends, or a dash where there are none."""
     return "-" if interval is None else "..".join(shown(end, digits, factor) for end in interval)

@@ -14,7 +14,7 @@ from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 from student.open_loop.bootstrap import Interval
-from student.open_loop.evaluation import OpenLoopEvaluation, shown, words
+from student.open_loop.evaluation import OpenLoopEvaluation, shown, shown_of_any_size, words
 from student.open_loop.metrics import COLUMNS
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
@@ -85,7 +85,7 @@ class Sweep(BaseModel):
         terms = list(dict.fromkeys(name for done in self.outcomes for name in done.val))
         losses = _table("Terms of the loss, held-out", terms)
         for done in self.outcomes:
-            losses.add_row(done.preset, *(shown(done.val.get(name)) for name in terms))
+            losses.add_row(done.preset, *(shown_of_any_size(done.val.get(name)) for name in terms))
         return Group(found, losses, *(f"{name} diverged: {why}" for name, why in self.diverged.items()))
 
     def _one_row_a_number(self, names: Sequence[str]) -> Table:
@@ -95,9 +95,12 @@ class Sweep(BaseModel):
         for done in self.outcomes:
             found.add_column(done.preset, justify="right")
         for name in names:
-            cells = [shown(done.numbers.get(name)) for done in self.outcomes]
+            cells = [shown_of_any_size(done.numbers.get(name)) for done in self.outcomes]
             spreads = [done.intervals.get(name) for done in self.outcomes]
-            below = ["" if spread is None else "\n" + "..".join(map(shown, spread)) for spread in spreads]
+            below = [
+                "" if spread is None else "\n" + "..".join(map(shown_of_any_size, spread))
+                for spread in spreads
+            ]
             found.add_row(words(name), *map(str.__add__, cells, below))
         return found
 

@@ -143,18 +143,18 @@ def group(by: By, found: OpenLoopEvaluation) -> Iterator[str]:
 
 
 def other_evaluations(runs: Sequence[RunSummary]) -> Iterator[str]:
-    """Show every number of the evaluations that are not open-loop."""
+    """Show every number of the evaluations that are not open-loop, with its interval."""
     evaluated = [
         (run.name, run.evaluation) for run in runs if run.evaluation is not None and run.open_loop is None
     ]
     if not evaluated:
         return
-    columns = [evaluation.numbers() for _, evaluation in evaluated]
+    columns = [(evaluation.numbers(), evaluation.intervals()) for _, evaluation in evaluated]
     yield table(
         ["", *(name for name, _ in evaluated)],
         [
-            [words(number), *(f"{found[number]:.4g}" if number in found else "-" for found in columns)]
-            for number in dict.fromkeys(number for found in columns for number in found)
+            [words(name), *(_other(found.get(name), spread.get(name)) for found, spread in columns)]
+            for name in dict.fromkeys(name for found, _ in columns for name in found)
         ],
         caption="; ".join(
             f"{name}: {evaluation.kind}, split {evaluation.split}, after {evaluation.epoch} epochs"
@@ -181,6 +181,13 @@ def provenance(runs: Sequence[RunSummary]) -> Iterator[str]:
             for one in (on, *on.joined)
         ]
     yield table(["run", "teacher", "dataset", "began", "code", "device"], rows, texts=6)
+
+
+def _other(value: float | None, interval: Interval | None) -> Cell:
+    """Return a number, or a count, of unknown size."""
+    if value is None:
+        return Cell("-")
+    return Cell(f"{value:.4g}", " to ".join(f"{end:.4g}" for end in interval or ()))
 
 
 def _estimate(estimate: Estimate, digits: int = 3, factor: float = 1.0) -> Cell:

@@ -33,9 +33,16 @@ if TYPE_CHECKING:
     from pipeline.bench2drive.synthetic.question_kinds import Kind
 
 
+ONE_ANSWER = "none: all have the same answer"
+"""Shown of a kind of question of which nothing is left."""
+
+
 @dataclass(frozen=True)
 class Answers:
-    """How often each answer was given, by side of the split and name of the kind."""
+    """How often each answer was given, by side of the split and name of the kind.
+
+    It is empty where all answers were the same, and so were dropped.
+    """
 
     counts: Mapping[tuple[Split, str], Counter[str]]
 
@@ -47,7 +54,7 @@ class Answers:
     def __str__(self) -> str:
         lines = [
             f"{split} {name}: "
-            + ", ".join(f"{answer} {number}" for answer, number in sorted(counter.items()))
+            + (", ".join(f"{answer} {number}" for answer, number in sorted(counter.items())) or ONE_ANSWER)
             for (split, name), counter in self.counts.items()
         ]
         lines += [
@@ -98,12 +105,14 @@ def write_demo_questions(
     for clip in clips:
         asked += _ask(clip, split_of(clip.name, validation), every)
         progress.advance(1, clip.name)
+    before = _count(asked)
     asked = _balanced(asked, np.random.default_rng(seed))
-    name = f"one frame in {every}, seed {seed}: questions about {source.identity.name}"
+    left = _count(asked)
+    name = f"questions about one frame in {every} of {source.identity.name}; seed {seed}"
     entries = [_entry(question, file.parent) for question in asked]
     content = {"name": name, "licence": source.identity.licence, "data": entries}
     _write(file, json.dumps(content, indent=1) + "\n")
-    return Answers(_count(asked))
+    return Answers({key: left.get(key, Counter()) for key in before})
 
 
 def _ask(clip: RawClip, split: Split, every: int) -> list[_Asked]:

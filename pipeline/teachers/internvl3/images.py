@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from cache_schema.errors import ClipError
+from cache_schema.vocabulary.attention import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,8 @@ class PixelRecipe:
 
     size: int
     """S."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = PIXEL_MEAN
+    std: tuple[float, float, float] = PIXEL_STD
 
     def describe(self) -> dict[str, Any]:
         """Return what a teacher's identity says of it, as JSON values."""

@@ -95,9 +95,10 @@ class QuestionReader:
         if self._max_tokens is not None and length > self._max_tokens:
             raise ClipError(
                 f"question {sample.question_id} about frame {sample.frame} of {sample.clip} has "
-                f"{length} tokens",
-                expected=f"at most {self._max_tokens}, for whose attention there is memory",
-                repair="raise it by --set max_tokens=N if the memory suffices, or shorten the question",
+                f"{length} tokens, and max_tokens is {self._max_tokens}",
+                expected="no more, so that there is memory for their attention",
+                repair="use a larger --set max_tokens=N if the memory suffices, or shorten the question or "
+                "take it out",
             )
         used = sample.images[: len(sequence.image_runs)]
         return QuestionInputs(

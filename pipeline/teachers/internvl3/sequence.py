@@ -9,13 +9,14 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cache_schema.vocabulary.attention import ASSISTANT, USER
+from pipeline.questions.sample import PLACEHOLDER
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.teachers.internvl3.tokenizer import QuestionTokenizer
 
-PLACEHOLDER = "<image>"
-"""Stands in a question where an image goes."""
 Layout = Literal["intended", "released"]
 """``released`` repeats a mistake of Drive-KD's program: paths of images stand between them."""
 
@@ -54,7 +55,7 @@ def token_sequence(
     """
     before, last = placed(question, images, layout)
     ids, runs = [tokenizer.begin], []
-    text = "user\n"
+    text = USER
     for part in before:
         ids += tokenizer.encode(text + part)
         ids.append(tokenizer.image)
@@ -66,7 +67,7 @@ def token_sequence(
     newline = tokenizer.encode("\n")
     ids += [*tokenizer.encode(text + last), tokenizer.end, *newline]
     answer_start = len(ids)
-    ids += [tokenizer.begin, *tokenizer.encode(f"assistant\n{answer}"), tokenizer.end, *newline]
+    ids += [tokenizer.begin, *tokenizer.encode(ASSISTANT + answer), tokenizer.end, *newline]
     return TokenSequence(tuple(ids), tuple(runs), answer_start, prefix)
 
 

@@ -24,6 +24,7 @@ from cache_schema.vocabulary.attention import (
     ATTENTION_PENULTIMATE,
     PREFIX_SAMPLE,
 )
+from pipeline.teachers.device import make_current
 from pipeline.teachers.internvl3.attention import AttentionReader
 from pipeline.teachers.internvl3.inputs import QuestionReader, pinned, sequence_features
 from pipeline.teachers.internvl3.model.checkpoint import load_weights
@@ -141,9 +142,7 @@ class AttentionTeacher:
 
     def begin(self, slots: int) -> list[SlotState]:
         """Return the state before the first question of ``slots`` clips."""
-        device = torch.device(self.device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # for this thread, which begins with the first one
+        make_current(self.device)
         return [SlotState()] * slots
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from cache_schema.errors import CheckpointError
-from cache_schema.vocabulary.attention import TOKENIZER
+from cache_schema.vocabulary.attention import SPECIAL_TOKENS, TOKENIZER
 from pipeline.teachers.weights import refuse_placeholder
 
 if TYPE_CHECKING:
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "tokenizer.json"
-BEGIN, END, IMAGE, IMAGE_END, IMAGE_CONTEXT = SPECIAL = (
-    "<|im_start|>",
-    "<|im_end|>",
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-)
-"""Tokens that a prompt is framed with."""
 
 SPLITTING = "|".join(
     (
@@ -55,7 +47,7 @@ class QuestionTokenizer:
         origin: Where it is from, for messages.
 
     Raises:
-        CheckpointError: It is none, or it lacks one of ``SPECIAL``.
+        CheckpointError: It is none, or it lacks one of ``SPECIAL_TOKENS``.
     """
 
     def __init__(self, content: bytes, origin: object) -> None:
@@ -63,7 +55,7 @@ class QuestionTokenizer:
         try:
             described = json.loads(content)
             for token in described["added_tokens"]:
-                token["special"] |= token["content"] in SPECIAL
+                token["special"] |= token["content"] in SPECIAL_TOKENS
             self._tokenizer = Tokenizer.from_str(json.dumps(described))
         except Exception as error:
             raise CheckpointError(
@@ -74,7 +66,7 @@ class QuestionTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True
-        found = {token: self._tokenizer.token_to_id(token) for token in SPECIAL}
+        found = {token: self._tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
         ids = [number for number in found.values() if number is not None]
         if lacking := [token for token, number in found.items() if number is None]:
             raise CheckpointError(

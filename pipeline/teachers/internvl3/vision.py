@@ -16,6 +16,7 @@ from torch import nn
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.attention import IMAGE_EMBEDDINGS, IMAGE_PIXELS, IMAGES_SAMPLE, STUDENT
+from pipeline.teachers.device import make_current
 from pipeline.teachers.internvl3.inputs import QuestionReader, pinned, sequence_features
 from pipeline.teachers.internvl3.model.checkpoint import load_weights
 from pipeline.teachers.internvl3.model.network import build
@@ -103,9 +104,7 @@ class StudentVision:
 
     def begin(self, slots: int) -> list[SlotState]:
         """Return the state before the first question of ``slots`` clips."""
-        device = torch.device(self.device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # for this thread, which begins with the first one
+        make_current(self.device)
         return [SlotState()] * slots
 
     @torch.inference_mode()

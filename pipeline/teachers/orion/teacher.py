@@ -10,6 +10,7 @@ import torch
 from cache_schema.format.manifest import TeacherIdentity
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.orion import planner_shapes
+from pipeline.teachers.device import make_current
 from pipeline.teachers.orion.checkpoints.reader import as_json, read_weights
 from pipeline.teachers.orion.checkpoints.tensors import (
     PLANNER_PREFIX,
@@ -136,9 +137,7 @@ class OrionTeacher:
 
     def begin(self, slots: int) -> OrionState:
         """Return empty memories for ``slots`` clips."""
-        device = torch.device(self.device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # for this thread, which begins with the first one
+        make_current(self.device)
         return OrionState(("",) * slots, OrionMemory.empty(self.config, slots, self.device))
 
     def step(self, batch: OrionBatch, state: OrionState) -> tuple[dict[str, Tensor], OrionState]:

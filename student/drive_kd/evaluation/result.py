@@ -24,6 +24,7 @@ from rich.console import Group as Renderables
 from rich.table import Table
 
 from student.open_loop.bootstrap import CONFIDENCE, RESAMPLES, Estimate, Interval
+from student.open_loop.evaluation import shown_of_any_size
 from student.system import Evaluation
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ class QuestionEvaluation(Evaluation):
         table.add_section()
         of_others = [dict(_measures(found)) for found in others]
         for name, estimate in _measures(first):
-            spread = "" if estimate.interval is None else "..".join(map(_number, estimate.interval))
-            each = [_number(found[name].value) if name in found else "-" for found in of_others]
-            table.add_row(name, _number(estimate.value), spread, *each)
+            spread = "" if estimate.interval is None else "..".join(map(shown_of_any_size, estimate.interval))
+            each = [shown_of_any_size(found[name].value) if name in found else "-" for found in of_others]
+            table.add_row(name, shown_of_any_size(estimate.value), spread, *each)
         return Renderables(
             f"Questions, split {self.split}: proxies, not DriveBench scores",
             table,
@@ -148,10 +149,3 @@ def _measures(group: QuestionGroup) -> Iterator[tuple[str, Estimate]]:
         yield "perplexity", group.perplexity
     for name, estimate in group.losses.items():
         yield f"loss {name}", estimate
-
-
-def _number(value: float) -> str:
-    """Return a number, large or small, with a few digits."""
-    if value and abs(value) < 0.01:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

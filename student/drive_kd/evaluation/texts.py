@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from cache_schema.errors import DatasetError
-from cache_schema.vocabulary.attention import TOKEN_IDS, TOKENIZER
+from cache_schema.vocabulary.attention import (
+    ASSISTANT,
+    SPECIAL_TOKENS,
+    TOKEN_IDS,
+    TOKENIZER,
+    TURN_BEGIN,
+    TURN_END,
+    USER,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from student.loading.dataset import Dataset
-
-BEGIN, END = "<|im_start|>", "<|im_end|>"
-SPECIAL = (BEGIN, END, "<img>", "</img>", "<IMG_CONTEXT>")
-"""Tokens that frame a chat, and are no part of its texts."""
-USER, ASSISTANT = "user\n", "assistant\n"
-"""What the text of a turn begins with."""
 
 
 class Texts:
@@ -36,14 +38,14 @@ class Texts:
             self._tokenizer = Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises nothing more specific
             raise self._unfit(str(error)) from error
-        ids = {token: self._tokenizer.token_to_id(token) for token in SPECIAL}
+        ids = {token: self._tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
         special = {token: number for token, number in ids.items() if number is not None}
         if lacking := ids.keys() - special.keys():
             raise self._unfit(f"it lacks {', '.join(sorted(lacking))}")
         self._special = {*special.values()}
-        self.stop = special[END]
+        self.stop = special[TURN_END]
         """Token that ends a turn."""
-        self._header = self._tokenizer.encode(BEGIN + ASSISTANT, add_special_tokens=False).ids
+        self._header = self._tokenizer.encode(TURN_BEGIN + ASSISTANT, add_special_tokens=False).ids
 
     def prompt(self, ids: Sequence[int], answer_start: int) -> list[int]:
         """Return what a reply continues: the user's turn, and the header of the assistant's."""

@@ -222,12 +222,22 @@ def test_no_answer_is_commoner_than_all_others_together(root, tmp_path):
     answers = write_demo_questions(root, tmp_path / "q.json", every=3)
     assert {name for _, name in answers.counts} <= {kind.name for kind in KINDS}
     for counter in answers.counts.values():
-        assert 2 * max(counter.values()) <= counter.total()
+        assert 2 * max(counter.values(), default=0) <= counter.total()
     written = json.loads((tmp_path / "q.json").read_text())["data"]
     assert sum(counter.total() for counter in answers.counts.values()) == len(written)
     train = [counter for (side, _), counter in answers.counts.items() if side == "train"]
-    share = sum(max(counter.values()) for counter in train) / sum(counter.total() for counter in train)
+    share = sum(max(counter.values(), default=0) for counter in train) / sum(
+        counter.total() for counter in train
+    )
     assert answers.share_of_commonest("train") == share <= 0.5
+
+
+def test_a_kind_whose_answers_are_all_the_same_is_dropped_and_shown(tmp_path):
+    write_demo_data(tmp_path / "data", clips=1, frames=2)
+    answers = write_demo_questions(tmp_path / "data", tmp_path / "q.json", every=1)
+    assert json.loads((tmp_path / "q.json").read_text())["data"] == []
+    assert not any(answers.counts.values())
+    assert "train command: none: all have the same answer\n" in str(answers)
 
 
 def test_the_source_reads_them(root, tmp_path, entries):

@@ -19,13 +19,15 @@ from cache_schema.format.manifest import AssetSpec, CodeIdentity, DataIdentity, 
 from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.attention import (
     CAPABILITIES,
+    PIXEL_MEAN,
+    PIXEL_STD,
     QUESTIONS,
     SEQUENCE,
     attention_features,
     embedding_features,
     pixel_features,
 )
-from student.drive_kd.model import PIXEL_MEAN, PIXEL_STD, DriveKd, text_and_vision
+from student.drive_kd.model import DriveKd, text_and_vision
 from tests.student.drive_kd.recorded import META, model_arguments, tensors
 
 TOKENS, SIDE, WIDTH = META["tokens_per_image"], META["image_size"], META["student"]["D"]

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import InternVLConfig
 
-from cache_schema.vocabulary.attention import CAPABILITIES
-from student.drive_kd.model import PIXEL_MEAN, PIXEL_STD, DriveKd
+from cache_schema.vocabulary.attention import CAPABILITIES, PIXEL_MEAN, PIXEL_STD
+from student.drive_kd.model import DriveKd
 from student.drive_kd.sample import Sample, image_feature
 from student.loading.ragged import Ragged
 from tests.paths import GOLDEN

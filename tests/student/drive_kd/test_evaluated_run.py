@@ -46,7 +46,7 @@ def test_a_run_is_evaluated_reported_and_exported(sets, tmp_path):
 
     teachonce("report", run)
     page = (run / "report.html").read_text()
-    assert f"<td>{found['groups']['all']['perplexity']['value']:.4g}</td>" in page
+    assert f"<td>{found['groups']['all']['perplexity']['value']:.4g}<" in page
     assert "run: questions, split all, after 2 epochs" in page
     assert "Open-loop" not in page
 

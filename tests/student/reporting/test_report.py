@@ -231,6 +231,22 @@ def test_what_cannot_be_read_is_an_error(damage, runs):
     assert not (runs / "first" / "report.html").exists()
 
 
+def test_an_unknown_evaluation_has_a_row_a_number_with_its_interval(runs):
+    found = {
+        "kind": "other",
+        "split": "val",
+        "epoch": 2,
+        "groups": {"all": {"score": {"value": 0.5, "interval": [0.25, 0.75]}}},
+        "alone": {"value": 3.0, "interval": None},
+        "lies": {"value": 4.0, "interval": "ab"},
+    }
+    (runs / "first" / "evaluation.json").write_text(json.dumps(found))
+    page = report([runs / "first"])
+    begin = Page(page).cells.index("groups.all.score")
+    assert Page(page).cells[begin : begin + 6] == ["groups.all.score", "0.5", "alone", "3", "lies", "4"]
+    assert "<td>0.5<small>0.25 to 0.75</small></td>" in page.read_text()
+
+
 def rewritten(run, change):
     found = json.loads((run / "evaluation.json").read_text())
     change(found)

@@ -49,7 +49,7 @@ def test_other_evaluations_have_a_row_a_number_with_its_interval():
     outcomes = [
         Outcome(preset=name, run=name, epochs=1, weights=1, val={}, numbers=numbers, intervals=intervals)
         for name, numbers, intervals in (
-            ("one", {"accuracy": 0.5, "loss": 2.0}, {"accuracy": (0.25, 0.75)}),
+            ("one", {"accuracy": 0.5, "loss": 0.00025}, {"accuracy": (0.25, 0.75)}),
             ("two", {"accuracy": 0.125}, {}),
         )
     ]
@@ -58,7 +58,7 @@ def test_other_evaluations_have_a_row_a_number_with_its_interval():
     Console(file=shown, width=80).print(table)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.getvalue().splitlines()]
     found = cells.index(["accuracy", "0.500", "0.125"])
-    assert cells[found + 1 : found + 3] == [["", "0.250..0.750", ""], ["loss", "2.000", "-"]]
+    assert cells[found + 1 : found + 3] == [["", "0.250..0.750", ""], ["loss", "2.50e-04", "-"]]
 
 
 def test_run_again_it_only_evaluates_what_is_trained(dataset_path, recipes, config, tmp_path):

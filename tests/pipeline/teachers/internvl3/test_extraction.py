@@ -193,20 +193,6 @@ def test_killed_and_resumed(questions, attention, vision, tmp_path, teacher):
     assert digests(path) == digests(attention if teacher == "internvl3-tiny" else vision)
 
 
-def test_a_question_that_is_too_long_and_an_image_that_is_gone_cost_only_their_clips(
-    questions, attention, tmp_path
-):
-    longest = {clip: max(map(len, LatentDataset.open(attention).read(clip, "token_ids"))) for clip in SCENES}
-    data = ("--data", questions, "--source", "drive-kd", "--teacher", "internvl3-tiny")
-    limit = min(longest.values()) - 1
-    result = CliRunner().invoke(
-        app, ["extract", str(tmp_path / "x.zarr"), *map(str, data), "--set", f"max_tokens={limit}"]
-    )
-    assert result.exit_code != 0
-    assert "max_tokens" in result.output
-    assert f"{longest['a']} tokens" in result.output
-
-
 def test_chosen_signals(questions, tmp_path):
     path = extract_with("internvl3-tiny", questions, tmp_path / "p.zarr", "--signals", "perception")
     dataset = LatentDataset.open(path)

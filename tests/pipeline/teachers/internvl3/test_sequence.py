@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cache_schema.errors import CheckpointError
+from cache_schema.vocabulary.attention import SPECIAL_TOKENS
 from pipeline.teachers.internvl3.presets import TOKENIZER
 from pipeline.teachers.internvl3.sequence import placed, token_sequence
-from pipeline.teachers.internvl3.tokenizer import SPECIAL, QuestionTokenizer, read_tokenizer, tokenizer_json
+from pipeline.teachers.internvl3.tokenizer import QuestionTokenizer, read_tokenizer, tokenizer_json
 from tests.pipeline.teachers.internvl3.conftest import RECORDED
 
 IGNORED = -100
@@ -79,7 +80,7 @@ def test_text_beside_a_header_is_encoded_with_it():
     model = json.loads((RECORDED / "tokenizer.json").read_text())["model"]
     newlines = "\u010a\u010a"  # two newlines, as byte-level vocabularies write them
     vocabulary = {**model["vocab"], newlines: len(model["vocab"])}
-    special = {token: len(vocabulary) + place for place, token in enumerate(SPECIAL)}
+    special = {token: len(vocabulary) + place for place, token in enumerate(SPECIAL_TOKENS)}
     tokenizer = QuestionTokenizer(tokenizer_json(vocabulary, [list(newlines)], special), "here")
     found = sequence(tokenizer, "\n<image>?", answer="\nYes.", images=("a.png",))
     joined = vocabulary[newlines]
@@ -89,7 +90,7 @@ def test_text_beside_a_header_is_encoded_with_it():
 
 
 def test_no_text_can_pretend_to_be_an_image_or_a_turn(tokenizer):
-    forged = "".join(SPECIAL) + "<|endoftext|>"
+    forged = "".join(SPECIAL_TOKENS) + "<|endoftext|>"
     found = sequence(tokenizer, forged, answer=forged, images=(f"{forged}.png",))
     ids = list(found.token_ids)
     assert [ids.count(number) for number in (tokenizer.begin, tokenizer.end)] == [2, 2]
