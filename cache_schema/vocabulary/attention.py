@@ -31,9 +31,6 @@ IMAGES_SAMPLE = "images_sample"
 IMAGE_EMBEDDINGS = "image_embeddings"
 IMAGE_PIXELS = "image_pixels"
 
-SIGNAL_OF = {"perception": "first", "reasoning": "groups", "planning": "penultimate"}
-"""Capability -> which attention teaches it."""
-
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (TURN_BEGIN, TURN_END, "<img>", "</img>", "<IMG_CONTEXT>")
 """Of InternVL3: begin and end of a turn, begin and end of an image, placeholder of an image's tokens."""
