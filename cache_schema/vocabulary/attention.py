@@ -31,17 +31,9 @@ IMAGES_SAMPLE = "images_sample"
 IMAGE_EMBEDDINGS = "image_embeddings"
 IMAGE_PIXELS = "image_pixels"
 
-SIGNAL_OF = {"perception": "first", "reasoning": "groups", "planning": "penultimate"}
-"""Capability -> which attention teaches it."""
-
-TURN_BEGIN, TURN_END, IMAGE_BEGIN, IMAGE_END, IMAGE_TOKEN = SPECIAL_TOKENS = (
-    "<|im_start|>",
-    "<|im_end|>",
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-)
-"""Tokens that frame turns and images, and the placeholder of an image's tokens, as InternVL3 spells them."""
+TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = (TURN_BEGIN, TURN_END, "<img>", "</img>", "<IMG_CONTEXT>")
+"""Of InternVL3: begin and end of a turn, begin and end of an image, placeholder of an image's tokens."""
 USER, ASSISTANT = "user\n", "assistant\n"
 """What the text of a turn begins with."""
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

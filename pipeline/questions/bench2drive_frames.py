@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-LICENCE = "CC BY-NC-ND 4.0"
-"""Of Bench2Drive's images."""
 IMAGE_FOLDERS = ("bench2drive", "Bench2Drive", ".")
 """Where the clips are looked for in a data root, and in the folders around it."""
 LEVELS = 4

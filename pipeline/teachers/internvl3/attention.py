@@ -1,6 +1,6 @@
 """Attention of a language model, averaged over heads layer by layer as it runs.
 
-Of no more than one layer the heads are held: a hook averages them in float32 and drops them.
+No more than one layer's heads are held at a time: a hook averages them in float32 and drops them.
 
 Dimension letters: H head, R token that attends (of one pass), N token that is attended to (of the cache and
 of the pass), L group of layers.

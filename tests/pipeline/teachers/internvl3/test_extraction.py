@@ -16,6 +16,7 @@ from transformers import InternVLForConditionalGeneration
 from typer.testing import CliRunner
 
 from cache_schema import LatentDataset, open_dataset
+from cache_schema.terminal import USER_ERROR
 from cli import app
 from pipeline.teachers import load_teacher, teacher_preset
 from pipeline.teachers.internvl3.model.network import configuration, random_weights
@@ -202,7 +203,8 @@ def test_chosen_signals(questions, tmp_path):
     assert dataset.read("a", "attention_first")[0].dtype == np.float16
     data = ("--data", str(questions), "--source", "drive-kd")
     resumed = CliRunner().invoke(app, ["extract", str(path), *data, "--teacher", "internvl3-tiny"])
-    assert resumed.exit_code != 0
+    assert resumed.exit_code == USER_ERROR
+    assert "attention_penultimate" in resumed.output
 
 
 def test_pixels(questions, tmp_path):
