@@ -3,12 +3,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from student.runs.config import TrainingConfig
 from student.step import StepContext, seed_dropout
 from student.system import LossConfig
+from student.training.distributed import join_processes
 from student.training.optim import MovingAverage, adamw, clip, clip_divisor, ema_decay, learning_rate
 
 
@@ -61,10 +61,10 @@ def test_an_optimiser_that_divides_clips_like_torch(limit, scaled):
 
 
 @pytest.mark.parametrize(("limit", "left"), [(1.0, [0.6, 0.8]), (10.0, [3.0, 4.0]), (None, [3.0, 4.0])])
-def test_without_a_limit_a_gradient_stays_as_it_is(limit, left):
+def test_without_a_limit_a_gradient_stays_as_it_is(limit, left, tmp_path):
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([3.0, 4.0])
-    accelerator = Accelerator(cpu=True)
+    accelerator = join_processes(TrainingConfig(), device="cpu", trackers=(), logs=tmp_path)
     optimizer = torch.optim.AdamW([weight])
     assert clip(accelerator, optimizer, [weight], limit).item() == 5.0
     assert weight.grad.tolist() == pytest.approx(left, rel=1e-5)
