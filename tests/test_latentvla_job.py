@@ -101,6 +101,14 @@ def test_students_learn_from_the_dataset_alone(datasets: tuple[Path, Path], tmp_
     teachonce("report", fused, distilled)
     page = (tmp_path / "report.html").read_text()
     assert "code agreement" in page
+    assert page.count(">codes of the teacher<") == 1  # over time, of the only student that tells any
+    assert "data:image" not in page
+    for quantity in ("yaw_rate", "acceleration"):
+        assert arrays[f"driven.{quantity}"].shape == (3 * FRAMES,)
+        for seen in ("student_codes", "teacher_codes", "constant"):
+            value = found["measures"][f"r2_{quantity}_{seen}"]["value"]
+            assert value < 1
+            assert f"{seen.replace('_', ' ')} {value:.3f}" in page
 
     teachonce("export", distilled, tmp_path / "student.safetensors", "--dataset", latents)
     _, learned = read_checkpoint(distilled)
