@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, CAN_BUS, CODE_LOGITS, CODES, COMMAND
+from student.latentvla.code_probe import Probed, probe_codes
 from student.latentvla.losses.codes import code_kl
 from student.loading.batches import LatentSamples
 from student.open_loop.bootstrap import means
@@ -27,20 +28,18 @@ if TYPE_CHECKING:
 
     from student.latentvla.model import LatentVla
     from student.loading.dataset import Dataset
-    from student.open_loop.bootstrap import Estimate
 
 FEATURES = (CAMERA_STRIP, COMMAND, CAN_BUS, CODES, CODE_LOGITS)
 
 
 @torch.no_grad()
-def measure_codes(
-    student: LatentVla, dataset: Dataset, split: str, *, device: torch.device
-) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
+def measure_codes(student: LatentVla, dataset: Dataset, split: str, *, device: torch.device) -> Probed:
     """Measure the codes of a student with a decision transformer, in evaluation mode.
 
     Returns:
-        ``code_agreement``, ``code_kl``, ``code_kl_constant`` and ``code_kl_other_images``; and for every
-        frame ``codes.student`` and ``codes.teacher`` (F, N), and ``code_kl`` (F, N).
+        ``code_agreement``, ``code_kl``, ``code_kl_constant`` and ``code_kl_other_images``, and what codes
+        tell of how the ego moves; and for every frame ``codes.student`` and ``codes.teacher`` (F, N),
+        ``code_kl`` (F, N), and how it moves.
 
     Raises:
         RequestError: The dataset lacks a feature, or clips of the split.
@@ -53,7 +52,7 @@ def measure_codes(
     order = np.arange(len(samples))
     # Neighbours look alike: another frame's images are from half a split away.
     elsewhere = np.roll(order, len(order) // 2)
-    own, teachers, logits, seeing, blind = [], [], [], [], []
+    own, teachers, logits, seeing, blind, signals = [], [], [], [], [], []
     both = zip(samples.batches(order, BATCH), images.batches(elsewhere, BATCH), strict=True)
     for (_, batch), (_, other) in both:
         state, codes, told = (batch[COMMAND], batch[CAN_BUS]), batch[CODES], batch[CODE_LOGITS]
@@ -63,6 +62,7 @@ def measure_codes(
         blind.append(code_kl(told, decision(student.scene(other[CAMERA_STRIP], *state)).logits))
         teachers.append(codes)
         logits.append(told)
+        signals.append(batch[CAN_BUS])
     chosen, of_teacher, divergence, blindly = map(_joined, (own, teachers, seeing, blind))  # (F, N)
     expected = torch.cat(logits).softmax(dim=-1)  # (F, N, K)
     constant = code_kl(torch.cat(logits), expected.mean(dim=0).log().expand_as(expected)).cpu().numpy()
@@ -74,8 +74,10 @@ def measure_codes(
     }
     every = np.ones(len(order), dtype=bool)
     found = means(np.stack([*columns.values()], axis=1), every, samples.clip_of)
+    probed = probe_codes({"student": chosen, "teacher": of_teacher}, _joined(signals), samples.clip_of)
     arrays = {"codes.student": chosen, "codes.teacher": of_teacher, "code_kl": divergence}
-    return dict(zip(columns, found, strict=True)), arrays
+    measures = dict(zip(columns, found, strict=True))
+    return Probed(measures | probed.measures, arrays | probed.arrays, probed.missing)
 
 
 def _joined(pieces: list[Tensor]) -> np.ndarray:

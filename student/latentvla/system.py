@@ -140,8 +140,9 @@ class LatentVlaSystem:
         )
         if network.decision is None:
             return evaluation, arrays
-        measures, codes = measure_codes(network, dataset, split, device=device)
-        return evaluation.model_copy(update={"measures": measures}), arrays | codes
+        codes = measure_codes(network, dataset, split, device=device)
+        found = {"measures": codes.measures, "missing": (*evaluation.missing, *codes.missing)}
+        return evaluation.model_copy(update=found), arrays | codes.arrays
 
     @property
     def _reads_codes(self) -> bool:

@@ -1,6 +1,7 @@
 """What an open-loop evaluation found: the content of ``evaluation.json``, and how it is shown.
 
-``evaluation.safetensors`` beside it holds every frame (N frames, T steps, P pictures, W worst frames):
+``evaluation.safetensors`` beside it holds every frame (N frames, T steps, C codes, P pictures, W worst
+frames):
 
     <policy>, ground_truth         (N, T, 2)  positions, metres
     mask                           (N, T)     steps whose ground truth is known
@@ -8,6 +9,8 @@
     l2.<policy>                    (N, 8)     ``student.open_loop.metrics.COLUMNS``
     collision.<policy>.<variant>   (N, T)     steps that collide; ``student.open_loop.collisions.VARIANTS``
     similarity.<feature>.cosine, similarity.<feature>.relative   (N)   the student's feature to the teacher's
+    codes.<whose>                  (N, C)     codes of a frame, of systems that tell such
+    driven.<quantity>              (N)        what these codes are probed for
     picture, worst                 (P), (W)   rows of ``pictures`` and ``worst``
     <feature>, worst.<feature>     (P, ...), (W, ...)  what pictures show of those rows
 

@@ -1,4 +1,4 @@
-"""The figures of a report: loss curves, cosines of imitated features, errors by group, frames from above."""
+"""The figures of a report: loss curves, cosines of features, errors by group, codes, frames from above."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from student.open_loop.evaluation import shown, words
 from student.open_loop.pictured import PICTURED
 from student.reporting import bev
-from student.reporting.run_summary import GROUP_L2
+from student.reporting.run_summary import CODES, DRIVEN, GROUP_L2
 from student.reporting.svg import COLOURS, INK, STYLE, legend_below, panels, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -137,6 +138,49 @@ def _add_estimates(ax: Axes, means: Sequence[Estimate], places: np.ndarray, colo
         markersize=3.5,
         linewidth=1.2,
         label=label,
+    )
+
+
+@mpl.rc_context(STYLE)
+def codes(arrays: dict[str, np.ndarray], rows: np.ndarray, measures: Mapping[str, Estimate]) -> Figure:
+    """Draw the codes of one clip's frames over time, a colour each, and below them what they are probed for.
+
+    ``rows`` (F) are the clip's in the arrays of ``evaluation.safetensors``.
+    """
+    told = {name.removeprefix(CODES): arrays[name] for name in sorted(arrays) if name.startswith(CODES)}
+    driven = {name.removeprefix(DRIVEN): arrays[name] for name in sorted(arrays) if name.startswith(DRIVEN)}
+    figure, axes = panels(len(told) + len(driven), columns=1, width=8.4, height=1.6)
+    for ax, (whose, chosen) in zip(axes, told.items(), strict=False):
+        for position, over_time in enumerate(chosen[rows].T):
+            _add_codes(ax, over_time, position)
+        ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(chosen.shape[1] - 0.5, -0.5))
+        plain(ax, f"codes of the {whose}")
+        ax.set_ylabel("position", fontsize=8)
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for number, (ax, (quantity, values)) in enumerate(zip(axes[len(told) :], driven.items(), strict=True)):
+        ax.plot(values[rows], color=COLOURS[number % len(COLOURS)], linewidth=1.4)
+        prefix = f"r2_{quantity}_"
+        scores = [
+            f"{words(name.removeprefix(prefix))} {shown(found.value)}"
+            for name, found in measures.items()
+            if name.startswith(prefix)
+        ]
+        plain(ax, f"{words(quantity)}; R2 {', '.join(scores)}" if scores else words(quantity))
+        ax.set_xlim(-0.5, len(rows) - 0.5)
+    axes[-1].set_xlabel("frame of the clip", fontsize=8)
+    return figure
+
+
+def _add_codes(ax: Axes, codes: np.ndarray, position: int) -> None:
+    """Draw the codes (F) of one position as bars, one for each stretch of frames with the same code."""
+    begins = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    lengths = np.diff(np.r_[begins, len(codes)])
+    palette = mpl.colormaps["tab20"]
+    ax.broken_barh(
+        np.stack([begins - 0.5, lengths], axis=1).tolist(),
+        (position - 0.5, 1),
+        facecolors=palette(codes[begins] % palette.N),
+        linewidth=0,
     )
 
 

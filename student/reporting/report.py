@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from cache_schema.errors import RequestError
@@ -14,7 +15,7 @@ from student.open_loop.bootstrap import CONFIDENCE
 from student.open_loop.evaluation import By, OpenLoopEvaluation, shown
 from student.reporting import figures, tables
 from student.reporting.html import details, figure, page, section
-from student.reporting.run_summary import Run, RunSummary, read_runs
+from student.reporting.run_summary import CODES, Run, RunSummary, read_runs
 from student.reporting.svg import svg
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _sections(runs: Sequence[Run]) -> Iterator[str]:
     yield section("Open-loop errors", _each(runs, lambda _, found: tables.errors(found)))
     yield section("Errors by group", _groups(runs))
     yield section("Imitated features", _similarities(summaries))
+    yield section("Codes over time", _each(runs, _codes))
     yield section("Frames from above", _each(runs, _frames))
     yield section("Other evaluations", tables.other_evaluations(summaries))
     yield section("Provenance", tables.provenance(summaries))
@@ -147,6 +149,18 @@ def _groups(runs: Sequence[Run]) -> Iterator[str]:
             yield details(
                 f"By {by}, in numbers", _each(runs, lambda _, found, by=by: tables.group(by, found))
             )
+
+
+def _codes(run: Run, found: OpenLoopEvaluation) -> Iterator[str]:
+    if not any(name.startswith(CODES) for name in run.arrays):
+        return
+    longest = int(np.bincount(run.arrays["clip"]).argmax())
+    rows = np.flatnonzero(run.arrays["clip"] == longest)
+    yield figure(
+        svg(figures.codes(run.arrays, rows, found.measures)),
+        f"{found.clips[longest]}, the longest clip; every colour is a code. R2 is that of a ridge regression "
+        "on codes, over the frames of all clips, each half of which is told by what was fitted on the other.",
+    )
 
 
 def _frames(run: Run, found: OpenLoopEvaluation) -> Iterator[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 GROUP_L2, GROUP_RATE = "up_to_mean", "box_corrected_mean"
 """What runs and groups are compared by: L2 in metres, and the share of steps that collide."""
+CODES, DRIVEN = "codes.", "driven."
+"""Prefixes of arrays: codes of every frame, by whose they are; and a quantity that they are probed for."""
 BINS = 50
 """Of the histogram of cosines, from the lowest of all runs to 1."""
 
@@ -204,6 +206,9 @@ def _check(evaluation: OpenLoopEvaluation, arrays: dict[str, np.ndarray]) -> Non
             raise ValueError(f"the cosines of {name} are not of as many frames as the plans")
     if arrays["l2.student"].shape != (frames, len(COLUMNS)):
         raise ValueError("the errors are not of as many frames as the plans")
+    for name, values in arrays.items():
+        if name.startswith((CODES, DRIVEN)) and len(values) != frames:
+            raise ValueError(f"{name} is not of as many frames as the plans")
     for rows, names in (("picture", evaluation.pictures), ("worst", evaluation.worst)):
         chosen = arrays[rows]
         if chosen.shape != (len(names),) or not np.all((chosen >= 0) & (chosen < frames)):

@@ -21,7 +21,7 @@ CLIPS: dict[str, tuple[Split, int]] = {
     "clip-c": ("val", 12),
     "clip-d": ("val", 12),
 }
-POSITIONS, CODES = SIZES.codes
+CODES = SIZES.codes[1]
 CELLS = {"front": 6}
 
 
@@ -36,7 +36,14 @@ def one_car(frames, ahead):
 
 
 def write_dataset(
-    path, *, clips=CLIPS, without=(), strip=SIZES.image[::-1], labels=True, act_width=SIZES.states
+    path,
+    *,
+    clips=CLIPS,
+    without=(),
+    strip=SIZES.image[::-1],
+    labels=True,
+    act_width=SIZES.states,
+    positions=SIZES.codes[0],
 ):
     """Write a dataset in which a bright column tells the first code, and each code the next.
 
@@ -45,10 +52,10 @@ def write_dataset(
     rng = np.random.default_rng(0)
     width, height = strip
     specs = [
-        spec.model_copy(update={"shape": (POSITIONS, act_width)}) if spec.name == "act_hidden" else spec
-        for spec in latent_action_features(POSITIONS, CODES, SIZES.states, CELLS)
+        spec.model_copy(update={"shape": (positions, act_width)}) if spec.name == "act_hidden" else spec
+        for spec in latent_action_features(positions, CODES, SIZES.states, CELLS)
     ]
-    specs = (*specs, code_labels(POSITIONS), camera_strip(width, height))
+    specs = (*specs, code_labels(positions), camera_strip(width, height))
     manifest = Manifest(
         features=tuple(spec for spec in (*specs, *GROUND_TRUTH) if spec.name not in without),
         teacher=TeacherIdentity(name="tiny-vlm", weights="random:0", precision="fp32"),
@@ -59,7 +66,7 @@ def write_dataset(
     with DatasetWriter(path, manifest) as writer:
         for name, (split, frames) in clips.items():
             first = rng.integers(CODES, size=frames)
-            codes = (first[:, None] * 3 ** np.arange(POSITIONS)) % CODES
+            codes = (first[:, None] * 3 ** np.arange(positions)) % CODES
             images = rng.integers(0, 60, size=(frames, height, width, 3))
             for frame, code in enumerate(first):
                 columns = slice(code * width // CODES, (code + 1) * width // CODES)
@@ -70,14 +77,14 @@ def write_dataset(
             can_bus[:, SPEED] = speed
             complete = np.arange(frames)[:, None] + 5 * np.arange(1, TRAJECTORY_STEPS + 1) < frames + 20
             steps = np.stack([side, 0.5 * speed], axis=-1)[:, None].repeat(TRAJECTORY_STEPS, axis=1)
-            hidden = np.zeros((frames, POSITIONS, act_width))
+            hidden = np.zeros((frames, positions, act_width))
             hidden[..., : SIZES.states] = code_of_state[codes]
             seen = np.repeat(code_of_state[first][:, None], sum(CELLS.values()), axis=1)
-            known = np.where(complete[:, :POSITIONS] & labels, codes, -1)
+            known = np.where(complete[:, :positions] & labels, codes, -1)
             frame = {
                 "codes": codes,
-                "code_logits": 4.0 * np.eye(CODES)[codes] + 0.3 * rng.normal(size=(frames, POSITIONS, CODES)),
-                "code_mass": np.full((frames, POSITIONS), 0.9),
+                "code_logits": 4.0 * np.eye(CODES)[codes] + 0.3 * rng.normal(size=(frames, positions, CODES)),
+                "code_mass": np.full((frames, positions), 0.9),
                 "act_hidden": hidden + 0.1 * rng.normal(size=hidden.shape),
                 "vis_pooled": seen,
                 "code_labels": known,

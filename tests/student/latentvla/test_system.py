@@ -123,23 +123,12 @@ def test_every_preset_learns_and_is_measured(name, terms, dataset_path, tmp_path
     assert set(found.similarity) == ({"embeddings"} if "embedding" in terms else set())
 
 
-RESUMED = {
-    "latentvla-fused": {"ema_decay": 0.9},
-    "latentvla-distilled": {
-        "ema_decay": 0.9,
-        "micro_batch_size": 5,
-        "student.planner.dropout": 0.1,
-        "student.decision.dropout": 0.1,
-        "losses.trajectory.warmup_steps": 8,
-    },
-}
-
-
-@pytest.mark.parametrize("name", list(RESUMED))
-def test_a_run_that_is_killed_ends_with_the_same_bits(name, dataset_path, tmp_path):
-    recipe = changed(small(name), {**RESUMED[name], "checkpoint_every": 3})
+def test_a_run_that_is_killed_ends_with_the_same_bits(dataset_path, tmp_path):
+    random = {"student.planner.dropout": 0.1, "student.decision.dropout": 0.1}
+    means = {"ema_decay": 0.9, "micro_batch_size": 5, "losses.trajectory.warmup_steps": 8}
+    recipe = changed(small("latentvla-distilled"), {**random, **means, "checkpoint_every": 3})
     train(dataset_path, tmp_path / "whole", recipe, trackers=())
-    train_with_kills(dataset_path, tmp_path / "parts", recipe, ["writing", "2", "renamed", "logged", "4"])
+    train_with_kills(dataset_path, tmp_path / "parts", recipe, ["writing", "renamed", "4"])
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
     statistics = {
         name: value for name, value in read_checkpoint(tmp_path / "parts")[1].items() if "running" in name
@@ -220,9 +209,9 @@ def test_codes_are_measured_beside_the_teachers(dataset_path):
 
 
 def test_a_student_learns_the_codes_that_images_show(write, tmp_path):
-    clips = {"clip-a": ("train", 160), "clip-b": ("train", 96), "clip-c": ("val", 48), "clip-d": ("val", 48)}
+    clips = {"clip-a": ("train", 120), "clip-b": ("train", 40), "clip-c": ("val", 24), "clip-d": ("val", 24)}
     path = write(tmp_path / "data.zarr", clips=clips)
-    recipe = small("latentvla-distilled-kl-only", epochs=12, learning_rate=4e-3)
+    recipe = small("latentvla-distilled-kl-only", epochs=10, learning_rate=8e-3, batch_size=8)
     recipe = changed(recipe, {"losses.trajectory": "off", "losses.agents": "off"})
     train(path, tmp_path / "run", recipe, trackers=())
     found = {name: of.value for name, of in evaluate(tmp_path / "run", path).measures.items()}

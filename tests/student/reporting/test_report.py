@@ -219,6 +219,7 @@ def test_text_from_files_stays_text(runs):
         lambda run: with_arrays(run, lambda tensors: tensors.pop("worst")),
         lambda run: with_arrays(run, lambda tensors: tensors.update(picture=np.full(6, 999))),
         lambda run: with_arrays(run, lambda tensors: tensors.update(student=tensors["student"][:3])),
+        lambda run: with_arrays(run, lambda tensors: tensors.update({"codes.teacher": np.zeros((3, 12))})),
         lambda run: (run / "run.json").unlink(),
         lambda run: (run / "log.jsonl").write_text('{"kind": "epoch", "epoch": "x", "step": 1}\n'),
     ],

@@ -11,7 +11,12 @@ KILLED = """
 import os, signal, sys, json
 from pathlib import Path
 
+# What every child would import.
+import accelerate
 import torch
+import torch._dynamo
+from transformers import Dinov2WithRegistersModel, Qwen2_5_VLForConditionalGeneration
+
 import cache_schema.progress
 from tests.pipeline.teachers.latent_action_vlm.making import {module}
 
