@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from cache_schema.errors import RequestError
+
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision -> type of the weights of a teacher's large parts."""
 
@@ -15,3 +17,23 @@ def compute_exact_float32() -> None:
     torch.backends.fp32_precision = "ieee"  # ty: ignore[missing-attribute]  # the module is an object
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+def check_supported(teacher: str, precision: str, quantize: str | None) -> None:
+    """Check the precision of a teacher that comes in each of ``TYPES``, and quantised in no way.
+
+    Raises:
+        RequestError: It does not come so.
+    """
+    if precision not in TYPES:
+        raise RequestError(
+            f"there is no precision {precision!r}",
+            expected=f"one of {', '.join(TYPES)}",
+            repair="choose one of these precisions",
+        )
+    if quantize is not None:
+        raise RequestError(
+            f"the teacher {teacher} does not come quantised as {quantize}",
+            expected="no quantisation: what it does to the features has not been measured",
+            repair="leave --quantize out, or choose --precision bf16",
+        )

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import ValidationError
-
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from pipeline.teachers.internvl3.model.sizes import InternVLSizes, LanguageSizes, VisionSizes
 from pipeline.teachers.internvl3.options import AttentionOptions, Options
-from pipeline.teachers.precision import TYPES
+from pipeline.teachers.options import changed
+from pipeline.teachers.precision import check_supported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,25 +51,7 @@ class _Preset:
             RequestError: There is no such option, or it cannot have that value.
         """
         chosen: Options = self.options  # ty: ignore[missing-attribute]  # every preset has its own
-        fields = type(chosen).model_fields
-        if unknown := sorted(options.keys() - fields.keys()):
-            raise RequestError(
-                f"the teacher {self.name} has no option {', '.join(map(repr, unknown))}",
-                expected=f"some of {', '.join(fields)}",
-                repair="correct the name before the equals sign of --set",
-            )
-        try:
-            changed = type(chosen).model_validate({**chosen.model_dump(), **options})
-        except ValidationError as error:
-            faults = {str(fault["loc"][0]): fault["msg"] for fault in error.errors()}
-            raise RequestError(
-                f"the teacher {self.name} cannot be set so: "
-                + "; ".join(f"{name}={options[name]} ({fault})" for name, fault in faults.items()),
-                expected="values as they stand in "
-                + ", ".join(f"{key}={getattr(chosen, key)}" for key in faults),
-                repair="correct the value behind the equals sign of --set",
-            ) from error
-        return replace(self, options=changed)
+        return replace(self, options=changed(chosen, options, self.name))
 
     def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Refuse: there is nothing to convert.
@@ -97,18 +78,7 @@ class _Preset:
         from pipeline.teachers.internvl3.model.checkpoint import RandomWeights, open_checkpoint
         from pipeline.teachers.internvl3.tokenizer import QuestionTokenizer
 
-        if precision not in TYPES:
-            raise RequestError(
-                f"there is no precision {precision!r}",
-                expected=f"one of {', '.join(TYPES)}",
-                repair="choose one of these precisions",
-            )
-        if quantize is not None:
-            raise RequestError(
-                f"the teacher {self.name} does not come quantised as {quantize}",
-                expected="fp32, fp16 or bf16: what quantisation does to attention has not been measured",
-                repair="choose --precision bf16, which the model was trained in, and leave out --quantize",
-            )
+        check_supported(self.name, precision, quantize)
         if checkpoint is not None:
             return open_checkpoint(checkpoint, self.sizes)
         if self.random_seed is None:

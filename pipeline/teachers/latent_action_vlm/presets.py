@@ -9,7 +9,7 @@ from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from pipeline.teachers.latent_action_vlm.options import LatentActionOptions
 from pipeline.teachers.options import changed
-from pipeline.teachers.precision import TYPES
+from pipeline.teachers.precision import check_supported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,18 +66,7 @@ class LatentActionPreset:
                 in this precision or quantisation.
         """
         del compile
-        if precision not in TYPES:
-            raise RequestError(
-                f"there is no precision {precision!r}",
-                expected=f"one of {', '.join(TYPES)}",
-                repair="choose one of these precisions",
-            )
-        if quantize is not None:
-            raise RequestError(
-                f"the teacher {self.name} does not come quantised as {quantize}",
-                expected="no quantisation",
-                repair="leave --quantize out, or choose --precision bf16",
-            )
+        check_supported(self.name, precision, quantize)
         weights = self.random_seed if checkpoint is None else checkpoint
         if weights is None:
             raise RequestError(
