@@ -176,13 +176,19 @@ def training(
         yield done
 
 
-def rate(steps: Iterator[int], seconds: float) -> float:
-    """Return frames per second of as many steps as take so long, at least one, after a first one."""
+def rates(steps: Iterator[int], seconds: float) -> dict[str, float]:
+    """Return frames per second of as many steps as take so long, at least one, after a first one.
+
+    Of wall time, and of the time that this process computed: a busy machine changes the one more than the
+    other.
+    """
+    clocks = {"wall": time.perf_counter, "CPU": time.process_time}
     first = next(steps)
-    begun = time.perf_counter()
+    begun = {name: now() for name, now in clocks.items()}
     for done in steps:
-        if (passed := time.perf_counter() - begun) >= seconds:
-            return (done - first) / passed
+        passed = {name: now() - begun[name] for name, now in clocks.items()}
+        if passed["wall"] >= seconds:
+            return {name: (done - first) / took_s for name, took_s in passed.items()}
     raise ValueError("there are too few batches")
 
 
