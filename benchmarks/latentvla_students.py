@@ -48,6 +48,8 @@ PRESETS = (
 )
 STRIP, CELLS, WIDTH = (96, 32), 6, 64
 CLIP_FRAMES = 128
+WIDE = 150
+"""Characters of the table."""
 CHANGES = {"training.learning_rate": 4e-3, "student.planner.bev_pixels": 32, "losses.agents": "off"}
 """What is changed of the presets: strips are smaller than theirs, and no vehicles are looked for."""
 BELOW = {"latentvla-distilled-tiny": 0.1, "latentvla-distilled-parallel-tiny": 0.5}
@@ -98,7 +100,7 @@ def students(record: Record, folder: Path, *, clips: int, epochs: int, seeds: in
             f"{what}: {'yes' if is_so else 'NO'}" for what, is_so in met.items()
         )
         record.set("met", name, value=met, line=line)
-    Console().print(_table(told_by))
+    Console(width=WIDE).print(_table(told_by))
 
 
 def _table(rows_of: Mapping[str, list[dict]]) -> Table:
