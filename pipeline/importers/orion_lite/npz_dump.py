@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 import struct
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ _FILE_NAME = re.compile(r"data_(.+)_([0-9]+)(?:\.npy)?\.npz")
 """The folder of the clip and its name, joined by underscores, and the number of the frame."""
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 """Raised by zipfile and numpy for files that are damaged, encrypted or something else."""
+
+_PARSING = threading.Lock()
+"""Held while NumPy parses a header as Python: 3.11 counts the recursion of all threads together, and fails."""
 
 
 @dataclass(frozen=True)
@@ -209,12 +213,13 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
         content = file.read(member.file_size)
     header = io.BytesIO(content)
     version = np.lib.format.read_magic(header)
-    if version == (1, 0):
-        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(header)
-    elif version == (2, 0):
-        shape, in_columns, dtype = np.lib.format.read_array_header_2_0(header)
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{member.filename} is of .npy version {version}")
+    with _PARSING:
+        if version == (1, 0):
+            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(header)
+        else:
+            shape, in_columns, dtype = np.lib.format.read_array_header_2_0(header)
     begin = header.tell()
     if dtype.kind not in "biuf" or min(shape, default=1) < 1:
         raise ValueError(f"{member.filename} holds {dtype}{shape}, not numbers")
