@@ -49,9 +49,10 @@ from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.bench2drive.synthetic.questions import write_demo_questions
 from pipeline.extraction.run import extract
 from pipeline.source import open_source
-from pipeline.teachers.internvl3.network import configuration, random_weights
-from pipeline.teachers.internvl3.presets import AttentionOptions, InternVL3Preset, StudentPreset
-from pipeline.teachers.internvl3.sizes import InternVLSizes, LanguageSizes, VisionSizes
+from pipeline.teachers.internvl3.model.network import configuration, random_weights
+from pipeline.teachers.internvl3.model.sizes import InternVLSizes, LanguageSizes, VisionSizes
+from pipeline.teachers.internvl3.options import AttentionOptions
+from pipeline.teachers.internvl3.presets import InternVL3Preset, StudentPreset
 from student.drive_kd.presets import DRIVE_KD
 from student.drive_kd.system import DriveKdSystem
 from student.loading.batches import LatentSamples

@@ -57,7 +57,7 @@ _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, 
 """Raised by zipfile and numpy for files that are damaged, encrypted or something else."""
 
 _PARSING = threading.Lock()
-"""Held while NumPy parses a header as Python: 3.11 counts the recursion of all threads together, and fails."""
+"""Held while NumPy parses a header as Python: 3.11 counts the recursion of all threads as one, and fails."""
 
 
 @dataclass(frozen=True)
