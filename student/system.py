@@ -50,7 +50,11 @@ class LossConfig(BaseModel):
 
     def warmed_up(self, term: Tensor, step: int) -> Tensor:
         """Return a weighted term as far as it has risen at a step, counted from 0."""
-        return term * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else term
+        return term * self.warmth(step) if self.warmup_steps else term
+
+    def warmth(self, step: int) -> float:
+        """Return how much of its weight the term has at a step, counted from 0."""
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
 
 
 class GradientRule(Protocol):

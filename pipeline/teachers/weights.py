@@ -1,4 +1,4 @@
-"""What the weights of every teacher have in common: their digest, random ones, and files that are none."""
+"""What the weights of every teacher have in common: digest, random ones, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cache_schema.errors import CheckpointError
+from cache_schema.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -77,6 +77,42 @@ def refuse_placeholder(path: Path) -> None:
             expected="the file itself: a link may lead to a page about it, or to a request to log in",
             repair="download the file that the page offers, and compare its size",
         )
+
+
+def refuse_misfits(
+    where: object,
+    faults: list[str],
+    *,
+    expected: str = "exactly the tensors of the chosen teacher, all of them finite",
+    repair: str = "choose the preset of these weights, or download them again",
+) -> None:
+    """Raise one error that names every tensor of a checkpoint that does not fit; return if there is none.
+
+    Raises:
+        CheckpointError: There are such tensors.
+    """
+    if faults:
+        raise CheckpointError(
+            f"the checkpoint {where} does not fit: {len(faults)} of its tensors\n    "
+            + "\n    ".join(sorted(set(faults))),
+            expected=expected,
+            repair=repair,
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values of a tensor are finite."""
+    # The extremes of a tensor are NaN where any value is. Unlike a mask, they take no memory.
+    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
+def not_converted(teacher: str, checkpoint: Path) -> RequestError:
+    """Return the error of converting what already starts fast and is safe to open."""
+    return RequestError(
+        f"the checkpoints of {teacher} need not be converted",
+        expected="a folder of .safetensors files, which is safe to open and read tensor by tensor",
+        repair=f"give {checkpoint} to `teachonce extract` as it is",
+    )
 
 
 def random_origin(seed: int, device: str = "cpu") -> str:

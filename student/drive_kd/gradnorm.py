@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from student.drive_kd.losses import ANSWER_CE
+from student.runs.checkpoint import MOMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,6 @@ ANSWER_FLOOR = 0.6
 SMALLEST_FIRST_LOSS = 1e-12
 SMALLEST_SQUARE = 1e-20
 """Added to the square of a norm."""
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Reweighting:
@@ -96,7 +96,7 @@ class Reweighting:
         self.first = {name: state[f"first.{name}"].clone() for name in self._raw if f"first.{name}" in state}
         for name, raw in self._raw.items():
             raw.data.copy_(state[f"raw.{name}"])
-            held = {moment: f"{moment}.{name}" for moment in _MOMENTS}
+            held = {moment: f"{moment}.{name}" for moment in MOMENTS}
             if held["step"] in state:
                 self._optimizer.state[raw] = {moment: state[key].clone() for moment, key in held.items()}
 

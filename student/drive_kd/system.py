@@ -75,10 +75,7 @@ class DriveKdSystem:
             RequestError: The network was compiled.
         """
         _refuse_compiled(model)
-        warmth = {
-            name: min(1.0, (context.step + 1) / loss.warmup_steps) if loss.warmup_steps else 1.0
-            for name, loss in self.losses.items()
-        }
+        warmth = {name: loss.warmth(context.step) for name, loss in self.losses.items()}
         return self._step(model, batch, warmth, context)
 
     def validation_step(self, model: nn.Module, batch: Batch) -> StepOutput:

@@ -12,6 +12,7 @@ from pipeline.teachers.internvl3.model.sizes import InternVLSizes, LanguageSizes
 from pipeline.teachers.internvl3.options import AttentionOptions, Options
 from pipeline.teachers.options import changed
 from pipeline.teachers.precision import check_supported
+from pipeline.teachers.weights import not_converted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,11 +60,7 @@ class _Preset:
         Raises:
             RequestError: Always.
         """
-        raise RequestError(
-            f"the checkpoints of {self.name} need not be converted",
-            expected="a folder of .safetensors files, which is safe to open and read tensor by tensor",
-            repair=f"give {checkpoint} to `teachonce extract` as it is",
-        )
+        raise not_converted(self.name, checkpoint)
 
     def _weights(
         self, checkpoint: Path | None, precision: str, quantize: str | None

@@ -10,19 +10,19 @@ import json
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import Qwen2_5_VLConfig
 
 from cache_schema.errors import CheckpointError
 from pipeline.teachers.latent_action_vlm.images import MERGED, PATCH, REPEATED
-from pipeline.teachers.weights import refuse_placeholder
+from pipeline.teachers.safetensors_folder import opened, unreadable, weight_files
+from pipeline.teachers.weights import is_finite, refuse_misfits, refuse_placeholder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -156,10 +156,10 @@ def read_weights(folder: Path, shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
             twice, in one error that names them all; later, one that is yielded is not finite.
     """
     with ExitStack() as stack:
-        opened = {file: _opened(file, stack) for file in _files(folder)}
+        files = {file: opened(file, stack) for file in weight_files(folder)[0]}
         found: dict[str, tuple[Path, str]] = {}
         faults = []
-        for file, tensors in opened.items():
+        for file, tensors in files.items():
             for stored in tensors.keys():  # noqa: SIM118 - it is no dict
                 name, shape = transformers_name(stored), tuple(tensors.get_slice(stored).get_shape())
                 if name not in shapes:
@@ -176,47 +176,18 @@ def read_weights(folder: Path, shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
         for name in sorted(shapes):
             file, stored = found[name]
             try:
-                weight = opened[file].get_tensor(stored)
+                weight = files[file].get_tensor(stored)
             except SafetensorError as error:
-                raise _unreadable(file, error) from error
-            # The extremes of a tensor are NaN where any value is.
-            if not weight.is_floating_point() or not torch.stack(torch.aminmax(weight)).isfinite().all():
+                raise unreadable(file, error) from error
+            if not weight.is_floating_point() or not is_finite(weight):
                 _refuse(folder, [f"not finite: {stored}"])
             yield name, weight
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return [folder / "model.safetensors"]
-    try:
-        named: Mapping[str, str] = json.loads(index.read_bytes())["weight_map"]
-        return sorted({folder / name for name in named.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(index, error) from error
-
-
-def _opened(file: Path, stack: ExitStack) -> Any:
-    refuse_placeholder(file)
-    try:
-        return stack.enter_context(safe_open(file, "pt"))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(file, error) from error
-
-
 def _refuse(where: object, faults: list[str]) -> None:
-    if faults:
-        raise CheckpointError(
-            f"the checkpoint {where} does not fit: {len(faults)} of its tensors\n    "
-            + "\n    ".join(sorted(faults)),
-            expected="exactly the tensors of the model that its config.json describes, all of them finite",
-            repair="download the weights again; adapters must be merged into them first",
-        )
-
-
-def _unreadable(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{file} cannot be read: {error}",
-        expected="a whole file of the checkpoint",
-        repair="download it again, and compare its size",
+    refuse_misfits(
+        where,
+        faults,
+        expected="exactly the tensors of the model that its config.json describes, all of them finite",
+        repair="download the weights again; adapters must be merged into them first",
     )

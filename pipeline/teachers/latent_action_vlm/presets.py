@@ -10,6 +10,7 @@ from cache_schema.progress import SILENT
 from pipeline.teachers.latent_action_vlm.options import LatentActionOptions
 from pipeline.teachers.options import changed
 from pipeline.teachers.precision import check_supported
+from pipeline.teachers.weights import not_converted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,11 +95,7 @@ class LatentActionPreset:
         Raises:
             RequestError: Always.
         """
-        raise RequestError(
-            f"the checkpoints of {self.name} need not be converted",
-            expected="a folder of .safetensors files, which is safe to open and read tensor by tensor",
-            repair=f"give {checkpoint} to `teachonce extract` as it is",
-        )
+        raise not_converted(self.name, checkpoint)
 
 
 QWEN2_5_VL_3B: Mapping[str, Any] = {

@@ -13,20 +13,27 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from cache_schema.errors import CheckpointError
 from cache_schema.progress import SILENT
 from pipeline.teachers.internvl3.model.network import place, random_weights, shapes
 from pipeline.teachers.internvl3.model.sizes import check_sizes
 from pipeline.teachers.internvl3.tokenizer import read_tokenizer
-from pipeline.teachers.weights import Fingerprint, random_origin, refuse_placeholder
+from pipeline.teachers.safetensors_folder import INDEX, opened, unreadable, weight_files
+from pipeline.teachers.weights import (
+    Fingerprint,
+    is_finite,
+    random_origin,
+    refuse_misfits,
+    refuse_placeholder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import torch
     from torch import Tensor
     from transformers import InternVLModel
 
@@ -103,18 +110,8 @@ def sources(stored: Mapping[str, tuple[int, ...]], wanted: Shapes, where: object
                 faults.append(f"misshapen: {name} is {list(shape)}, not {list(needed)}")
             found[known] = (name, part, len(names))
     faults += [f"missing: {name} {list(shape)}" for name, shape in wanted.items() if name not in found]
-    _refuse(where, faults)
+    refuse_misfits(where, faults)
     return found
-
-
-def _refuse(where: object, faults: list[str]) -> None:
-    if faults:
-        raise CheckpointError(
-            f"the checkpoint {where} does not fit: {len(faults)} of its tensors\n    "
-            + "\n    ".join(sorted(set(faults))),
-            expected="exactly the tensors of the chosen teacher, all of them finite",
-            repair="choose the preset of these weights, or download them again",
-        )
 
 
 @dataclass(frozen=True)
@@ -133,12 +130,12 @@ class Checkpoint:
         Raises:
             CheckpointError: A file is damaged, or a weight is not finite.
         """
-        with ExitStack() as opened:
+        with ExitStack() as stack:
             files: dict[Path, Any] = {}
             for name, (file, stored, part, parts) in sorted(self.weights.items()):
+                if file not in files:
+                    files[file] = opened(file, stack)
                 try:
-                    if file not in files:
-                        files[file] = opened.enter_context(safe_open(file, "pt"))
                     if parts == 1:
                         tensor = files[file].get_tensor(stored)
                     else:
@@ -146,10 +143,9 @@ class Checkpoint:
                         rows = whole.get_shape()[0] // parts
                         tensor = whole[part * rows : (part + 1) * rows]
                 except (OSError, SafetensorError) as error:
-                    raise _unreadable(file, error) from error
-                # The extremes of a tensor are NaN where any value is.
-                if not torch.stack(torch.aminmax(tensor)).isfinite().all():
-                    _refuse(self.folder, [f"not finite: {stored}"])
+                    raise unreadable(file, error) from error
+                if not is_finite(tensor):
+                    refuse_misfits(self.folder, [f"not finite: {stored}"])
                 yield name, tensor
 
 
@@ -187,37 +183,19 @@ def open_checkpoint(folder: Path, sizes: InternVLSizes) -> Checkpoint:
 
 def _stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Return file and shape of every tensor of a folder's .safetensors files, by its name there."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            named: Mapping[str, str] = json.loads(index.read_bytes())["weight_map"]
-            files = {folder / name for name in named.values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _unreadable(index, error) from error
-    else:
-        named, files = {}, {folder / "model.safetensors"}
+    files, promised = weight_files(folder)
     stored: dict[str, tuple[Path, tuple[int, ...]]] = {}
-    for file in sorted(files):
-        refuse_placeholder(file)
-        try:
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 - it is no dict
-                    tensor = opened.get_slice(name)
-                    if (dtype := tensor.get_dtype()) not in TYPES:
-                        _refuse(folder, [f"misshapen: {name} is of type {dtype}"])
-                    stored[name] = file, tuple(tensor.get_shape())
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(file, error) from error
-    _refuse(folder, [f"missing: {name}, in spite of {index.name}" for name in named if name not in stored])
+    for file in files:
+        with ExitStack() as stack:
+            tensors = opened(file, stack)
+            for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                tensor = tensors.get_slice(name)
+                if (dtype := tensor.get_dtype()) not in TYPES:
+                    refuse_misfits(folder, [f"misshapen: {name} is of type {dtype}"])
+                stored[name] = file, tuple(tensor.get_shape())
+    missing = [f"missing: {name}, in spite of {INDEX}" for name in promised if name not in stored]
+    refuse_misfits(folder, missing)
     return stored
-
-
-def _unreadable(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{file} cannot be read: {error}",
-        expected="a whole file of the checkpoint",
-        repair="download it again, and compare its size",
-    )
 
 
 @dataclass(frozen=True)

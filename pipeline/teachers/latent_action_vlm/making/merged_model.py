@@ -15,6 +15,7 @@ from pipeline.teachers.latent_action_vlm.checkpoint import TOKENIZER
 from pipeline.teachers.latent_action_vlm.making.lora import adapters
 from pipeline.teachers.latent_action_vlm.network import HEAD
 from pipeline.teachers.latent_action_vlm.prompt import ByteTokenizer
+from pipeline.teachers.safetensors_folder import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from pipeline.teachers.latent_action_vlm.making.forced_codes import CodeRows
     from pipeline.teachers.latent_action_vlm.teacher import LatentActionTeacher
-
-INDEX = "model.safetensors.index.json"
 
 
 def write_merged(folder: Path, teacher: LatentActionTeacher, rows: CodeRows, checkpoint: Path | None) -> None:
@@ -39,7 +38,7 @@ def write_merged(folder: Path, teacher: LatentActionTeacher, rows: CodeRows, che
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file(merged(teacher, rows), partial / "model.safetensors", {"format": "pt"})
+    save_file(merged(teacher, rows), partial / SINGLE, {"format": "pt"})
     if checkpoint is None:
         teacher.model.config.save_pretrained(partial)
         tokenizer = teacher.prompt.tokenizer

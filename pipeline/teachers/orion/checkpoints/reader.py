@@ -18,7 +18,7 @@ from cache_schema.errors import CheckpointError
 from cache_schema.progress import SILENT
 from pipeline.teachers.orion.checkpoints.names import adapter_names, checkpoint_name, copy_of, is_unused
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, teacher_shapes
-from pipeline.teachers.weights import Fingerprint, refuse_placeholder
+from pipeline.teachers.weights import Fingerprint, is_finite, refuse_misfits, refuse_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -124,17 +124,7 @@ def _check(stored: Mapping[str, Tensor], expected: Shapes, config: OrionConfig, 
                 faults.append(f"differs from its other copy {original}: {name}")
         elif not is_unused(name):
             faults.append(f"unexpected: {name} {list(tensor.shape)}")
-    _refuse(path, faults)
-
-
-def _refuse(path: Path, faults: list[str]) -> None:
-    if faults:
-        raise CheckpointError(
-            f"the checkpoint {path} does not fit: {len(faults)} of its tensors\n    "
-            + "\n    ".join(sorted(faults)),
-            expected="exactly the tensors of the chosen teacher, all of them finite",
-            repair="choose the preset of these weights, or download them again",
-        )
+    refuse_misfits(path, faults)
 
 
 def _merge(stored: Mapping[str, Tensor], shapes: Shapes, path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -155,11 +145,10 @@ def _equal(copy: Tensor, original: Tensor) -> bool:
 
 
 def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
-    # The extremes of a tensor are NaN where any value is. Unlike a mask, they take no memory.
-    if not tensor.numel() or torch.stack(torch.aminmax(tensor)).isfinite().all():
+    if is_finite(tensor):
         return
     count = tensor.numel() - int(tensor.isfinite().sum())
-    _refuse(path, [f"not finite: {name}, in {count:,} of {tensor.numel():,} values"])
+    refuse_misfits(path, [f"not finite: {name}, in {count:,} of {tensor.numel():,} values"])
 
 
 def merge_adapter(frozen: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -229,7 +218,7 @@ def _read_folder(folder: Path, config: OrionConfig) -> Iterator[tuple[str, Tenso
             repair="choose the preset it was converted for, or convert the checkpoint again",
         )
     shapes = teacher_shapes(config)
-    _refuse(
+    refuse_misfits(
         folder,
         [f"missing: {name}" for name in shapes.keys() - files.keys()]
         + [f"unexpected: {name}" for name in files.keys() - shapes.keys()],
@@ -253,7 +242,7 @@ def _read_shards(folder: Path, files: Mapping[str, str], shapes: Shapes) -> Iter
                 repair="convert the checkpoint again",
             ) from error
         if tuple(tensor.shape) != shapes[name] or tensor.dtype != torch.float32:
-            _refuse(file, [f"misshapen: {name} is {list(tensor.shape)} {tensor.dtype}"])
+            refuse_misfits(file, [f"misshapen: {name} is {list(tensor.shape)} {tensor.dtype}"])
         _check_finite(file, name, tensor)
         yield name, tensor
 
