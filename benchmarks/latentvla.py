@@ -43,7 +43,7 @@ from cache_schema.dataset.reader import LatentDataset
 from cache_schema.format.clip_files import feature_of
 from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, LATENT_ACTION_CODES
 from pipeline.teachers.latent_action_vlm.presets import LATENTVLA_3B, LATENTVLA_TINY
-from student.latentvla.system import DRIVING, STATES
+from student.latentvla.model import DRIVING, STATES
 from student.loading.batches import LatentSamples
 from student.runs.presets import preset
 

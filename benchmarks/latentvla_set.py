@@ -28,6 +28,7 @@ from cache_schema.vocabulary.driving import (
     COMMANDS,
     GROUND_TRUTH,
     GROUND_TRUTH_AGENTS,
+    SPEED,
     TRAJECTORY_STEPS,
     VEHICLES,
 )
@@ -36,7 +37,6 @@ from cache_schema.vocabulary.latent_actions import (
     CODES_A_TRANSITION,
     LATENT_ACTION_CODES,
     LATENT_ACTION_TRANSITIONS,
-    SPEED,
     camera_strip,
     code_labels,
     latent_action_features,

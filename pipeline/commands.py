@@ -25,7 +25,7 @@ from cache_schema.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pipeline.source import Selection, Source
 
@@ -296,22 +296,31 @@ def add_ground_truth(dataset: DatasetPath, data: DataRoot) -> None:
 
 
 def _options(fields: Sequence[str] | None, signals: str | None) -> dict[str, str]:
-    """Return the options of a teacher by their fields.
+    """Return the options of a teacher by their fields."""
+    texts = (*(fields or ()), *(() if signals is None else (f"signals={signals}",)))
+    form = "FIELD=VALUE, each field once; --signals A,B is --set signals=A,B"
+    return assigned(texts, "--set", example="signals=perception,planning", expected=form)
+
+
+def assigned(
+    texts: Iterable[str], option: str, *, example: str, expected: str = "FIELD=VALUE, each field once"
+) -> dict[str, str]:
+    """Return what the texts of an option assign to fields, with an example and the form for the message.
 
     Raises:
-        RequestError: One has another form, or a field comes twice.
+        RequestError: A text has another form, or a field comes twice.
     """
-    options: dict[str, str] = {}
-    for text in (*(fields or ()), *(() if signals is None else (f"signals={signals}",))):
+    values: dict[str, str] = {}
+    for text in texts:
         field, equals, value = text.partition("=")
-        if not (field and equals) or field in options:
+        if not (field and equals) or field in values:
             raise RequestError(
-                f"{field!r} is set twice" if field in options else f"--set {text!r} sets nothing",
-                expected="FIELD=VALUE, each field once; --signals A,B is --set signals=A,B",
-                repair="write, for example, --set signals=perception,planning",
+                f"{field!r} is set twice" if field in values else f"{option} {text!r} sets nothing",
+                expected=expected,
+                repair=f"write, for example, {option} {example}",
             )
-        options[field] = value
-    return options
+        values[field] = value
+    return values
 
 
 def _opened(name: str, root: Path, inputs: str | None) -> Source:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache_schema.errors import RequestError
 from cache_schema.processors import usable_processors
 from cache_schema.terminal import (
     DatasetPath,
@@ -18,7 +17,7 @@ from cache_schema.terminal import (
     out,
     torch_device,
 )
-from pipeline.commands import PANEL, DataRoot, SourceName
+from pipeline.commands import PANEL, DataRoot, SourceName, assigned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,20 +131,5 @@ def tune_vlm(
         out.print(f"{report.folder}: give it to `extract --teacher {teacher} --checkpoint`", soft_wrap=True)
 
 
-def _values(fields: Sequence[str] | None, option: str) -> dict[str, str]:
-    """Return values by their fields.
-
-    Raises:
-        RequestError: One has another form, or a field comes twice.
-    """
-    values: dict[str, str] = {}
-    for text in fields or ():
-        field, equals, value = text.partition("=")
-        if not (field and equals) or field in values:
-            raise RequestError(
-                f"{field!r} is set twice" if field in values else f"{option} {text!r} sets nothing",
-                expected="FIELD=VALUE, each field once",
-                repair=f"write, for example, {option} batch_size=8",
-            )
-        values[field] = value
-    return values
+def _values(texts: Sequence[str] | None, option: str) -> dict[str, str]:
+    return assigned(texts or (), option, example="batch_size=8")

@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 def differences(one: Manifest, other: Manifest) -> list[Difference]:
     """Return the fields in which the identities of two datasets differ."""
-    found = list(_differing_leaves(one.identity(), other.identity()))
+    found = list(differing_leaves(one.identity(), other.identity()))
     # These follow from other fields, and would only hide what matters.
     implied = ["format_version"]
     if any(difference.field.startswith("teacher") for difference in found):
@@ -49,9 +49,10 @@ def difference_rows(found: Iterable[Difference], values: str) -> str:
     )
 
 
-def _differing_leaves(one: object, other: object, field: str = "") -> Iterator[Difference]:
+def differing_leaves(one: object, other: object, field: str = "") -> Iterator[Difference]:
+    """Yield the fields in which two JSON documents differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):
-            yield from _differing_leaves(one.get(key), other.get(key), f"{field}.{key}".lstrip("."))
+            yield from differing_leaves(one.get(key), other.get(key), f"{field}.{key}".lstrip("."))
     elif one != other:
         yield Difference(field, one, other)

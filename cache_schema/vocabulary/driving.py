@@ -19,6 +19,15 @@ EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
 COMMANDS = ("left", "right", "straight", "follow", "change_left", "change_right")
 """Driving commands by index: CARLA's road option less one."""
 
+COMMAND = "command"
+CAN_BUS = "can_bus"
+SPEED = 7
+"""Place of the speed in ``can_bus``, m/s: forward velocity. Bench2Drive records no lateral one."""
+ACCELERATION = (10, 11)
+"""Places of the acceleration in ``can_bus``, m/s2: x forward, y left."""
+YAW_RATE = 15
+"""Place of the yaw rate in ``can_bus``, rad/s, counter-clockwise."""
+
 VEHICLES = (0, 1, 2)
 """Class numbers of car, van and truck, in agents of the ground truth and of ORION."""
 HUMANS = (3, 7)
@@ -102,7 +111,7 @@ GROUND_TRUTH = (
         description="True where the clip still has a frame at that step (the complete reading of the mask).",
     ),
     FeatureSpec(
-        name="command",
+        name=COMMAND,
         shape=(),
         axes=(),
         dtype="int8",
@@ -137,7 +146,7 @@ GROUND_TRUTH = (
         description="LiDAR to world transform.",
     ),
     FeatureSpec(
-        name="can_bus",
+        name=CAN_BUS,
         shape=(18,),
         axes=("signal",),
         dtype="float64",

@@ -31,15 +31,6 @@ LATENT_ACTION_CODES = 16
 LATENT_ACTION_TRANSITIONS, CODES_A_TRANSITION = 3, 4
 """Steps of 1 s that LatentVLA's codes tell, and codes of each; together N = 12 of a frame."""
 
-COMMAND = "command"
-CAN_BUS = "can_bus"
-SPEED = 7
-"""Place of the speed in ``can_bus``, m/s: forward velocity. Bench2Drive records no lateral one."""
-ACCELERATION = (10, 11)
-"""Places of the acceleration in ``can_bus``, m/s2: x forward, y left."""
-YAW_RATE = 15
-"""Place of the yaw rate in ``can_bus``, rad/s, counter-clockwise."""
-
 
 def latent_action_features(
     positions: int,

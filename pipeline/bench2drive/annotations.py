@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import ClipError
-from cache_schema.vocabulary.driving import COMMANDS
+from cache_schema.vocabulary.driving import COMMANDS, SPEED
 from pipeline.bench2drive.geometry import (
     CAMERAS,
     IMAGE_HEIGHT,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLLOW = COMMANDS.index("follow")
-SPEED = 7
-"""Place of the speed in ``can_bus``, m/s."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import ClipError
-from pipeline.bench2drive.annotations import SPEED, read_annotation
+from cache_schema.vocabulary.driving import SPEED
+from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
 from pipeline.bench2drive.geometry import rigid_inverse
 from pipeline.bench2drive.ground_truth.agents import agent_features, road_users

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, CAN_BUS, CODE_LOGITS, CODES, COMMAND
+from cache_schema.vocabulary.driving import CAN_BUS, COMMAND
+from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, CODE_LOGITS, CODES
 from student.latentvla.code_probe import Probed, probe_codes
 from student.latentvla.losses.codes import code_kl
+from student.latentvla.model import DRIVING
 from student.loading.batches import LatentSamples
 from student.open_loop.bootstrap import means
 from student.open_loop.policies import BATCH
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from student.latentvla.model import LatentVla
     from student.loading.dataset import Dataset
 
-FEATURES = (CAMERA_STRIP, COMMAND, CAN_BUS, CODES, CODE_LOGITS)
+FEATURES = (*DRIVING, CODES, CODE_LOGITS)
 
 
 @torch.no_grad()

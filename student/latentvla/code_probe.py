@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cache_schema.vocabulary.latent_actions import ACCELERATION, YAW_RATE
+from cache_schema.vocabulary.driving import ACCELERATION, YAW_RATE
 from student.open_loop.bootstrap import means
 from student.open_loop.probe import explained, one_hot
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cache_schema.vocabulary.driving import COMMANDS
-from cache_schema.vocabulary.latent_actions import ACCELERATION, SPEED
+from cache_schema.vocabulary.driving import ACCELERATION, CAN_BUS, COMMAND, COMMANDS, SPEED
+from cache_schema.vocabulary.latent_actions import ACT_HIDDEN, CAMERA_STRIP, VIS_POOLED
 from student.latentvla.embeddings.decision_transformer import DecisionTransformer
 from student.latentvla.embeddings.fusion import Fusion, Pools
 from student.latentvla.planner.latent_transfuser import LatentTransFuser
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 BRIGHTEST = 255
 """Value of a pixel that is 1 for the network."""
+DRIVING = (CAMERA_STRIP, COMMAND, CAN_BUS)
+"""What every student reads; all of it is known at its frame."""
+STATES = (VIS_POOLED, ACT_HIDDEN)
+"""The teacher's states that pools read."""
 STATE = len(COMMANDS) + 4
 """Numbers of the ego's state: the command, velocity forward and sideways, acceleration likewise."""
 
@@ -52,7 +56,7 @@ class LatentVla(nn.Module):
 
     def __init__(self, config: LatentVlaConfig, sizes: Sizes) -> None:
         super().__init__()
-        self.config, self.sizes = config, sizes
+        self.config = config
         width, heads = config.planner.width, config.embedding_heads
         visual, action = config.visual_embeddings, config.action_embeddings
         self.planner = LatentTransFuser(

@@ -13,15 +13,9 @@ from torch import Tensor, nn
 
 from cache_schema.errors import RequestError
 from cache_schema.vocabulary.driving import COMMANDS
-from cache_schema.vocabulary.latent_actions import (
-    ACT_HIDDEN,
-    CAMERA_STRIP,
-    CAN_BUS,
-    CODE_LOGITS,
-    COMMAND,
-    VIS_POOLED,
-)
+from cache_schema.vocabulary.latent_actions import CODE_LOGITS
 from student.latentvla.ego_frame import to_lidar
+from student.latentvla.model import DRIVING, STATES
 from student.runs.onnx_graph import check_installed, first_frames, write_graph
 
 if TYPE_CHECKING:
@@ -54,8 +48,8 @@ def export_onnx(model: nn.Module, dataset: Dataset, file: Path, description: str
             expected="a student that drives by what it sees, or by its teacher's states",
             repair="export another run, or the weights of this one to .safetensors",
         )
-    states = (VIS_POOLED, ACT_HIDDEN) if embeddings == "teacher" else ()
-    inputs = first_frames(dataset, (CAMERA_STRIP, COMMAND, CAN_BUS, *states))
+    states = STATES if embeddings == "teacher" else ()
+    inputs = first_frames(dataset, (*DRIVING, *states))
     outputs = ("offsets", *((CODE_LOGITS,) if student.decision is not None else ()))
     return write_graph(DrivingStudent(student), inputs, outputs, file, description)
 

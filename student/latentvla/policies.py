@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, CAN_BUS, COMMAND
 from student.latentvla.ego_frame import to_lidar
+from student.latentvla.model import DRIVING
 from student.open_loop.policies import PolicyOutput
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def policies(
     """
 
     def by_student(batch: Batch) -> PolicyOutput:
-        predicted = student(batch[CAMERA_STRIP], batch[COMMAND], batch[CAN_BUS], states=states(batch))
+        predicted = student(*(batch[name] for name in DRIVING), states=states(batch))
         imitated = {}
         if predicted.embeddings is not None and predicted.teacher is not None:
             told, pooled = (

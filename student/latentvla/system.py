@@ -15,20 +15,19 @@ from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from cache_schema.vocabulary.latent_actions import (
     ACT_HIDDEN,
     CAMERA_STRIP,
-    CAN_BUS,
     CODE_LABELS,
     CODE_LOGITS,
-    COMMAND,
     VIS_POOLED,
 )
 from student.latentvla.code_measures import measure_codes
 from student.latentvla.config import LatentVlaConfig
 from student.latentvla.losses import LOSSES
-from student.latentvla.model import LatentVla, Sizes
+from student.latentvla.model import DRIVING, STATES, LatentVla, Sizes
 from student.latentvla.onnx_graph import export_onnx
 from student.latentvla.planner.latent_transfuser import PIXELS_A_CELL
 from student.latentvla.policies import policies
 from student.latentvla.prediction import Loss
+from student.loading.dataset import stores
 from student.open_loop.evaluate import evaluate_open_loop
 from student.open_loop.ground_truth import masked
 from student.step import StepContext, StepOutput
@@ -47,10 +46,6 @@ if TYPE_CHECKING:
     from student.open_loop.evaluation import OpenLoopEvaluation
     from student.system import Export
 
-DRIVING = (CAMERA_STRIP, COMMAND, CAN_BUS)
-"""What every student reads; all of it is known at its frame."""
-STATES = (VIS_POOLED, ACT_HIDDEN)
-"""The teacher's states that pools read."""
 OF_DECISION = ("code-kl", "code-labels", "embedding")
 """Terms of the loss of what a decision transformer tells."""
 
@@ -96,7 +91,8 @@ class LatentVlaSystem:
         if self.student.embeddings == "student":
             positions, values = dataset.feature(CODE_LOGITS).fixed_shape
             codes = positions, values
-        if CODE_LABELS in self.required_features():
+        # A student that has learned from labels is measured without them.
+        if CODE_LABELS in self.required_features() and stores(dataset, CODE_LABELS):
             self._check_labels(dataset)
         return LatentVla(
             self.student, Sizes((rows, columns), TRAJECTORY_STEPS, codes, self._width_of_states(dataset))

@@ -12,17 +12,13 @@ import numpy as np
 import torch
 
 from cache_schema.progress import SILENT, Progress
-from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
+from cache_schema.vocabulary.driving import CAN_BUS, SPEED, TRAJECTORY_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from student.loading.batches import Batch, LatentSamples
 
-CAN_BUS = "can_bus"
-"""The feature that constant velocity is planned from; imported datasets may lack it."""
-SPEED = 7
-"""Index of the forward speed, m/s, in ``can_bus``."""
 BATCH = 64
 
 

@@ -13,8 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from cache_schema.errors import ClipError
-from cache_schema.vocabulary.driving import COMMANDS
-from cache_schema.vocabulary.latent_actions import ACCELERATION, SPEED, YAW_RATE
+from cache_schema.vocabulary.driving import ACCELERATION, COMMANDS, SPEED, YAW_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

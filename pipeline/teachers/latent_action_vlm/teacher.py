@@ -21,6 +21,7 @@ from cache_schema.vocabulary.latent_actions import (
     CODES,
     VIS_POOLED,
 )
+from pipeline.teachers.device import make_current
 from pipeline.teachers.latent_action_vlm.extractor import latent_actions
 from pipeline.teachers.latent_action_vlm.images import MEAN, STD, pooled, shrink
 from pipeline.teachers.latent_action_vlm.network import sizes_of
@@ -143,8 +144,7 @@ class LatentActionTeacher:
     def begin(self, slots: int) -> None:
         """Begin without memory: a frame depends on no other one."""
         del slots
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # for this thread, which begins with the first one
+        make_current(str(self._device))
 
     @torch.inference_mode()
     def step(self, batch: FrameBatch, state: None) -> tuple[dict[str, Tensor], None]:

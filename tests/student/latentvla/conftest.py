@@ -6,13 +6,8 @@ import pytest
 from cache_schema.dataset.writer import DatasetWriter
 from cache_schema.format.ledger import ClipInfo, Split
 from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest, TeacherIdentity
-from cache_schema.vocabulary.driving import GROUND_TRUTH, GROUND_TRUTH_AGENTS, TRAJECTORY_STEPS
-from cache_schema.vocabulary.latent_actions import (
-    SPEED,
-    camera_strip,
-    code_labels,
-    latent_action_features,
-)
+from cache_schema.vocabulary.driving import GROUND_TRUTH, GROUND_TRUTH_AGENTS, SPEED, TRAJECTORY_STEPS
+from cache_schema.vocabulary.latent_actions import camera_strip, code_labels, latent_action_features
 from tests.student.latentvla.sizes import SIZES
 
 CLIPS: dict[str, tuple[Split, int]] = {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cache_schema.vocabulary.latent_actions import ACCELERATION, YAW_RATE
+from cache_schema.vocabulary.driving import ACCELERATION, YAW_RATE
 from student.latentvla.code_probe import LARGEST, probe_codes
 
 CLIP_OF = np.repeat([0, 1], 50)

@@ -81,6 +81,13 @@ def test_datasets_that_do_not_fit_are_refused_before_anything_is_written(write, 
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+def test_a_student_that_learned_from_labels_needs_none_to_be_built_again(write, tmp_path):
+    unlabelled = LatentDataset.open(write(tmp_path / "unlabelled.zarr", without=("code_labels",)))
+    config = preset("latentvla-distilled-labels-tiny")
+    assert "code_labels" in config.make_system().required_features()
+    assert config.make_system().build(unlabelled).decision is not None
+
+
 def test_orions_mask_hides_the_first_ten_frames(dataset_path):
     dataset = LatentDataset.open(dataset_path)
     losses = {}

@@ -22,10 +22,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from cache_schema.errors import CheckpointError, RequestError
 from cache_schema.format.features import Record
+from cache_schema.format.identity import differing_leaves
 from cache_schema.processors import usable_processors
 from cache_schema.progress import SILENT
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.locks import check_held
+from pipeline.teachers.device import make_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,14 +70,12 @@ class Recipe(Record):
 
 def join_processes(recipe: Recipe, device: str) -> Accelerator:
     """Join the other processes of the run, if ``accelerate`` or ``torchrun`` started some."""
-    wanted = torch.device(device)
-    if wanted.index is not None:
-        torch.cuda.set_device(wanted)
+    make_current(device)
     # accelerate keeps one state a process, and the next run may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return Accelerator(
-        cpu=wanted.type == "cpu",
+        cpu=torch.device(device).type == "cpu",
         mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
     )
 
@@ -234,9 +234,10 @@ def _restore(
             repair="restore it from a copy, or delete it to train from the start",
         ) from error
     if reached["identity"] != identity:
-        changed = _differences(reached["identity"], identity)
+        changed = differing_leaves(reached["identity"], identity)
+        rows = "; ".join(f"{field} {there!r} there, {now!r} now" for field, there, now in changed)
         raise CheckpointError(
-            f"the run in {file.parent} is another one: {'; '.join(changed)}",
+            f"the run in {file.parent} is another one: {rows}",
             expected="the configuration, the data and the weights that the run began with",
             repair="give another folder, or what the run began with",
         )
@@ -249,14 +250,3 @@ def _restore(
     for name, value in state.items():
         value.copy_(tensors[f"state.{name}"])
     return int(reached["step"])
-
-
-def _differences(there: Any, now: Any, place: str = "") -> list[str]:
-    """Name the values of two JSON documents that differ."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        return [
-            line
-            for key in dict.fromkeys((*there, *now))
-            for line in _differences(there.get(key), now.get(key), f"{place}.{key}".lstrip("."))
-        ]
-    return [] if there == now else [f"{place} {there!r} there, {now!r} now"]

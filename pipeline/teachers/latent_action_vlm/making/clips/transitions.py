@@ -16,8 +16,7 @@ import numpy as np
 
 from cache_schema.errors import ClipError, LeftOut
 from cache_schema.progress import SILENT
-from cache_schema.vocabulary.driving import COMMANDS
-from cache_schema.vocabulary.latent_actions import ACCELERATION, SPEED, YAW_RATE
+from cache_schema.vocabulary.driving import ACCELERATION, COMMANDS, SPEED, YAW_RATE
 from pipeline.bench2drive.add_ground_truth import SAME_POSE_M
 from pipeline.bench2drive.geometry import rigid_inverse
 

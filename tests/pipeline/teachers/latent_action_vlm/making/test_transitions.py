@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cache_schema.vocabulary.latent_actions import SPEED
+from cache_schema.vocabulary.driving import SPEED
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.teachers.latent_action_vlm.making.clips.transitions import (
     CONDITION,
