@@ -44,11 +44,13 @@ from cache_schema.vocabulary.attention import (
     CAPABILITIES,
     CAPABILITY,
     IMAGE_EMBEDDINGS,
+    TOKEN_IDS,
 )
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.bench2drive.synthetic.questions import write_demo_questions
 from pipeline.extraction.run import extract
 from pipeline.source import open_source
+from pipeline.teachers.internvl3.inputs import sequence_features
 from pipeline.teachers.internvl3.model.network import configuration, random_weights
 from pipeline.teachers.internvl3.model.sizes import InternVLSizes, LanguageSizes, VisionSizes
 from pipeline.teachers.internvl3.options import AttentionOptions
@@ -142,11 +144,7 @@ class Online:
         ids = inputs.token_ids.long()[None]
         pixels = self.teacher._reader.recipe.normalise(inputs.pixels)
         is_image = ids[0] == whole.config.image_token_id
-        found: dict[str, Tensor | list[Tensor]] = {
-            "token_ids": [inputs.token_ids],
-            "image_runs": [inputs.image_runs],
-            "answer_start": torch.tensor([inputs.answer_start]),
-        }
+        found = sequence_features([inputs])
         groups = self.teacher.identity.architecture["attention"]["groups"]
         for signal in SIGNALS:
             maps = whole(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions
@@ -256,7 +254,7 @@ def main(
         questions = [clip.sample(index) for clip, count in opened for index in range(count)]
         order = np.random.default_rng(0).permutation(len(rows))
         whole = drawn(teacher_sizes, 0)
-        tokens = int(np.mean([len(rows.read(np.array([row]))["token_ids"].item(0)) for row in order[:20]]))
+        tokens = int(np.mean([len(rows.read(np.array([row]))[TOKEN_IDS].item(0)) for row in order[:20]]))
         ratio = flops(whole, tokens) / flops(drawn(student_sizes, 1), tokens)
         record.set("tokens", value=tokens, line=f"{tokens} tokens a sample on average")
         record.set("teacher : student FLOPs", value=ratio, line=f"teacher : student FLOPs {ratio:.1f}")

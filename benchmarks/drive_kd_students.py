@@ -73,7 +73,7 @@ def main(
         stored = place / "a.zarr", place / "b.zarr"
         for name, path in zip(("internvl3-tiny", "internvl3-tiny-vision"), stored, strict=True):
             report = extract(selection, load_teacher(name, None, device="cpu"), path)
-            record.set("samples", value=selection.samples, line=f"{name}: {report.frames} samples")
+            record.set("samples", name, value=report.frames, line=f"{name}: {report.frames} samples")
         for seed in range(seeds):
             for name in PRESETS:
                 run = place / "runs" / f"{name}-seed-{seed}"

@@ -26,6 +26,10 @@ _CLIP_NAME = re.compile(r"([A-Za-z0-9]+)_(Town[0-9]{2}(?:HD)?)_Route([0-9]+)_Wea
 _ANNOTATION_NAME = re.compile(r"([0-9]+)\.json(?:\.gz)?")
 
 
+TAGS = ("scenario", "town", "route", "weather")
+"""Tags of a clip: the parts of its name."""
+
+
 @dataclass(frozen=True)
 class ClipName:
     """The parts of a clip's folder name, such as ``Accident_Town03_Route156_Weather0``."""
@@ -37,7 +41,7 @@ class ClipName:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The parts as tags of a latent dataset."""
+        """The parts as tags of a latent dataset: ``TAGS``."""
         return {
             "scenario": self.scenario,
             "town": self.town,

@@ -15,7 +15,7 @@ from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.driving import GROUND_TRUTH
 from cache_schema.vocabulary.latent_actions import CAMERA_STRIP, camera_strip
 from pipeline.bench2drive.clip_annotations import read_annotations
-from pipeline.bench2drive.clips import FRAME_RATE_HZ, find_clips, folders_around
+from pipeline.bench2drive.clips import FRAME_RATE_HZ, TAGS, find_clips, folders_around
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.jpeg import read_jpeg
 from pipeline.bench2drive.splits import split_of, unlisted, validation_clips
@@ -108,7 +108,7 @@ class OpenBench2DriveClip:
         )
 
     def inputs(self, sample: DrivingSample) -> dict[str, np.ndarray]:
-        """Return the strip of a frame's camera images, if it is asked for; see ``OpenClip``."""
+        """Return the strip of a frame's camera images, if it is asked for; see ``OpenClipWithInputs``."""
         if self.strip is None:
             return {}
         return {CAMERA_STRIP: resized(cut(sample.image), self.strip)}
@@ -161,7 +161,7 @@ class Bench2Drive:
 
     kind = "driving"
     ground_truth = GROUND_TRUTH
-    tags = ("scenario", "town", "route", "weather")
+    tags = TAGS
 
     def __init__(self, root: Path, *, strip: tuple[int, int] | None = None) -> None:
         self.root = absolute(root)
@@ -170,7 +170,7 @@ class Bench2Drive:
 
     @property
     def inputs(self) -> tuple[FeatureSpec, ...]:
-        """The strip, if it is asked for; see ``Source``."""
+        """The strip, if it is asked for; see ``SourceWithInputs``."""
         return () if self.strip is None else (camera_strip(*self.strip),)
 
     def with_inputs(self, names: Sequence[str]) -> Bench2Drive:

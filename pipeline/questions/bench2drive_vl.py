@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cache_schema.errors import ClipError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.attention import QUESTIONS
-from pipeline.bench2drive.clips import FRAME_RATE_HZ
+from pipeline.bench2drive.clips import FRAME_RATE_HZ, TAGS
 from pipeline.bench2drive.splits import split_of, validation_clips
 from pipeline.questions.bench2drive_frames import (
     check_images,
@@ -43,7 +43,7 @@ class Bench2DriveVlQuestions:
     kind = "questions"
     identity = DataIdentity(name="Bench2Drive-VL-base", licence="CC BY-NC-ND", frame_rate_hz=FRAME_RATE_HZ)
     ground_truth = QUESTIONS
-    tags = ("scenario", "town", "route", "weather")
+    tags = TAGS
 
     def __init__(self, root: Path) -> None:
         self.root = absolute(root)

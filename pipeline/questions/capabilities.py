@@ -17,6 +17,7 @@ CAPABILITY_OF = {
 Drive-KD knows all but the last three of reasoning: DriveLM's and Bench2Drive-VL's kinds of questions, which
 it files there.
 """
+_KNOWN = {alias: capability for capability, aliases in CAPABILITY_OF.items() for alias in aliases}
 PARTS = {"percep": "perception", "reason": "reasoning", "plan": "planning"}
 """Part of any other word -> capability; the first one decides."""
 
@@ -32,9 +33,8 @@ def capability_of(written: object, where: str) -> str:
         RequestError: It is no such word. The message lists those that are.
     """
     word = written.strip().lower().replace("-", "_").replace(" ", "_") if isinstance(written, str) else ""
-    known = {alias: capability for capability, aliases in CAPABILITY_OF.items() for alias in aliases}
-    if word in known:
-        return known[word]
+    if word in _KNOWN:
+        return _KNOWN[word]
     for part, capability in PARTS.items():
         if part in word:
             return capability

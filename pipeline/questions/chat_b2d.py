@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cache_schema.errors import ClipError, RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.attention import QUESTIONS
-from pipeline.bench2drive.clips import FRAME_RATE_HZ
+from pipeline.bench2drive.clips import FRAME_RATE_HZ, TAGS
 from pipeline.questions.bench2drive_frames import (
     check_images,
     folders_of,
@@ -59,7 +59,7 @@ class ChatB2dQuestions:
         frame_rate_hz=FRAME_RATE_HZ,
     )
     ground_truth = QUESTIONS
-    tags = ("scenario", "town", "route", "weather")
+    tags = TAGS
 
     def __init__(self, root: Path) -> None:
         self.root = absolute(root)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import ClipError
+from cache_schema.storage.atomic_io import sha256_of
 from cache_schema.vocabulary.attention import (
     CAPABILITIES,
     CAPABILITY,
@@ -71,14 +72,13 @@ class QuestionClip:
         An image that cannot be read counts as such.
         """
         images: dict[str, str | None] = {}
+        for written in self._first_questions():
+            try:
+                images[written] = sha256_of(self.folder / written)
+            except (OSError, ValueError):
+                images[written] = None
         digest = hashlib.sha256()
         for question in self.questions:
-            for written in question.images:
-                if written not in images:
-                    try:
-                        images[written] = _sha256(self.folder / written)
-                    except (OSError, ValueError):
-                        images[written] = None
             row = (
                 *(question.frame, question.question_id, question.capability),
                 *(question.question, question.answer, *(images[written] for written in question.images)),
@@ -92,17 +92,21 @@ class QuestionClip:
         Raises:
             ClipError: An image cannot be read.
         """
-        images: dict[str, ImageFile] = {}
+        first = self._first_questions()
+        return OpenQuestions(self, {written: self._image(written, asks) for written, asks in first.items()})
+
+    def _first_questions(self) -> dict[str, Question]:
+        """Return the first question about every image, by its path as it is written."""
+        first: dict[str, Question] = {}
         for question in self.questions:
             for written in question.images:
-                if written not in images:
-                    images[written] = self._image(written, question)
-        return OpenQuestions(self, images)
+                first.setdefault(written, question)
+        return first
 
     def _image(self, written: str, question: Question) -> ImageFile:
         file = self.folder / written
         try:
-            return ImageFile(written, file, _sha256(file))
+            return ImageFile(written, file, sha256_of(file))
         except (OSError, ValueError) as error:
             raise ClipError(
                 f"an image of clip {self.name} cannot be read, about which question {question.question_id} "
@@ -153,8 +157,3 @@ class OpenQuestions:
             answer=question.answer,
             images=tuple(self.images[written] for written in question.images),
         )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

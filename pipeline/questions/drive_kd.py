@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from cache_schema.errors import ClipError, RequestError
 from cache_schema.format.manifest import DataIdentity
 from cache_schema.vocabulary.attention import QUESTIONS
+from pipeline.bench2drive.clips import TAGS
 from pipeline.questions.capabilities import capability_of
 from pipeline.questions.documents import is_number, is_said, is_text, only_json, read_json
 from pipeline.questions.entries import Entry, Reading, selection
-from pipeline.questions.scenes import place_of
+from pipeline.questions.scenes import place_of, time_of
 from pipeline.source import absolute
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class DriveKdQuestions:
 
     kind = "questions"
     ground_truth = QUESTIONS
-    tags = ("scenario", "town", "route", "weather")
+    tags = TAGS
 
     def __init__(self, root: Path) -> None:
         self.file = only_json(absolute(root))
@@ -96,7 +97,6 @@ class DriveKdQuestions:
             return reading.count("entries without a list of paths of images are left out", where)
         named = f"{where} of {self.file}"
         place = place_of(images[0])
-        times = (place_of(image).time_us for image in images)
         key = next((key for key in CAPABILITY_KEYS if key in entry), "capability")
         frame = _number(entry, "frame", named)
         question_id = _number(entry, "question_id", named)
@@ -110,8 +110,7 @@ class DriveKdQuestions:
                 answer=answer,
                 images=tuple(images),
                 frame=place.frame if frame is None else frame,
-                # The cameras of one frame are not exposed at the same time.
-                time_us=min((time for time in times if time is not None), default=None),
+                time_us=time_of(images),
                 split=_split(entry, named),
             )
         )

@@ -10,7 +10,7 @@ from cache_schema.vocabulary.attention import QUESTIONS
 from pipeline.questions.documents import is_said, only_json, read_json
 from pipeline.questions.entries import Entry, Reading, selection
 from pipeline.questions.graphs import pairs_of
-from pipeline.questions.scenes import place_of
+from pipeline.questions.scenes import time_of
 from pipeline.source import absolute
 
 if TYPE_CHECKING:
@@ -70,13 +70,11 @@ class DriveLmQuestions:
             images = tuple(paths.values()) if isinstance(paths, dict) else ()
             if not images or not all(is_said(image) for image in images):
                 raise _misshapen(f"{where} in {self.file}")
-            times = (place_of(image).time_us for image in images)
             common = Entry(
                 where=where,
                 scene=scene,
                 images=images,
-                # The cameras of one frame are not exposed at the same time.
-                time_us=min((time for time in times if time is not None), default=None),
+                time_us=time_of(images),
             )
             yield from pairs_of(frame, common, reading, self.file)
 

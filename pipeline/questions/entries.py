@@ -137,7 +137,10 @@ def _given_side(scene: str, entries: list[Entry]) -> Split | None:
 def _refuse_images_on_both_sides(scenes: dict[str, list[Entry]], sides: dict[str, Split]) -> None:
     seen: dict[str, Entry] = {}
     for entries in scenes.values():
+        views: dict[tuple[str, ...], Entry] = {}
         for entry in entries:
+            views.setdefault(entry.images, entry)
+        for entry in views.values():
             for written in entry.images:
                 other = seen.setdefault(posixpath.normpath(written), entry)
                 if sides[other.scene] != sides[entry.scene]:

@@ -12,6 +12,8 @@ from pipeline.bench2drive.clips import ClipName, current_name, looks_like_clip
 from pipeline.bench2drive.splits import bench2drive_validation, split_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cache_schema.format.ledger import Split
 
 ONE_IN = 10
@@ -78,3 +80,9 @@ def clip_name(scene: str) -> str:
         return scene
     name = re.sub("[^A-Za-z0-9._-]", "_", scene).lstrip("._-")[:180] or "scene"
     return f"{name}-{hashlib.sha256(scene.encode()).hexdigest()[:8]}"
+
+
+def time_of(images: Iterable[str]) -> int | None:
+    """Return the earliest time of the images of a frame, whose cameras are not exposed at the same time."""
+    times = (place_of(image).time_us for image in images)
+    return min((time for time in times if time is not None), default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def make_current(device: str) -> None:
+def make_current(device: str | torch.device) -> None:
     """Make a GPU that is chosen by number the current one of this thread, which begins with the first."""
     chosen = torch.device(device)
     if chosen.type == "cuda" and chosen.index is not None:

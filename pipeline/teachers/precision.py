@@ -19,11 +19,11 @@ def compute_exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def check_supported(teacher: str, precision: str, quantize: str | None) -> None:
-    """Check the precision of a teacher that comes in each of ``TYPES``, and quantised in no way.
+def check_precision(precision: str) -> None:
+    """Check that a precision is one of ``TYPES``.
 
     Raises:
-        RequestError: It does not come so.
+        RequestError: It is not.
     """
     if precision not in TYPES:
         raise RequestError(
@@ -31,6 +31,15 @@ def check_supported(teacher: str, precision: str, quantize: str | None) -> None:
             expected=f"one of {', '.join(TYPES)}",
             repair="choose one of these precisions",
         )
+
+
+def check_supported(teacher: str, precision: str, quantize: str | None) -> None:
+    """Check the precision of a teacher that comes in each of ``TYPES``, and quantised in no way.
+
+    Raises:
+        RequestError: It does not come so.
+    """
+    check_precision(precision)
     if quantize is not None:
         raise RequestError(
             f"the teacher {teacher} does not come quantised as {quantize}",

@@ -66,7 +66,7 @@ def build_student(dataset: Dataset, trainable: Trainable, features: Sequence[str
     model = DriveKd(config, trainable)
     if ATTENTION_GROUPS in features:
         model.group_layers = _group_layers(dataset, own, model.depth)
-    weights = _weights(own)
+    weights = starting_weights(own)
     if trainable == "language":
         weights = {name: value for name, value in weights.items() if not name.startswith(SEES)}
     load_strictly(model, weights)
@@ -90,7 +90,8 @@ def student_dataset(dataset: Dataset) -> LatentDataset:
     return own[0]
 
 
-def _weights(own: LatentDataset) -> dict[str, Tensor]:
+def starting_weights(own: LatentDataset) -> dict[str, Tensor]:
+    """Return the weights that a student starts from, of the dataset that holds it."""
     spec = own.manifest.asset(STUDENT)
     assert spec is not None
     return load(own.asset_bytes(spec))
@@ -154,17 +155,25 @@ def _refuse_other_inputs(own: LatentDataset, teacher: LatentDataset) -> None:
         )
 
 
+def taught_layers(teacher: LatentDataset) -> tuple[int, ...] | None:
+    """Return the layers of a student that a teacher's groups of layers teach; None where it has none."""
+    attention = teacher.manifest.teacher.architecture.get("attention")
+    if not isinstance(attention, dict) or "groups" not in attention:
+        return None
+    return tuple(int(group[0]) for group in attention["groups"])
+
+
 def _group_layers(dataset: Dataset, own: LatentDataset, depth: int) -> tuple[int, ...]:
     """Return the layers of the student that learn from groups of the teacher's."""
     teacher = dataset.holder(ATTENTION_GROUPS)
     attention = teacher.manifest.teacher.architecture.get("attention")
-    if not isinstance(attention, dict) or "groups" not in attention:
+    layers = taught_layers(teacher)
+    if not isinstance(attention, dict) or layers is None:
         raise RequestError(
             f"{teacher} does not say which layers its {ATTENTION_GROUPS} stand for",
             expected="an architecture 'attention' in the manifest, with the groups of layers",
             repair="extract it again with this version",
         )
-    layers = tuple(int(group[0]) for group in attention["groups"])
     stored = teacher.feature(ATTENTION_GROUPS).shape[0]
     if attention.get("student_layers") != depth or len(layers) != stored or max(layers) >= depth:
         raise RequestError(

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 
 from cache_schema.errors import CheckpointError
 from cache_schema.vocabulary.attention import (
     ANSWER_START,
     CAPABILITY,
     IMAGE_RUNS,
-    STUDENT,
     TOKEN_IDS,
-    TOKENIZER,
 )
-from student.drive_kd.datasets import student_dataset
+from student.drive_kd.datasets import starting_weights, student_dataset
 from student.drive_kd.evaluation.texts import Texts
 from student.drive_kd.model import normalised
 from student.drive_kd.sample import image_feature, samples_of
@@ -54,16 +52,15 @@ def export_folder(model: nn.Module, dataset: Dataset, folder: Path, description:
     from transformers import GenerationConfig
 
     student = cast("DriveKd", model)
-    stop = Texts(dataset).stop
+    texts = Texts(dataset)
     folder.mkdir()
     config = copy.deepcopy(student.config)
     config.architectures, config.dtype = ["InternVLForConditionalGeneration"], torch.float32
     config.save_pretrained(folder)
-    GenerationConfig(eos_token_id=stop, pad_token_id=stop).save_pretrained(folder)
+    GenerationConfig(eos_token_id=texts.stop, pad_token_id=texts.stop).save_pretrained(folder)
     weights = {name: value.float().contiguous() for name, value in _weights(student, dataset).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer = dataset.holder(TOKEN_IDS).asset(TOKENIZER)["tokenizer_json"]
-    (folder / "tokenizer.json").write_bytes(tokenizer.tobytes())
+    (folder / "tokenizer.json").write_bytes(texts.file)
     (folder / DESCRIPTION).write_text(description)
     difference = _difference(folder, student, _first_sample(student, dataset), weights)
     if not difference <= TOLERANCE:
@@ -80,10 +77,7 @@ def _weights(student: DriveKd, dataset: Dataset) -> dict[str, Tensor]:
     own = student.state_dict()
     if student.trainable == "all":
         return own
-    holder = student_dataset(dataset)
-    spec = holder.manifest.asset(STUDENT)
-    assert spec is not None
-    return {**load(holder.asset_bytes(spec)), **own}
+    return {**starting_weights(student_dataset(dataset)), **own}
 
 
 def _first_sample(student: DriveKd, dataset: Dataset) -> Sample:

@@ -45,8 +45,8 @@ def products(gradients: Gradients, *, norms_only: bool = False) -> Tensor:
                 one, other = flat[i], flat[j]
                 if one is not None and other is not None:
                     rows[i][j] = rows[j][i] = torch.dot(one, other)
-        found.append(torch.stack([torch.stack(row) for row in rows]))
-    return torch.stack(found).double()
+        found += [value for row in rows for value in row]
+    return torch.stack(found).view(-1, len(gradients), len(gradients)).double()
 
 
 def add_combined(weights: Sequence[nn.Parameter], gradients: Gradients, coefficients: Tensor) -> None:

@@ -11,6 +11,7 @@ batch is a step.
 
 from __future__ import annotations
 
+from cache_schema.vocabulary.attention import CAPABILITIES
 from student.runs.config import RunConfig, TrainingConfig
 from student.runs.presets import changed
 
@@ -37,13 +38,11 @@ trained: the language model, as the paper's figure has it; with ``student.traina
 
 SUM = changed(DRIVE_KD, {"student.combination": "sum"})
 """Without projection."""
-COSINE = changed(
-    DRIVE_KD, {f"losses.{term}.distance": "cosine" for term in ("perception", "reasoning", "planning")}
-)
+COSINE = changed(DRIVE_KD, {f"losses.{term}.distance": "cosine" for term in CAPABILITIES})
 """The angle between maps in place of their squared difference."""
 CE = changed(
     DRIVE_KD,
-    {f"losses.{term}": "off" for term in ("perception", "reasoning", "planning")}
+    {f"losses.{term}": "off" for term in CAPABILITIES}
     | {"student.weighting": "static", "student.combination": "sum"},
 )
 """The answers alone: nothing of the teacher."""
@@ -51,7 +50,7 @@ CE = changed(
 
 def _single(term: str) -> RunConfig:
     """Return a run with one kind of attention, for samples of its capability; all samples teach answers."""
-    others = {f"losses.{other}": "off" for other in ("perception", "reasoning", "planning") if other != term}
+    others = {f"losses.{other}": "off" for other in CAPABILITIES if other != term}
     identity = {"perception": [1, 0, 0], "reasoning": [0, 1, 0], "planning": [0, 0, 1]}
     return changed(DRIVE_KD, others | {"student.pi": identity})
 

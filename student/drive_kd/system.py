@@ -24,7 +24,7 @@ from student.step import StepContext, StepOutput
 from student.system import build_losses, parse_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -102,12 +102,14 @@ class DriveKdSystem:
     ) -> StepOutput:
         samples = list(samples_of(batch, self.student.trainable))
         # What does not exist for a sample is a 0 that nothing is differentiated by.
-        found = [self._terms(cast("DriveKd", model), sample) for sample in samples]
+        shares = [self._shares(sample.capability) for sample in samples]
+        found = [
+            self._terms(cast("DriveKd", model), sample, share)
+            for sample, share in zip(samples, shares, strict=True)
+        ]
         losses = {}
         for name, loss in self.losses.items():
-            factors = [
-                loss.weight * warmth[name] * self._shares(s.capability).get(name, 0.0) for s in samples
-            ]
+            factors = [loss.weight * warmth[name] * share.get(name, 0.0) for share in shares]
             terms = [
                 terms[name] * factor for terms, factor in zip(found, factors, strict=True) if name in terms
             ]
@@ -117,9 +119,9 @@ class DriveKdSystem:
         sums = [torch.stack(list(terms.values())).detach().sum() for terms in found]
         return StepOutput(losses, (torch.stack(sums),))
 
-    def _terms(self, model: DriveKd, sample: Sample) -> dict[str, Tensor]:
+    def _terms(self, model: DriveKd, sample: Sample, shares: Iterable[str]) -> dict[str, Tensor]:
         """Return the unweighted terms that exist for a sample."""
-        active = {name: self.losses[name] for name in self._shares(sample.capability)}
+        active = {name: self.losses[name] for name in shares}
         output = model(
             sample.token_ids,
             sample.image_runs,

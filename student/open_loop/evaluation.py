@@ -104,9 +104,18 @@ class OpenLoopEvaluation(Evaluation):
 
     def numbers(self) -> dict[str, float | None]:
         """Return the student's L2 by column, its cosines, and what its system measures besides."""
-        cosines = {f"cosine {name}": found.cosine.value for name, found in self.similarity.items()}
-        measured = {name: found.value for name, found in self.measures.items()}
-        return {**self.l2_m["student"]["complete"], **cosines, **measured}
+        besides = {name: found.value for name, found in self._besides().items()}
+        return {**self.l2_m["student"]["complete"], **besides}
+
+    def intervals(self) -> dict[str, Interval]:
+        """See ``Evaluation``."""
+        errors, spread = self.l2_m["student"]["complete"], self.interval["student"]["complete"]
+        found = {name: spread.get(name) for name in errors}
+        found |= {name: estimate.interval for name, estimate in self._besides().items()}
+        return {name: interval for name, interval in found.items() if interval is not None}
+
+    def _besides(self) -> dict[str, Estimate]:
+        return {f"cosine {name}": found.cosine for name, found in self.similarity.items()} | self.measures
 
     def __rich__(self) -> Renderables:
         """Show it as tables that fit 80 columns."""

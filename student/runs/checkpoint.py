@@ -158,9 +158,7 @@ def save(
     }
     if average is not None:
         # What is no weight, such as a norm's statistics, belongs to the averaged weights as it is.
-        buffers = {name for name, _ in model.named_buffers()}
-        others = {name: value for name, value in model.state_dict().items() if name in buffers}
-        files["average.safetensors"] = {**others, **average}
+        files["average.safetensors"] = {**model.state_dict(), **average}
     if gradients:
         files["gradients.safetensors"] = gradients
     check_held(run)

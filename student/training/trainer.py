@@ -83,10 +83,7 @@ class Trainer:
         size, seed, shuffle = self.training.batch_size, self.training.seed, self.training.shuffle
         self.sampler = Sampler(samples.lengths, batch_size=size, seed=seed, shuffle=shuffle)
         torch.manual_seed(seed)
-        self.model = system.build(dataset)
-        if self.training.start_from is not None and checkpoint.latest(run) is None:
-            load_start(self.model, Path(self.training.start_from))
-        self.model.to(accelerator.device)
+        self.model = system.build(dataset).to(accelerator.device)
         self.adamw = adamw(self.model, self.training)
         self.epoch = self.step = 0
         self.sums = EpochSums()
@@ -101,6 +98,8 @@ class Trainer:
             self.sums = EpochSums(reached.samples, dict(reached.sums))
             if accelerator.scaler is not None and reached.scaler is not None:
                 accelerator.scaler.load_state_dict(reached.scaler)
+        elif self.training.start_from is not None:
+            load_start(self.model, Path(self.training.start_from))
         decay, saved = self.training.ema_decay, None if restored is None else restored.average
         self.average = None if decay is None else MovingAverage(self.model, decay, saved)
         self._freeze_unreached()

@@ -8,7 +8,6 @@ Dimension letters: n image, S side of the square.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 
 from cache_schema.errors import ClipError
+from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.attention import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
@@ -38,16 +38,14 @@ class PixelRecipe:
 
     size: int
     """S."""
-    mean: tuple[float, float, float] = PIXEL_MEAN
-    std: tuple[float, float, float] = PIXEL_STD
 
     def describe(self) -> dict[str, Any]:
         """Return what a teacher's identity says of it, as JSON values."""
         return {
             "size": self.size,
             "resample": "bicubic",
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(PIXEL_MEAN),
+            "std": list(PIXEL_STD),
             "tiles": 1,
         }
 
@@ -58,7 +56,7 @@ class PixelRecipe:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn (n, S, S, 3) uint8 into (n, 3, S, S) float32."""
-        mean, std = (pixels.new_tensor(x, dtype=torch.float32) for x in (self.mean, self.std))
+        mean, std = (pixels.new_tensor(x, dtype=torch.float32) for x in (PIXEL_MEAN, PIXEL_STD))
         return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
@@ -114,7 +112,7 @@ def decode(image: ImageFile) -> Image.Image:
             expected="every image that a question names",
             repair="restore the image",
         ) from error
-    if hashlib.sha256(content).hexdigest() != image.sha256:
+    if sha256_bytes(content) != image.sha256:
         raise ClipError(
             f"the image {image.file} changed since its clip was opened",
             expected=f"the file with sha256 {image.sha256}",

@@ -91,6 +91,7 @@ class AttentionTeacher:
     """
 
     kind = "questions"
+    fresh_inputs = True
 
     def __init__(
         self,

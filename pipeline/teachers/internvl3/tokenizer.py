@@ -6,7 +6,6 @@ these letters, so no question can pretend to hold an image, or to have ended.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from cache_schema.errors import CheckpointError
+from cache_schema.storage.atomic_io import sha256_bytes
 from cache_schema.vocabulary.attention import SPECIAL_TOKENS, TOKENIZER
 from pipeline.teachers.weights import refuse_placeholder
 
@@ -79,7 +79,7 @@ class QuestionTokenizer:
     @property
     def digest(self) -> str:
         """``sha256:...`` of the tokenizer.json."""
-        return f"sha256:{hashlib.sha256(self._content).hexdigest()}"
+        return f"sha256:{sha256_bytes(self._content)}"
 
     @property
     def size(self) -> int:

@@ -61,6 +61,7 @@ class StudentVision:
     """
 
     kind = "questions"
+    fresh_inputs = True
 
     def __init__(
         self,

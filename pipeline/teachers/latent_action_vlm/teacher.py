@@ -144,7 +144,7 @@ class LatentActionTeacher:
     def begin(self, slots: int) -> None:
         """Begin without memory: a frame depends on no other one."""
         del slots
-        make_current(str(self._device))
+        make_current(self._device)
 
     @torch.inference_mode()
     def step(self, batch: FrameBatch, state: None) -> tuple[dict[str, Tensor], None]:

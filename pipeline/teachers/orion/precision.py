@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cache_schema.errors import RequestError
 from pipeline.teachers.orion.network.attention import Attention
 from pipeline.teachers.orion.network.backbone import GatedMLP
-from pipeline.teachers.precision import TYPES
+from pipeline.teachers.precision import TYPES, check_precision
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.model import Orion
@@ -48,12 +48,7 @@ class PrecisionConfig:
     """One of ``QUANTIZATIONS``; None for none."""
 
     def __post_init__(self) -> None:
-        if self.precision not in TYPES:
-            raise RequestError(
-                f"there is no precision {self.precision!r}",
-                expected=f"one of {', '.join(TYPES)}",
-                repair="choose one of these precisions",
-            )
+        check_precision(self.precision)
         if self.quantize not in (None, *QUANTIZATIONS):
             raise RequestError(
                 f"there is no quantisation {self.quantize!r}",

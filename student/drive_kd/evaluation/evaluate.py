@@ -20,6 +20,7 @@ from cache_schema.vocabulary.attention import (
     QUESTION_ID,
     TOKEN_IDS,
 )
+from student.drive_kd.datasets import taught_layers
 from student.drive_kd.evaluation.compare import compare
 from student.drive_kd.evaluation.generate import greedy_replies
 from student.drive_kd.evaluation.overlap import require_sacrebleu
@@ -139,10 +140,8 @@ def measurable(model: DriveKd, dataset: Dataset) -> dict[str, Loss]:
         for name, loss in every.items()
         if all(stores(dataset, feature) for feature in loss.required_features)
     }
-    if REASONING in found:
-        attention = dataset.holder(ATTENTION_GROUPS).manifest.teacher.architecture.get("attention", {})
-        if [group[0] for group in attention.get("groups", ())] != list(model.group_layers):
-            del found[REASONING]  # made for a student of another depth, which this one was not trained with
+    if REASONING in found and taught_layers(dataset.holder(ATTENTION_GROUPS)) != model.group_layers:
+        del found[REASONING]  # made for a student of another depth, which this one was not trained with
     return found
 
 

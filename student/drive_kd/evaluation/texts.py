@@ -33,9 +33,10 @@ class Texts:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        content = dataset.holder(TOKEN_IDS).asset(TOKENIZER)["tokenizer_json"].tobytes()
+        self.file: bytes = dataset.holder(TOKEN_IDS).asset(TOKENIZER)["tokenizer_json"].tobytes()
+        """Content of the tokenizer's file."""
         try:
-            self._tokenizer = Tokenizer.from_str(content.decode())
+            self._tokenizer = Tokenizer.from_str(self.file.decode())
         except Exception as error:  # the library raises nothing more specific
             raise self._unfit(str(error)) from error
         ids = {token: self._tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}

@@ -336,7 +336,7 @@ def test_every_image_is_read_once(tmp_path, write_json, entry, monkeypatch):
         DriveKdQuestions(write_json([entry(question=f"{number}?") for number in range(5)])).select().clips
     )
     read = []
-    monkeypatch.setattr("pipeline.questions.clips._sha256", lambda file: read.append(file) or "00" * 32)
+    monkeypatch.setattr("pipeline.questions.clips.sha256_of", lambda file: read.append(file) or "00" * 32)
     clip.open()
     assert len(read) == 1
 

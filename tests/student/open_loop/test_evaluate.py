@@ -149,6 +149,17 @@ def test_groups_add_up(run, dataset_path):
     assert (command.name, command.clips) == ("follow", 3)
 
 
+def test_intervals_are_those_of_the_numbers_that_runs_are_compared_by(run, dataset_path):
+    found = evaluate(run, dataset_path, "all")
+    numbers, intervals = found.numbers(), found.intervals()
+    errors = found.l2_m["student"]["complete"]
+    assert intervals.keys() == {name for name in numbers if numbers[name] is not None}
+    for name in errors:
+        assert intervals[name] == found.interval["student"]["complete"][name]
+    for name, similarity in found.similarity.items():
+        assert intervals[f"cosine {name}"] == similarity.cosine.interval
+
+
 def shown(evaluation):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(evaluation)

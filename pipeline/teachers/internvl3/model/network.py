@@ -6,6 +6,7 @@ Names of weights are those of transformers' ``InternVLForConditionalGeneration``
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def configuration(sizes: InternVLSizes) -> InternVLConfig:
     return InternVLConfig(**copy.deepcopy(sizes.arguments()))
 
 
+@functools.cache
 def shapes(sizes: InternVLSizes) -> Shapes:
     """Return every weight of a whole model."""
     with torch.device("meta"):
