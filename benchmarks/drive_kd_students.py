@@ -45,7 +45,7 @@ def main(
     folder: Annotated[Path | None, typer.Option(help="Kept; without it, everything is made anew.")] = None,
     clips: Annotated[int, typer.Option(help="Synthetic clips of 60 frames.")] = 48,
     every: Annotated[int, typer.Option(help="Ask about one frame in so many.")] = 4,
-    epochs: Annotated[int, typer.Option(help="Of each run.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Of each run.")] = 10,
     seeds: Annotated[int, typer.Option(help="Runs of each preset.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Few clips, one seed: within two minutes.")] = False,
     out: Annotated[Path | None, typer.Option(help="File of the results.")] = None,

@@ -91,10 +91,8 @@ PrecisionChoice = Annotated[
 ]
 QuantizeChoice = Annotated[Quantize | None, typer.Option("--quantize", help="Quantise the language model.")]
 CompileChoice = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Compile the teacher's layers: twice as fast on a GPU, the bits may differ by run."
-    ),
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the teacher's layers. [default: on a GPU]"),
 ]
 Fields = Annotated[
     list[str] | None,
@@ -169,7 +167,7 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Run a few real frames first.")] = False,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
-    compiled: CompileChoice = False,
+    compiled: CompileChoice = None,
     fields: Fields = None,
     signals: Signals = None,
     device: Device = None,
@@ -221,7 +219,7 @@ def extract(
     ] = None,
     precision: PrecisionChoice = Precision.FP32,
     quantize: QuantizeChoice = None,
-    compiled: CompileChoice = False,
+    compiled: CompileChoice = None,
     fields: Fields = None,
     signals: Signals = None,
     device: Device = None,

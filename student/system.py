@@ -173,6 +173,11 @@ class System(Protocol):
         ...
 
     @property
+    def terms(self) -> nn.Module | None:
+        """What a step computes of the network's outputs, to be compiled with it; None for nothing."""
+        ...
+
+    @property
     def gradients(self) -> GradientRule:
         """How they become one gradient."""
         ...

@@ -64,11 +64,11 @@ def load_teacher(
     device: str | None = None,
     precision: str = "fp32",
     quantize: str | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     options: Mapping[str, str] = {},
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a preset's teacher; by default on this machine's GPU, if it has one.
+    """Load a preset's teacher; by default on this machine's GPU, if it has one, and there compiled.
 
     Args:
         name: As of ``teacher_preset``.
@@ -93,7 +93,7 @@ def load_teacher(
             device=device,
             precision=precision,
             quantize=quantize,
-            compile=compile,
+            compile=torch.device(device).type == "cuda" if compile is None else compile,
             progress=progress,
         )
     except torch.OutOfMemoryError as error:

@@ -1,10 +1,17 @@
-"""Number formats that teachers compute in."""
+"""Number formats that teachers compute in, and the order in which they add up."""
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cache_schema.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision -> type of the weights of a teacher's large parts."""
@@ -17,6 +24,17 @@ def compute_exact_float32() -> None:
     torch.backends.fp32_precision = "ieee"  # ty: ignore[missing-attribute]  # the module is an object
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def attention_in_fixed_order() -> Generator[None]:
+    """Attend with kernels that give the same bits from run to run for a single query, too.
+
+    cuDNN, torch's first choice on Hopper GPUs, splits the keys of a single query among processors, and adds
+    up what they find in no fixed order. For many queries it does not.
+    """
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 def check_precision(precision: str) -> None:

@@ -60,9 +60,9 @@ SINGLE_REASONING = _single("reasoning")
 SINGLE_PLANNING = _single("planning")
 
 _ON_A_LAPTOP = {
-    "epochs": 5,
-    "batch_size": 8,
-    "learning_rate": 2e-3,
+    "epochs": 10,
+    "batch_size": 16,
+    "learning_rate": 3e-3,
     "schedule": "cosine",
     "warmup_steps": 50,
     "precision": "fp32",

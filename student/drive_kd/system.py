@@ -49,6 +49,7 @@ class DriveKdSystem:
                 expected=f"{ANSWER_CE}, whose gradient leads, and which reaches every weight",
                 repair=f"use --set losses.{ANSWER_CE}=on",
             )
+        self.terms = None
         self.gradients = DriveKdRule(self.student, self.losses)
 
     @property

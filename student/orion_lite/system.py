@@ -25,6 +25,7 @@ from student.orion_lite.teacher_heads import TeacherHeads
 from student.step import StepContext, StepOutput
 from student.system import build_losses, parse_options
 from student.training.gradients import SumOfLosses
+from student.training.terms import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,7 @@ class OrionLiteSystem:
     def __init__(self, student: Mapping[str, Any], losses: Mapping[str, Mapping[str, Any]]) -> None:
         self.student = parse_options(OrionLiteConfig, student, "student")
         self.losses = build_losses(LOSSES, losses, Loss)
+        self.terms = Terms(self.losses)
         self.gradients = SumOfLosses()
 
     def required_features(self) -> tuple[str, ...]:
@@ -87,17 +89,15 @@ class OrionLiteSystem:
             noise=context.randn(1, planner.latent),
             latent="future",
         )
-        losses = {
-            name: loss.warmed_up(loss(predicted, batch), context.step) for name, loss in self.losses.items()
-        }
-        return StepOutput(losses, _outputs(predicted))
+        losses = self.terms(predicted, batch)
+        warm = {name: loss.warmed_up(losses[name], context.step) for name, loss in self.losses.items()}
+        return StepOutput(warm, _outputs(predicted))
 
     def validation_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Plan deterministically, from the distribution that does not know the ground truth."""
         batch = masked(batch, self.student.mask)
         predicted = model(batch[SCENE_QUERIES], batch[EGO_TOKEN], trajectory=batch["ego_trajectory"])
-        losses = {name: loss(predicted, batch) for name, loss in self.losses.items()}
-        return StepOutput(losses, _outputs(predicted))
+        return StepOutput(self.terms(predicted, batch), _outputs(predicted))
 
     def evaluate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,15 +62,17 @@ def join_processes(
     return accelerator
 
 
-def compile_whole(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile a network as one graph, with a backend of torch.compile.
+def compile_whole(model: nn.Module, device: torch.device, backend: str = "inductor") -> None:
+    """Compile a module as one graph, with a backend of torch.compile.
 
     In place, and so below what exchanges gradients between processes, which is no part of a graph. On a GPU a
     pass is one CUDA graph: to launch its kernels one by one takes longer than they run.
     """
     # A recurrent layer would end the graph; this takes it as the products and sums of its steps.
     torch._dynamo.config.allow_rnn = True  # ty: ignore[invalid-assignment]  # its type is inferred
-    graphs = backend == "inductor" and next(model.parameters()).is_cuda
+    # Dynamo asks every input for its gradient, which torch warns of for the outputs of another graph.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+    graphs = backend == "inductor" and device.type == "cuda"
     options = {"triton.cudagraphs": True} if graphs else None
     model.compile(fullgraph=True, backend=backend, options=options)
 

@@ -108,7 +108,9 @@ class Trainer:
         self.network = accelerator.prepare_model(self.model, evaluation_mode=system.gradients.separate)
         self.optimizer = accelerator.prepare_optimizer(self.adamw)
         if self.training.compile:
-            compile_whole(self.model)
+            compile_whole(self.model, accelerator.device)
+            if system.terms is not None:
+                compile_whole(system.terms, accelerator.device)
         self.metrics = DeferredMetrics(accelerator, (*system.losses, "total"))
         self.log: RunLog | None = None
         self.progress = progress if accelerator.is_main_process else SILENT

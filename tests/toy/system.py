@@ -125,6 +125,7 @@ class Toy:
     def __init__(self, student, losses) -> None:
         self.student = parse_options(ToyConfig, student, "student")
         self.losses = build_losses(LOSSES, losses, LossConfig)
+        self.terms = None
         self.gradients = Projection(active=self.student.projection)
         self.exports = {".json": export_json, "": export_folder}
 

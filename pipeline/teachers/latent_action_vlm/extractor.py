@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from pipeline.teachers.latent_action_vlm.images import MERGED, grid_of, patches
+from pipeline.teachers.precision import attention_in_fixed_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,13 +78,14 @@ def latent_actions(
     states, logits, codes = [], [], []
     visual = None
     for step in range(count):
-        output = language_model(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            position_ids=places,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        with attention_in_fixed_order():
+            output = language_model(
+                inputs_embeds=embedded,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
         visual = output[of_image] if visual is None else visual
         states.append(output[:, -1])
         logits.append(F.linear(states[-1].float(), code_rows))

@@ -62,7 +62,7 @@ def nearest(positions: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
     the lanes that they belong to.
     """
     points = lanes.flatten(1, 2)  # (B, L P, 2)
-    distance = torch.cdist(positions, points, compute_mode="donot_use_mm_for_euclid_dist")  # (B, T, L P)
+    distance = torch.linalg.vector_norm(positions[:, :, None] - points[:, None], dim=-1)  # (B, T, L P)
     index = distance.argmin(dim=-1)  # (B, T)
     batch = torch.arange(len(lanes), device=lanes.device)[:, None]
     return points[batch, index], lanes[batch, index // lanes.shape[2]]

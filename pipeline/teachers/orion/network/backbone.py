@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.teachers.orion.network.gated_norm import gated_norm
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -124,11 +126,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        gated = F.silu(self.w1(x)) * self.w2(x)
-        normed = self.ffn_ln(gated[..., : self.hidden])
-        if beyond := gated.shape[-1] - self.hidden:
-            normed = F.pad(normed, (0, beyond))
-        return self.w3(normed)
+        norm = self.ffn_ln
+        return self.w3(gated_norm(self.w1(x), self.w2(x), norm.weight, norm.bias, norm.eps))
 
     def padded(self, leaf: str, weight: Tensor) -> Tensor:
         """Return one of its weights with zeros for channels up to a multiple of ``ALIGNED``.

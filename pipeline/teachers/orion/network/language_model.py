@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
 from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
+from pipeline.teachers.precision import attention_in_fixed_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +152,8 @@ def at_last_position(
     cos, sin = rotation
     q, k = rotate(q, (cos[:, -1:], sin[:, -1:])), rotate(k, rotation)
     _, k, v = Projected(q, k, v).behind(prefix)
-    mixed = F.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, D)
+    with attention_in_fixed_order():
+        mixed = F.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, D)
     here = x[:, -1] + attention.o_proj(mixed)
     return here + layer.mlp(layer.post_attention_layernorm(here))
 

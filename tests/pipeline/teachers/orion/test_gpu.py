@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.teachers.orion.images import _per_channel
+from pipeline.teachers.orion.network.gated_norm import gated_norm
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.precision import TYPES, attention_in_fixed_order
 
 WAITS = {"_local_scalar_dense", "nonzero", "item", "unique_consecutive", "masked_select", "equal"}
 """Operators whose result the host has to wait for."""
@@ -133,6 +135,33 @@ def test_tensor_cores_compute_linear_maps_and_attention_of_the_heads(precision, 
     exact, _ = tiny.forward(frame_of("a", 0), tiny.begin(1))
     error = (output.planning_token - exact.planning_token).norm() / exact.planning_token.norm()
     assert (1e-6 < error < 1e-2) if rounded else error == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", TYPES)
+def test_a_gpu_norms_gated_channels_in_one_pass_as_a_cpu_does(precision, compiled):
+    hidden, width, eps = 170, 192, 1e-6
+    drawn = torch.Generator().manual_seed(0)
+    gate, value = (torch.randn(3, 7, width, generator=drawn) for _ in range(2))
+    scale, shift = (torch.randn(hidden, generator=drawn) for _ in range(2))
+    given = [x.to(TYPES[precision]) for x in (gate, value, scale, shift)]
+    exact = gated_norm(*(x.double() for x in given), eps)
+    norm = torch.compile(gated_norm, fullgraph=True) if compiled else gated_norm
+    found = norm(*(x.cuda() for x in given), eps).cpu()
+    assert found.dtype == TYPES[precision]
+    assert not found[..., hidden:].any()
+    assert (found - exact).norm() <= torch.finfo(found.dtype).eps * exact.norm()
+
+
+@pytest.mark.gpu
+def test_a_single_query_attends_in_fixed_order():
+    drawn = torch.Generator().manual_seed(0)
+    query = torch.randn(8, 32, 1, 128, generator=drawn).cuda().half()
+    key, value = (torch.randn(8, 32, 597, 128, generator=drawn).cuda().half() for _ in range(2))
+    with attention_in_fixed_order():
+        first, *others = (F.scaled_dot_product_attention(query, key, value) for _ in range(50))
+    assert all(first.equal(other) for other in others)
 
 
 @pytest.mark.gpu
