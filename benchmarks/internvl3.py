@@ -145,9 +145,7 @@ def main(
     dry = dry or device == "cpu"
     preset, student = presets(device, dry=dry)
     options = preset.configured({"student_layers": str(student.sizes.language.layers)})
-    record = Record(
-        "internvl3", out, quick=dry, presets=[preset.name, student.name], precision=precision
-    )
+    record = Record("internvl3", out, quick=dry, presets=[preset.name, student.name], precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         write_demo_data(data, clips=4, frames=10, seed=0)
