@@ -94,7 +94,7 @@ class EgoTracker:
         mode: ``parity`` or ``corrected``.
 
     Raises:
-        RequestError: The route has less than two nodes, values that are not finite, or lists of unequal length.
+        RequestError: The route has less than two nodes, or one without a position or an option.
     """
 
     def __init__(self, plan: RoutePlan, mode: Mode) -> None:
@@ -112,7 +112,7 @@ class EgoTracker:
         self._origin = np.zeros(2)
 
     def check_start(self, sensors: Sensors) -> None:
-        """Find maps, routes and sensors that do not belong together, before 220 routes are driven for nothing.
+        """Find maps, routes and sensors that do not belong together, before all routes are driven for nothing.
 
         ``step`` calls it at the first tick.
 
@@ -134,7 +134,7 @@ class EgoTracker:
             raise RequestError(
                 f"at the first tick, the GPS is {start:.0f} m away from the first node of the route",
                 expected=f"at most {FARTHEST_START_M:g} m: the ego starts there",
-                repair="use the CARLA client of the server's version (others flip latitudes), and the route's town",
+                repair="load the route's town, and use the CARLA client of the server's version",
             )
 
     def step(self, sensors: Sensors) -> EgoState:

@@ -29,7 +29,11 @@ class MapReference(NamedTuple):
     longitude: float
 
     def metres(self, gps: ArrayLike) -> np.ndarray:
-        """Return (..., 2) positions in CARLA's world, x east and y south, of (..., 2) latitudes and longitudes."""
+        """Return positions in CARLA's world, x east and y south.
+
+        Args:
+            gps: (..., 2) latitudes and longitudes, degrees.
+        """
         latitude, longitude = np.moveaxis(np.asarray(gps, dtype=np.float64), -1, 0)
         radius = _radius_at(self.latitude)
         x = radius * np.radians(longitude - self.longitude)
@@ -55,10 +59,10 @@ class MapReference(NamedTuple):
 
     @classmethod
     def as_the_agent_solves_it(cls, gps: ArrayLike, world: ArrayLike) -> MapReference:
-        """Find what ORION's agent takes for the reference: its longitude is wrong where the latitude is not 0.
+        """Find what ORION's agent takes for the reference: only where its latitude is 0, the longitude is right.
 
         The agent's equation multiplies x by the latitude of the reference, in degrees, and its solver stops
-        before even that is solved. Plan and positions are all shifted by the same metres, up to 200 km.
+        before even that is solved. Route and positions are all shifted by the same metres, up to 200 km.
 
         Args:
             gps: (2) latitude and longitude of the first node, degrees.
@@ -69,9 +73,15 @@ class MapReference(NamedTuple):
         def residuals(reference: np.ndarray) -> np.ndarray:
             latitude, longitude = reference.tolist()
             cosine = math.cos(math.radians(latitude))
-            easting = math.degrees(latitude * x / EARTH_RADIUS_M)
-            northing = EARTH_RADIUS_M * cosine * (_mercator(node_latitude) - _mercator(latitude))
-            return np.array([(node_longitude - longitude) * cosine - easting, northing + y])
+            # Roundings decide where the search ends: the sums are the agent's, in its order.
+            easting = x * latitude * 180 / (math.pi * EARTH_RADIUS_M)
+            radius = EARTH_RADIUS_M * cosine
+            return np.array(
+                [
+                    node_longitude * cosine - easting - cosine * longitude,
+                    _mercator(node_latitude) * radius + y - radius * _mercator(latitude),
+                ]
+            )
 
         return cls(*solve(residuals, np.zeros(2)).tolist())
 
