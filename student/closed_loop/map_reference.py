@@ -52,14 +52,14 @@ class MapReference(NamedTuple):
         # Newton's method: the digits double at each step, and the node is within a degree of the reference.
         latitude = node_latitude
         for _ in range(6):
-            phi, ahead = math.radians(latitude), _mercator(latitude) - _mercator(node_latitude)
-            miss = math.cos(phi) * ahead - y / EARTH_RADIUS_M
-            latitude -= math.degrees(miss / (1 - math.sin(phi) * ahead))
-        return cls(latitude, node_longitude - math.degrees(x / _radius_at(latitude)))
+            phi, ahead = np.radians(latitude), _mercator(latitude) - _mercator(node_latitude)
+            miss = np.cos(phi) * ahead - y / EARTH_RADIUS_M
+            latitude -= np.degrees(miss / (1 - np.sin(phi) * ahead))
+        return cls(float(latitude), float(node_longitude - np.degrees(x / _radius_at(latitude))))
 
     @classmethod
     def as_the_agent_solves_it(cls, gps: ArrayLike, world: ArrayLike) -> MapReference:
-        """Find what ORION's agent takes for the reference: only where its latitude is 0, the longitude is right.
+        """Find what ORION's agent takes for the reference: off the equator, the longitude is wrong.
 
         The agent's equation multiplies x by the latitude of the reference, in degrees, and its solver stops
         before even that is solved. Route and positions are all shifted by the same metres, up to 200 km.
@@ -88,7 +88,7 @@ class MapReference(NamedTuple):
 
 def _radius_at(latitude: float) -> float:
     """Radius of a circle of latitude in degrees, metres."""
-    return EARTH_RADIUS_M * math.cos(math.radians(latitude))
+    return EARTH_RADIUS_M * np.cos(np.radians(latitude))
 
 
 def _mercator(latitude: ArrayLike) -> np.ndarray:

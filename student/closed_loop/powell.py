@@ -1,7 +1,7 @@
 """Powell's hybrid method for systems of equations, as MINPACK's ``hybrd`` does it.
 
 ORION's agent takes what it returns for its map reference, and that is not always a solution: the same values
-are met only on the same way. MINPACK keeps the factors of the Jacobian; they cancel out of every step, so that
+are met only on the same way. MINPACK keeps the factors of the Jacobian; they cancel out of every step, and
 the Jacobian itself is kept here.
 
 Source: M. J. D. Powell, "A hybrid method for nonlinear equations" (1970); J. J. Moré, B. S. Garbow,

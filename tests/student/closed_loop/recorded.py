@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from student.closed_loop.ego import RoutePlan, Sensors
+from student.closed_loop.inputs import RoutePlan, Sensors
 from tests.paths import GOLDEN
 
 AGENT = GOLDEN / "closed_loop" / "agent"
