@@ -1,4 +1,4 @@
-"""Systems of MINPACK's tests and others: where ``hybrd`` ends, at a root or not, and after how many evaluations.
+"""Systems of MINPACK's tests and others: where ``hybrd`` ends, root or not, and after how many evaluations.
 
 Recorded with ``scipy.optimize.fsolve`` of SciPy 1.17.1, without the two by which it looks at shapes.
 """
