@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cache_schema.errors import FeatureError
 from student.closed_loop.controller import AgentController, WaypointController
 from tests.student.closed_loop.recorded import read
 
@@ -63,3 +64,11 @@ def test_the_agents_controller_remembers_while_it_does_not_accelerate():
     plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
     for speed in (6.0, 6.0, 4.0):
         assert agent.step(plan, speed).steer == follows.step(plan, speed).steer
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_control_is_made_up_for_a_plan_that_is_none(value):
+    plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
+    plan[5, 0] = value
+    with pytest.raises(FeatureError, match="NaN or infinity"):
+        AgentController().step(plan, 3.0)
