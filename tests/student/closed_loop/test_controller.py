@@ -3,7 +3,7 @@ import pytest
 
 from cache_schema.errors import FeatureError
 from student.closed_loop.controller import AgentController, WaypointController
-from tests.student.closed_loop.recorded import read
+from tests.student.closed_loop.recorded import DRIVES, read
 
 
 def straight(step_m):
@@ -49,6 +49,17 @@ def test_every_recorded_call():
         found = [control.steer, control.throttle, control.brake, control.desired_speed_m_s, control.angle]
         expected = [call[name] for name in ("steer", "throttle", "brake", "desired_speed", "angle")]
         assert [*found, *control.aim] == pytest.approx([*expected, *call["aim"]], rel=0, abs=1e-6)
+
+
+@pytest.mark.parametrize("path", DRIVES, ids=lambda path: path.stem)
+def test_every_tick_of_the_recorded_drives(path):
+    controller = AgentController()
+    for tick in read(path.name)["ticks"]:
+        plan, expected = np.array(tick["in"]["plan"], dtype=np.float32), tick["out"]
+        control = controller.step(plan, tick["in"]["speed"])
+        found = [control.steer, control.throttle, control.brake, control.desired_speed_m_s, control.angle]
+        expected = [*expected["control"], expected["desired_speed"], expected["angle"], *expected["aim"]]
+        assert [*found, *control.aim] == pytest.approx(expected, rel=0, abs=1e-6)
 
 
 def test_above_5_m_s_the_agent_does_not_accelerate():
