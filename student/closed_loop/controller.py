@@ -1,8 +1,6 @@
 """Follow waypoints: steering, throttle and brake from a plan and the present speed.
 
-For the closed-loop agent, still to come, that drives a student in CARLA.
-
-Source: spec Bench2Drive 6, the controller of ORION's closed-loop agent.
+Source: spec Bench2Drive 6 and closed loop 3, ORION's closed-loop agent and its controller.
 """
 
 from __future__ import annotations
@@ -13,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+
+from cache_schema.errors import FeatureError
 
 STEP_S = 0.5
 """Time between waypoints."""
@@ -83,3 +83,32 @@ class WaypointController:
         error = min(max(desired - speed_m_s, 0.0), self.speed_error_limit_m_s)
         throttle = min(max(self._speed(error), 0.0), self.throttle_limit)
         return Control(steer, 0.0 if brake else throttle, float(brake), desired, angle, (x, y))
+
+
+class AgentController:
+    """The controls that ORION's agent sends: a ``WaypointController`` that does not accelerate when fast.
+
+    Make a new one for every route. The agent's other rules, on small brakes and on throttle beside a brake,
+    and its limits change nothing: the controller brakes fully, without throttle, or not at all.
+    """
+
+    fastest_m_s = 5.0
+    """Above this speed there is no throttle, whatever the plan."""
+
+    def __init__(self) -> None:
+        self._controller = WaypointController()
+
+    def step(self, waypoints: np.ndarray, speed_m_s: float) -> Control:
+        """Follow a plan for one tick; see ``WaypointController.step``.
+
+        Raises:
+            FeatureError: The plan is not finite, and nothing follows from it.
+        """
+        if not np.isfinite(waypoints).all():
+            raise FeatureError(
+                "the plan of the policy holds NaN or infinity",
+                expected="six positions in metres",
+                repair="look at the run's losses, and serve an earlier checkpoint",
+            )
+        control = self._controller.step(waypoints, speed_m_s)
+        return control._replace(throttle=0.0) if speed_m_s > self.fastest_m_s else control
