@@ -84,6 +84,12 @@ def compare(first: Score, second: Score) -> Comparison:
             expected="two scores over the same routes",
             repair="score both over one list",
         )
+    if first.rehearsal != second.rehearsal:
+        raise RequestError(
+            "one of two evaluations is a rehearsal",
+            expected="two in the simulator, or two rehearsals of one kind",
+            repair="compare like with like",
+        )
     single = first.repetitions == second.repetitions == 1
     official = _paired(pairs, single)
     common = [(a, b) for a, b in pairs if a.drives and b.drives]

@@ -1,53 +1,41 @@
 """Under what an evaluation was driven, which a score depends on as much as on the weights.
 
-Beside the results may lie ``conditions.json``, an object with the fields of ``Recorded``, and
-``attempts.jsonl``, a line ``{"route": ...}`` for each time that a route was begun.
+Beside the results may lie ``drive.json``, an object with what was served and where it drove, and
+``attempts.jsonl``, with a line of ``"event": "began"`` and ``"route"`` for each time that a route was begun.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.json_lines import read_json_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CONDITIONS, ATTEMPTS = "conditions.json", "attempts.jsonl"
+CONDITIONS, ATTEMPTS = "drive.json", "attempts.jsonl"
+WANTED = ("mode", "every", "gpu", "carla_server", "carla_client")
+"""Fields whose absence is told: what the student was shown, ticks between two runs of its network, the GPU,
+and the versions of the simulator and of its Python package."""
+
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
-class Recorded(BaseModel):
-    """What only the evaluation itself can tell; None where it did not."""
+class Conditions(BaseModel):
+    """What is known of it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: str | None = None
-    """``parity`` or ``corrected``: what the student was shown."""
-    every: int | None = None
-    """Ticks of 1/20 s from one run of the network to the next."""
-    gpu: str | None = None
-    server: str | None = None
-    """Version of CARLA."""
-    client: str | None = None
-    """Version of the Python package ``carla``."""
-    student: str | None = None
-
-
-class Conditions(Recorded):
-    """What is known, and how often routes were begun."""
-
-    attempts: int | None = None
-    """Of all routes."""
-    repeated: tuple[str, ...] = ()
-    """Routes that were begun more than once."""
-
-
-class _Attempt(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    route: str
+    told: dict[str, Any]
+    """The content of ``drive.json``."""
+    attempts: int | None
+    """How often routes were begun; None where that was not recorded."""
+    repeated: dict[str, int]
+    """Attempts at the routes that were begun more than once."""
 
 
 def read_conditions(results: Path) -> Conditions:
@@ -57,20 +45,19 @@ def read_conditions(results: Path) -> Conditions:
         RequestError: A file is damaged.
     """
     folder = results if results.is_dir() else results.parent
-    told, attempts = folder / CONDITIONS, folder / ATTEMPTS
-    begun: list[str] = []
+    told, log = folder / CONDITIONS, folder / ATTEMPTS
     try:
-        read = Recorded.model_validate_json(told.read_bytes()) if told.is_file() else Recorded()
-        if attempts.is_file():
-            lines = attempts.read_text("utf-8").splitlines()
-            begun = [_Attempt.model_validate_json(line).route for line in lines if line.strip()]
-    except (ValidationError, UnicodeDecodeError) as error:
+        known = _OBJECT.validate_json(told.read_bytes()) if told.is_file() else {}
+    except ValidationError as error:
         raise RequestError(
-            f"the conditions of the evaluation in {folder} cannot be read: {error}",
-            expected=f"{CONDITIONS} and {ATTEMPTS} as `teachonce drive` writes them, or neither",
-            repair="move the damaged file away",
+            f"the conditions of the evaluation, {told}, cannot be read: {error.errors()[0]['msg']}",
+            expected="a JSON object, as `teachonce drive` writes it, or no such file",
+            repair="restore the file, or move it away",
         ) from error
-    again = tuple(route for route in dict.fromkeys(begun) if begun.count(route) > 1)
+    lines = read_json_lines(log, ("event", "route"))
+    begun = Counter(str(line["route"]) for line in lines if line["event"] == "began")
     return Conditions(
-        **read.model_dump(), attempts=len(begun) if attempts.is_file() else None, repeated=again
+        told=known,
+        attempts=begun.total() if log.is_file() else None,
+        repeated={route: count for route, count in begun.items() if count > 1},
     )

@@ -6,12 +6,13 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache_schema.errors import RequestError
+from student.scoring.conditions import CONDITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
     from pathlib import Path
 
     from student.scoring import Keep
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 FINISHED = ("Completed", "Perfect")
 """Statuses of a route that was driven to its end."""
-CRASHED = "Failed - Simulation crashed"
-"""Status of a drive that the simulator ended."""
+CRASHED, STARTED = "Failed - Simulation crashed", "Started"
+"""Statuses of a drive that the simulator ended, or that has not ended."""
 MERGED = "merged.json"
 """Part of the name of files that repeat the records of others."""
 MIN_SPEED = "min_speed_infractions"
@@ -73,24 +74,32 @@ class Drive(_FromLeaderboard):
         )
 
 
+class _Checkpoint(_FromLeaderboard):
+    records: tuple[Drive, ...]
+    progress: tuple[int, int] = (0, 0)
+    """How many routes are done, and of how many."""
+
+
+class ResultFile(_FromLeaderboard):
+    """A file of the leaderboard, as it stands after every route."""
+
+    checkpoint: _Checkpoint = Field(alias="_checkpoint")
+    entry_status: str = ""
+    rehearsal: str | None = None
+    """What stood in for the simulator, if anything did."""
+
+
 class Results(NamedTuple):
     """The drives of an evaluation, and what else lies in its folder."""
 
     drives: tuple[Drive, ...]
     """Every repetition of a route at most once."""
-    files: int
-    """That hold records, or have room for them."""
-    without_records: tuple[str, ...] = ()
-    """Names of files whose evaluation recorded no drive."""
+    files: dict[str, ResultFile]
+    """By name."""
     not_read: tuple[str, ...] = ()
     """Names of JSON files that hold no records, or repeat those of others."""
     dropped: tuple[str, ...] = ()
     """Records of drives that are there again, by file, which ``keep`` let go."""
-
-
-class _Found(NamedTuple):
-    file: str
-    drive: Drive
 
 
 def read_results(path: Path, keep: Keep | None = None) -> Results:
@@ -105,26 +114,18 @@ def read_results(path: Path, keep: Keep | None = None) -> Results:
         RequestError: There are no results, a file is damaged, or a drive is recorded more than once.
     """
     paths = [path] if path.is_file() else sorted(path.glob("*.json"))
-    found: list[_Found] = []
-    without, not_read = [], []
-    files = 0
-    for file in paths:
-        drives = None if MERGED in file.name and file != path else _records(file)
-        if drives is None:
-            not_read.append(file.name)
-            continue
-        files += 1
-        found += [_Found(file.name, drive) for drive in drives]
-        if not drives:
-            without.append(file.name)
+    merged = [file.name for file in paths if MERGED in file.name and file != path]
+    read = {file.name: _read(file) for file in paths if file.name not in merged}
+    files = {name: content for name, content in read.items() if content is not None}
     if not files:
         raise RequestError(
             f"{path} holds no results" if path.exists() else f"{path} does not exist",
             expected="a checkpoint of Bench2Drive's leaderboard, or a folder of such .json files",
             repair="name what --checkpoint of the evaluation named, or the folder around it",
         )
-    kept, dropped = _once_each(found, keep)
-    return Results(kept, files, tuple(without), tuple(not_read), dropped)
+    kept, dropped = _once_each(files, keep)
+    others = [name for name in read if name not in files and name != CONDITIONS]
+    return Results(kept, files, (*merged, *others), dropped)
 
 
 def of_list(drives: tuple[Drive, ...], listed: RouteList) -> tuple[tuple[Drive, ...], tuple[str, ...]]:
@@ -159,52 +160,41 @@ def of_list(drives: tuple[Drive, ...], listed: RouteList) -> tuple[tuple[Drive, 
     return tuple(inside), tuple(outside)
 
 
-def _records(file: Path) -> tuple[Drive, ...] | None:
-    """Return the drives of a file; None where it is no checkpoint."""
+def _read(file: Path) -> ResultFile | None:
+    """Return the content of a file; None where it is no checkpoint."""
     try:
         content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise _damaged(file, f"it is no whole JSON: {error}") from error
-    checkpoint = content.get("_checkpoint") if isinstance(content, dict) else None
-    records = checkpoint.get("records") if isinstance(checkpoint, dict) else None
-    if records is None:
-        return None
-    try:
-        return _DRIVES.validate_python(records)
+        checkpoint = content.get("_checkpoint") if isinstance(content, dict) else None
+        if not isinstance(checkpoint, dict) or "records" not in checkpoint:
+            return None
+        return ResultFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _damaged(file, f"record {where}: {first['msg']}") from error
-
-
-_DRIVES = TypeAdapter(tuple[Drive, ...])
-
-
-def _damaged(file: Path, why: str) -> RequestError:
-    return RequestError(
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        why = f"it is no whole JSON: {error}"
+    raise RequestError(
         f"the results {file} cannot be read: {why}",
         expected="a whole file as the leaderboard writes it",
         repair="drive its routes again, or move the file away: its routes then count as missing",
     )
 
 
-def _once_each(found: list[_Found], keep: Keep | None) -> tuple[tuple[Drive, ...], tuple[str, ...]]:
-    by_drive: dict[tuple[str, int], list[_Found]] = {}
-    for one in found:
-        by_drive.setdefault((one.drive.route, one.drive.repetition), []).append(one)
-    several = [again for again in by_drive.values() if len(again) > 1]
-    if several and keep is None:
+def _once_each(
+    files: Mapping[str, ResultFile], keep: Keep | None
+) -> tuple[tuple[Drive, ...], tuple[str, ...]]:
+    """Return one record of every drive, and the names of the others."""
+    records: dict[tuple[str, int], list[tuple[str, Drive]]] = {}
+    for name, file in files.items():
+        for drive in file.checkpoint.records:
+            records.setdefault((drive.route, drive.repetition), []).append((name, drive))
+    if keep is None and (several := [found for found in records.values() if len(found) > 1]):
+        named = (f"{found[0][1].route_id} in {' and '.join(name for name, _ in found)}" for found in several)
         raise RequestError(
-            f"{len(several)} drives are recorded more than once: {'; '.join(_named(several))}",
+            f"{len(several)} drives are recorded more than once: {'; '.join(named)}",
             expected="every repetition of a route once",
             repair="move files away, or choose with --keep first or --keep last, in the order of file names",
         )
-    kept = tuple(again[-1 if keep == "last" else 0].drive for again in by_drive.values())
-    chosen = set(map(id, kept))
-    dropped = [f"{one.drive.route_id} in {one.file}" for one in found if id(one.drive) not in chosen]
-    return kept, tuple(dropped)
-
-
-def _named(several: list[list[_Found]]) -> Iterator[str]:
-    for again in several:
-        yield f"{again[0].drive.route_id} in {', '.join(dict.fromkeys(one.file for one in again))}"
+    kept = [found.pop(-1 if keep == "last" else 0)[1] for found in records.values()]
+    dropped = [f"{drive.route_id} in {name}" for found in records.values() for name, drive in found]
+    return tuple(kept), tuple(dropped)

@@ -17,7 +17,8 @@ from cache_schema.errors import RequestError
 from student.scoring import DEFAULT, statistics
 from student.scoring.abilities import Abilities, abilities, read_junctions
 from student.scoring.conditions import Conditions, read_conditions
-from student.scoring.records import CRASHED, MIN_SPEED, Drive, of_list, read_results
+from student.scoring.records import CRASHED, MIN_SPEED, STARTED, Drive, of_list, read_results
+from student.scoring.resume import Stopped, stopped
 from student.scoring.routes import RouteList, route_list
 from student.scoring.smoothness import METRICS, in_radians, passing_chunks, read_motion
 from student.scoring.statistics import Interval
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from student.scoring import Keep
+    from student.scoring.records import Results
 
 PERCENT = re.compile(r"\b\d+\.?\d*%")
 LARGEST_EFFICIENCY = 1000.0
@@ -102,6 +104,8 @@ class Score(_Record):
     """What one evaluation is worth. Scores are 0 to 100, shares 0 to 1."""
 
     results: str
+    rehearsal: str | None
+    """What stood in for the simulator: such a score is none of Bench2Drive's."""
     route_list: str
     repetitions: int
     drives: int
@@ -115,14 +119,15 @@ class Score(_Record):
     efficiency: Measure
     smoothness: Smoothness | None
     scenarios: tuple[ScenarioScore, ...]
-    crashed: tuple[str, ...]
-    """Drives that the simulator ended, which count as recorded."""
+    broken_off: tuple[str, ...]
+    """Drives that the simulator ended, or nothing has: they count by their record."""
     statuses: dict[str, int]
     infractions: dict[str, int]
     """Events over all drives."""
     conditions: Conditions
     outside: tuple[str, ...]
     """Routes with records that are not on the list, and do not count."""
+    stopped: tuple[Stopped, ...]
     without_records: tuple[str, ...]
     not_read: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -149,7 +154,8 @@ def score(
         results: A checkpoint of Bench2Drive's leaderboard, or a folder of such files.
         routes: The list to divide by: see ``student.scoring.routes.route_list``.
         junctions: Table of junctions, for Traffic_Signs and the mean ability.
-        metrics: Folder with ``<save name>/metric_info.json`` of every drive, for smoothness.
+        metrics: Folder with ``<save name>/metric_info.json`` of every drive, for smoothness; by default that
+            in which ``teachonce drive`` puts them, if it is there.
         keep: Which record counts where a drive has several; None refuses them.
 
     Raises:
@@ -162,9 +168,11 @@ def score(
     there = {(drive.route, drive.repetition) for drive in drives}
     rows = _rows(listed, drives, len(repetitions))
     scenario_of = {route.id: route.scenario for route in listed.routes}
+    motions = metrics or next((folder for folder in [results / "metrics"] if folder.is_dir()), None)
     table = None if junctions is None else read_junctions(junctions)
     return Score(
         results=str(results),
+        rehearsal=_rehearsal(read),
         route_list=listed.name,
         repetitions=len(repetitions),
         drives=len(drives),
@@ -179,9 +187,9 @@ def score(
         route_completion=_mean([drive.scores.score_route for drive in drives]),
         abilities=abilities(drives, scenario_of, table),
         efficiency=_efficiency(drives),
-        smoothness=None if metrics is None else _smoothness(drives, metrics),
+        smoothness=None if motions is None else _smoothness(drives, motions),
         scenarios=_by_scenario(rows),
-        crashed=tuple(drive.route_id for drive in drives if drive.status == CRASHED),
+        broken_off=tuple(drive.route_id for drive in drives if drive.status in (CRASHED, STARTED)),
         statuses=dict(Counter(drive.status for drive in drives).most_common()),
         infractions={
             name: sum(len(drive.infractions.get(name, ())) for drive in drives)
@@ -189,11 +197,23 @@ def score(
         },
         conditions=read_conditions(results),
         outside=outside,
-        without_records=read.without_records,
+        stopped=tuple(stopped(read.files)),
+        without_records=tuple(name for name, file in read.files.items() if not file.checkpoint.records),
         not_read=read.not_read,
         dropped=read.dropped,
         routes=rows,
     )
+
+
+def _rehearsal(read: Results) -> str | None:
+    kinds = {file.rehearsal for file in read.files.values()}
+    if len(kinds) > 1:
+        raise RequestError(
+            "some of the results are of a rehearsal, others are not, or of another one",
+            expected="results of one kind",
+            repair="move the files of the others away",
+        )
+    return kinds.pop()
 
 
 def _rows(listed: RouteList, drives: Sequence[Drive], repetitions: int) -> tuple[RouteScore, ...]:

@@ -8,7 +8,9 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from student.flatten import flatten
 from student.scoring.abilities import TRAFFIC_SIGNS
+from student.scoring.conditions import WANTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from student.scoring.score import Mean, Score
     from student.scoring.statistics import Interval
 
+LONGEST = 40
+"""Characters of a condition that are shown."""
 LISTED = 12
 """Names that are written out before the others are only counted."""
 
@@ -46,6 +50,8 @@ def score_tables(score: Score) -> Iterator[Shown]:
 
 def score_notes(score: Score) -> Iterator[str]:
     """Say what a reader has to know of a score."""
+    if score.rehearsal is not None:
+        yield f"A rehearsal ({score.rehearsal}), and no score of Bench2Drive: never beside its numbers."
     if score.missing:
         yield f"Without a record, and counted 0: {named(score.missing)}."
     if score.driving_score.standard_error_repetitions is not None:
@@ -57,7 +63,7 @@ def score_notes(score: Score) -> Iterator[str]:
         yield f"Without efficiency, all values being above 1000 %: {named(score.efficiency.left_out)}."
     smooth = score.smoothness
     for what, names in (
-        ("Ended by a crash of the simulator, to be driven again", score.crashed),
+        ("Not driven to an end, to be driven again", score.broken_off),
         ("Without smoothness: too few steps", smooth.left_out if smooth else ()),
         ("Without smoothness: no record of the motion", smooth.without_motion if smooth else ()),
         ("Routes outside the list, which do not count", score.outside),
@@ -67,25 +73,25 @@ def score_notes(score: Score) -> Iterator[str]:
     ):
         if names:
             yield f"{what}: {named(names)}."
+    for file in score.stopped:
+        yield (
+            f"{file.file} stops after {file.done} of {file.routes} routes. Bench2Drive's --resume would go "
+            f"on from number {file.resumes_at + 1}, and drive {file.again} good ones again."
+        )
     yield conditions(score)
 
 
 def conditions(score: Score) -> str:
     """Say under what an evaluation was driven, as far as that is known."""
     of = score.conditions
-    known = {
-        "runs": score.repetitions,
-        "attempts": of.attempts,
-        "mode": of.mode,
-        "network every": None if of.every is None else f"{of.every} ticks",
-        "GPU": of.gpu,
-        "CARLA server": of.server,
-        "CARLA client": of.client,
-        "student": of.student,
-    }
-    told = ", ".join(f"{name} {'not recorded' if value is None else value}" for name, value in known.items())
-    again = f"; begun more than once: {named(of.repeated)}" if of.repeated else ""
-    return f"Driven with: {told}{again}."
+    told = {name: value for name, value in flatten(of.told).items() if isinstance(value, str | int | float)}
+    known = {"runs": score.repetitions, "attempts": of.attempts, **dict.fromkeys(WANTED), **told}
+    listed = ", ".join(
+        f"{_words(name)} {'not recorded' if value is None else str(value)[:LONGEST]}"
+        for name, value in known.items()
+    )
+    again = tuple(f"{route}, {count} times" for route, count in of.repeated.items())
+    return f"Driven with: {listed}{f'; begun again: {named(again)}' if again else ''}."
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Shown]:
@@ -119,6 +125,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[Shown]:
 def comparison_notes(comparison: Comparison) -> Iterator[str]:
     """Say what a reader has to know of a comparison, the verdict last."""
     for name, score in (("First", comparison.first), ("Second", comparison.second)):
+        if score.rehearsal is not None:
+            yield f"{name}: a rehearsal ({score.rehearsal}), and no score of Bench2Drive."
         if score.missing:
             yield f"{name}, without a record and counted 0: {named(score.missing)}."
         yield f"{name}: {conditions(score)}"
