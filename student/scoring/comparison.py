@@ -98,7 +98,7 @@ def compare(first: Score, second: Score) -> Comparison:
         second=second,
         official=official,
         common=_paired(common, single) if common else None,
-        verdict=_verdict(official, max(first.repetitions, second.repetitions)),
+        verdict=_verdict(official, min(first.repetitions, second.repetitions)),
     )
 
 

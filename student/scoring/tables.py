@@ -11,6 +11,7 @@ from rich.table import Table
 from student.flatten import flatten
 from student.scoring.abilities import TRAFFIC_SIGNS
 from student.scoring.conditions import WANTED
+from student.scoring.statistics import CONFIDENCE, RESAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from student.scoring.score import Mean, Score
     from student.scoring.statistics import Interval
 
+INTERVALS = (
+    f"Intervals of {CONFIDENCE:.0%}: {RESAMPLES} bootstrap resamples of routes, or of whole scenario types; "
+    "Wilson's for success over routes."
+)
 LONGEST = 40
 """Characters of a condition that are shown."""
 LISTED = 12
@@ -40,7 +45,7 @@ def score_tables(score: Score) -> Iterator[Shown]:
     runs = "1 run" if score.repetitions == 1 else f"{score.repetitions} runs"
     yield Shown(
         f"{score.results}: {score.route_list}, {len(score.routes)} routes, {runs}, {score.drives} drives",
-        ("", "value", "95 %, routes", "95 %, scenario types", "± routes", "÷ present, unofficial"),
+        ("", "value", "95 %, routes", "95 %, scenario types", "standard error", "÷ present, unofficial"),
         (_mean_row("driving score", score.driving_score, 1), _mean_row("success, %", score.success, 100)),
     )
     yield Shown("Abilities, of routes with a record", ("", "successes", "%"), tuple(_abilities(score)))
@@ -79,6 +84,7 @@ def score_notes(score: Score) -> Iterator[str]:
             f"on from number {file.resumes_at + 1}, and drive {file.again} good ones again."
         )
     yield conditions(score)
+    yield INTERVALS
 
 
 def conditions(score: Score) -> str:
@@ -97,8 +103,9 @@ def conditions(score: Score) -> str:
 def comparison_tables(comparison: Comparison) -> Iterator[Shown]:
     """Show two scores side by side, and their paired differences."""
     first, second = comparison.first, comparison.second
-    for score in (first, second):
-        yield next(score_tables(score))
+    for name, score in (("First", first), ("Second", second)):
+        overview = next(score_tables(score))
+        yield overview._replace(title=f"{name}: {overview.title}")
     yield Shown(
         "Abilities, successes of routes with a record",
         ("", "first", "second"),
@@ -107,9 +114,9 @@ def comparison_tables(comparison: Comparison) -> Iterator[Shown]:
             for name, count in first.abilities.successes.items()
         ),
     )
-    sides = [("all routes, missing = 0 (official)", comparison.official)]
+    sides = [("official", comparison.official)]
     if comparison.common is not None:
-        sides.append(("common routes only (diagnostic)", comparison.common))
+        sides.append(("diagnostic", comparison.common))
     yield Shown(
         "Driving score, first - second",
         ("", "routes", "differ", "first", "second", "difference", "95 %, routes", "95 %, scenario types"),
@@ -130,6 +137,7 @@ def comparison_notes(comparison: Comparison) -> Iterator[str]:
         if score.missing:
             yield f"{name}, without a record and counted 0: {named(score.missing)}."
         yield f"{name}: {conditions(score)}"
+    yield f"Official: all routes, those without a record count 0. Diagnostic: routes that both drove. {INTERVALS}"
     yield comparison.verdict
 
 

@@ -107,7 +107,7 @@ def test_smoothness(folder):
     assert not found.without_motion
     if recorded["exit"]:
         assert recorded["error"].startswith("ValueError")  # fewer steps than the filter needs
-        assert (found.value, found.drives, len(found.left_out)) == (None, 0, 1)
+        assert len(found.left_out) == len(raw_records(folder)) - found.drives > 0
     else:
         assert found.value == recorded["Driving Smoothness"]
         assert found.drives == len(raw_records(folder))

@@ -89,3 +89,11 @@ def test_a_damaged_file_is_the_users_error(tmp_path, content):
     (tmp_path / "metric_info.json").write_text(content)
     with pytest.raises(RequestError, match=r"metric_info\.json, cannot be read"):
         read_motion(tmp_path / "metric_info.json")
+
+
+@pytest.mark.parametrize("share", [0.99, 1.01])
+def test_jerk_is_the_slope_of_what_is_smoothed_already(share):
+    """One step across that is as high as the bound allows, by the published tables of both filters."""
+    largest = abs(np.convolve(PUBLISHED_SMOOTHING, np.arange(-3, 4) / 28 / 0.1)).max()
+    spike = np.where(np.arange(20) == 10, share * 8.37 / largest, 0.0)
+    assert passing_chunks(motion(20, lateral=spike)) == (share < 1,)

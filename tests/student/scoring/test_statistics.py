@@ -8,6 +8,7 @@ from student.scoring.comparison import Paired, compare
 from student.scoring.score import score
 from student.scoring.statistics import mcnemar, over_routes, over_scenarios, wilson
 from tests.paths import GOLDEN
+from tests.student.scoring.drives import checkpoint, record, routes_file
 
 SCORING = GOLDEN / "closed_loop" / "scoring"
 RECORDED = json.loads((SCORING / "statistics.json").read_text())
@@ -91,3 +92,24 @@ def test_an_interval_over_types_draws_whole_types():
 def test_one_route_has_no_interval():
     assert over_routes(np.array([3.0])) is None
     assert over_scenarios(np.array([3.0, 4.0]), ["a", "a"]) is None
+
+
+def test_what_one_scenario_type_alone_makes_better_is_not_distinguishable(tmp_path):
+    """Ten routes of one type gain, ten of another do not: drawn whole, the other type may be all there is."""
+    routes = [(str(number), "Town01", "Accident" if number < 10 else "InvadingTurn") for number in range(20)]
+    listed = str(routes_file(tmp_path / "routes.xml", *routes))
+    scores = {"worse": (50.0, 50.0), "better": (60.0, 50.0), "best": (60.0, 60.0)}
+    found = {}
+    for name, (accident, other) in scores.items():
+        records = [
+            record(*(route, kind, town), score=accident if kind == "Accident" else other)
+            for route, town, kind in routes
+        ]
+        found[name] = score(checkpoint(tmp_path / f"{name}.json", *records), listed)
+    one_type = compare(found["better"], found["worse"])
+    assert one_type.official.interval_routes is not None
+    assert one_type.official.interval_routes[0] > 0
+    assert one_type.official.interval_scenarios == (0.0, 10.0)
+    assert "not distinguishable in one run" in one_type.verdict
+    assert compare(found["best"], found["worse"]).verdict.startswith("The first has the higher driving score")
+    assert compare(found["worse"], found["best"]).verdict.startswith("The second has the higher")
