@@ -11,8 +11,8 @@ from cache_schema.storage.paths import refuse_to_replace
 from student.reporting.html import details, figure, page, paragraph, section, table
 from student.reporting.report import PAGE_START
 from student.reporting.svg import COLOURS, STYLE, legend_below, panels, plain, svg
-from student.scoring import tables
 from student.scoring.comparison import Comparison
+from student.scoring.shown import Shown, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from student.scoring.score import Score
-    from student.scoring.tables import Shown
+    from student.scoring.result import Score
 
 
 def write_page(found: Score | Comparison, target: Path) -> None:
@@ -35,23 +34,17 @@ def write_page(found: Score | Comparison, target: Path) -> None:
 
 
 def _sections(found: Score | Comparison) -> Iterator[str]:
-    if isinstance(found, Comparison):
-        scores = [found.first, found.second]
-        shown, notes = tables.comparison_tables(found), tables.comparison_notes(found)
-    else:
-        scores = [found]
-        shown, notes = tables.score_tables(found), tables.score_notes(found)
-    yield from map(paragraph, notes)
-    yield from map(_section, shown)
-    by_scenario = tables.scenario_table(scores)
+    scores = [found.first, found.second] if isinstance(found, Comparison) else [found]
+    yield from map(paragraph, found.notes())
+    yield from map(_section, found.tables())
     yield section(
         "Driving score by scenario type",
         [
             figure(svg(scores_by_scenario(scores)), "Lowest on top; in brackets the routes."),
-            details("In numbers", [_table(by_scenario)]),
+            details("In numbers", [_table(scenario_table(scores))]),
         ],
     )
-    yield _section(tables.infraction_table(scores))
+    yield _section(infraction_table(scores))
 
 
 @mpl.rc_context(STYLE)
@@ -72,6 +65,35 @@ def scores_by_scenario(scores: Sequence[Score]) -> Figure:
     if len(scores) > 1:
         legend_below(figure, ax)
     return figure
+
+
+def scenario_table(scores: Sequence[Score]) -> Shown:
+    """Show the driving score and the success of every scenario type, side by side for two evaluations."""
+    names = ("",) if len(scores) == 1 else (", first", ", second")
+    heads = [f"{what}{name}" for name in names for what in ("driving score", "success, %")]
+    return Shown(
+        "By scenario type; routes without a record count 0",
+        ("", "routes", *heads),
+        tuple(
+            (
+                one[0].scenario,
+                str(one[0].routes),
+                *(text for s in one for text in (f"{s.driving_score:.2f}", f"{100 * s.success:.1f}")),
+            )
+            for one in zip(*(score.scenarios for score in scores), strict=True)
+        ),
+    )
+
+
+def infraction_table(scores: Sequence[Score]) -> Shown:
+    """Show how often each infraction happened."""
+    names = ("events",) if len(scores) == 1 else ("events, first", "events, second")
+    kinds = dict.fromkeys(kind for score in scores for kind in score.infractions)
+    return Shown(
+        "Infractions over all drives",
+        ("", *names),
+        tuple((words(kind), *(str(score.infractions.get(kind, 0)) for score in scores)) for kind in kinds),
+    )
 
 
 def _section(shown: Shown) -> str:

@@ -9,15 +9,16 @@ from pydantic import BaseModel, ConfigDict
 
 from cache_schema.errors import RequestError
 from student.scoring import statistics
-from student.scoring.score import Score
+from student.scoring.result import BROKEN_OFF, Score
+from student.scoring.shown import INTERVALS, Shown, ends, fraction, named, number, on_terminal, words
 from student.scoring.statistics import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Group
 
-    from student.scoring.score import RouteScore
+    from student.scoring.result import RouteScore
 
 
 class _Record(BaseModel):
@@ -48,9 +49,12 @@ class Paired(_Record):
 
     @property
     def distinguishable(self) -> bool:
-        """Whether both intervals lie on one side of 0."""
-        intervals = (self.interval_routes, self.interval_scenarios)
-        return all(interval is not None and (interval[0] > 0 or interval[1] < 0) for interval in intervals)
+        """Whether all intervals that there are lie on one side of 0."""
+        return bool(self._intervals) and not any(low <= 0 <= high for low, high in self._intervals)
+
+    @property
+    def _intervals(self) -> list[Interval]:
+        return [found for found in (self.interval_routes, self.interval_scenarios) if found is not None]
 
 
 class Comparison(_Record):
@@ -66,9 +70,49 @@ class Comparison(_Record):
 
     def __rich__(self) -> Group:
         """Show it as tables."""
-        from student.scoring.tables import comparison_notes, comparison_tables, on_terminal
+        return on_terminal(self.tables(), self.notes())
 
-        return on_terminal(comparison_tables(self), comparison_notes(self))
+    def tables(self) -> Iterator[Shown]:
+        """Return both scores side by side, and their paired differences."""
+        first, second = self.first, self.second
+        for name, score in (("First", first), ("Second", second)):
+            overview = next(score.tables())
+            yield overview._replace(title=f"{name}: {overview.title}")
+        yield Shown(
+            "Abilities, successes of routes with a record",
+            ("", "first", "second"),
+            tuple(
+                (words(name), fraction(count), fraction(second.abilities.successes[name]))
+                for name, count in first.abilities.successes.items()
+            ),
+        )
+        sides = [("official", self.official)]
+        if self.common is not None:
+            sides.append(("diagnostic", self.common))
+        yield Shown(
+            "Driving score, first - second",
+            ("", "routes", "differ", "first", "second", "difference", "95 %, routes", "95 %, scenario types"),
+            tuple(_score_row(name, paired) for name, paired in sides),
+        )
+        yield Shown(
+            "Success, first - second",
+            ("", "difference, %", "only first", "only second", "both", "McNemar p"),
+            tuple(_success_row(name, paired) for name, paired in sides),
+        )
+
+    def notes(self) -> Iterator[str]:
+        """Say what a reader has to know of a comparison, the verdict last."""
+        for name, score in (("First", self.first), ("Second", self.second)):
+            if score.rehearsal is not None:
+                yield f"{name}: a rehearsal ({score.rehearsal}), and no score of Bench2Drive."
+            if score.missing:
+                yield f"{name}, without a record and counted 0: {named(score.missing)}."
+            if score.broken_off:
+                yield f"{name}: {BROKEN_OFF}: {named(score.broken_off)}."
+            yield f"{name}: {score.driven_with()}"
+        yield "Official: all routes, those without a record count 0. Diagnostic: routes that both drove."
+        yield INTERVALS
+        yield self.verdict
 
 
 def compare(first: Score, second: Score) -> Comparison:
@@ -132,4 +176,28 @@ def _verdict(official: Paired, repetitions: int) -> str:
     if official.distinguishable:
         better = "first" if official.difference > 0 else "second"
         return f"The {better} has the higher driving score in {runs}: no interval holds 0."
-    return f"The driving scores are not distinguishable in {runs}: an interval of their difference holds 0."
+    why = "an interval of their difference holds 0" if official.routes > 1 else "one route has no interval"
+    return f"The driving scores are not distinguishable in {runs}: {why}."
+
+
+def _score_row(name: str, paired: Paired) -> tuple[str, ...]:
+    return (
+        name,
+        str(paired.routes),
+        str(paired.routes_differing),
+        number(paired.first),
+        number(paired.second),
+        f"{paired.difference:+.2f}",
+        ends(paired.interval_routes),
+        ends(paired.interval_scenarios),
+    )
+
+
+def _success_row(name: str, paired: Paired) -> tuple[str, ...]:
+    counts = (paired.success_only_first, paired.success_only_second, paired.success_both)
+    return (
+        name,
+        f"{100 * paired.success_difference:+.2f}",
+        *("-" if count is None else str(count) for count in counts),
+        "-" if paired.mcnemar_p is None else f"{paired.mcnemar_p:.2g}",
+    )

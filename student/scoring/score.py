@@ -11,133 +11,28 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from cache_schema.errors import RequestError
 from student.scoring import DEFAULT, statistics
-from student.scoring.abilities import Abilities, abilities, read_junctions
-from student.scoring.conditions import Conditions, read_conditions
+from student.scoring.abilities import abilities, read_junctions
+from student.scoring.conditions import read_conditions
 from student.scoring.records import CRASHED, MIN_SPEED, STARTED, Drive, of_list, read_results
-from student.scoring.resume import Stopped, stopped
+from student.scoring.result import Mean, Measure, RouteScore, ScenarioScore, Score, Smoothness
+from student.scoring.resume import stopped
 from student.scoring.routes import RouteList, route_list
 from student.scoring.smoothness import METRICS, in_radians, passing_chunks, read_motion
-from student.scoring.statistics import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rich.console import Group
-
     from student.scoring import Keep
     from student.scoring.records import Results
+    from student.scoring.statistics import Interval
 
 PERCENT = re.compile(r"\b\d+\.?\d*%")
 LARGEST_EFFICIENCY = 1000.0
 """Percent of the traffic's speed above which a message does not count."""
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RouteScore(_Record):
-    """One route of the list."""
-
-    id: str
-    town: str
-    scenario: str
-    drives: int
-    """Repetitions with a record."""
-    driving_score: float
-    """0 to 100; mean over repetitions, 0 for those without a record."""
-    success: float
-    """Share of the repetitions; 0 or 1 where there is one."""
-
-
-class Mean(_Record):
-    """A mean over all routes of the list."""
-
-    value: float
-    present: float | None
-    """Over the drives that have a record: not official."""
-    standard_deviation: float | None
-    """Over routes."""
-    standard_error: float | None
-    interval_routes: Interval | None
-    """95 %: bootstrap over routes; of a share, Wilson's."""
-    interval_scenarios: Interval | None
-    """95 %: bootstrap over scenario types."""
-    standard_error_repetitions: float | None
-    """By the spread of whole repetitions."""
-
-
-class Measure(_Record):
-    """A mean over drives."""
-
-    value: float | None
-    drives: int
-    """That have a value."""
-    left_out: tuple[str, ...]
-    """Drives whose values Bench2Drive's script cannot average."""
-
-
-class Smoothness(Measure):
-    """Share of smooth chunks of a drive, averaged over drives."""
-
-    value_radians: float | None
-    """With yaw rates in radians, as the bounds mean them; not official."""
-    without_motion: tuple[str, ...]
-    """Drives without ``metric_info.json``."""
-
-
-class ScenarioScore(_Record):
-    """The routes of one scenario type; those without a record count 0."""
-
-    scenario: str
-    routes: int
-    driving_score: float
-    success: float
-
-
-class Score(_Record):
-    """What one evaluation is worth. Scores are 0 to 100, shares 0 to 1."""
-
-    results: str
-    rehearsal: str | None
-    """What stood in for the simulator: such a score is none of Bench2Drive's."""
-    route_list: str
-    repetitions: int
-    drives: int
-    missing: tuple[str, ...]
-    """Routes without a record, or their repetitions."""
-    driving_score: Mean
-    success: Mean
-    route_completion: float | None
-    """Percent, mean over drives."""
-    abilities: Abilities
-    efficiency: Measure
-    smoothness: Smoothness | None
-    scenarios: tuple[ScenarioScore, ...]
-    broken_off: tuple[str, ...]
-    """Drives that the simulator ended, or nothing has: they count by their record."""
-    statuses: dict[str, int]
-    infractions: dict[str, int]
-    """Events over all drives."""
-    conditions: Conditions
-    outside: tuple[str, ...]
-    """Routes with records that are not on the list, and do not count."""
-    stopped: tuple[Stopped, ...]
-    without_records: tuple[str, ...]
-    not_read: tuple[str, ...]
-    dropped: tuple[str, ...]
-    routes: tuple[RouteScore, ...]
-
-    def __rich__(self) -> Group:
-        """Show it as tables."""
-        from student.scoring.tables import on_terminal, score_notes, score_tables
-
-        return on_terminal(score_tables(self), score_notes(self))
 
 
 def score(

@@ -4,7 +4,6 @@ import pytest
 
 from student.scoring.resume import resumes_at
 from student.scoring.score import score
-from student.scoring.tables import score_notes
 from tests.paths import GOLDEN
 from tests.student.scoring.drives import checkpoint, record, routes_file
 
@@ -38,6 +37,6 @@ def test_a_score_tells_which_good_routes_resuming_would_drive_again(tmp_path):
     (stopped,) = found.stopped
     assert (stopped.file, stopped.done, stopped.routes) == ("worker.json", 4, 6)
     assert (stopped.resumes_at, stopped.again) == (1, 2)
-    assert any("from number 2, and drive 2 good ones again" in note for note in score_notes(found))
+    assert any("from number 2, and drive 2 good ones again" in note for note in found.notes())
     assert found.broken_off == ("RouteScenario_1_rep0",)
     assert found.missing == ("4", "5")

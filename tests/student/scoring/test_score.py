@@ -13,7 +13,6 @@ from student.scoring.comparison import compare
 from student.scoring.records import Drive, read_results
 from student.scoring.routes import route_list
 from student.scoring.score import score
-from student.scoring.tables import score_notes
 from tests.paths import GOLDEN
 from tests.student.scoring.drives import checkpoint, record, routes_file
 
@@ -153,7 +152,7 @@ def test_a_rehearsal_is_named_and_never_compared_with_the_simulator(tmp_path, fo
     for folder in (real, mixed):
         checkpoint(folder / "2.json", record("2", "Accident", "Town01"))
     scored = score(toy, four_routes)
-    assert next(score_notes(scored)).startswith("A rehearsal (toy), and no score of Bench2Drive")
+    assert next(scored.notes()).startswith("A rehearsal (toy), and no score of Bench2Drive")
     with pytest.raises(RequestError, match="one of two evaluations is a rehearsal"):
         compare(scored, score(real, four_routes))
     with pytest.raises(RequestError, match="are of a rehearsal, others are not"):
@@ -171,7 +170,7 @@ def test_conditions_are_told_and_what_is_not_recorded(tmp_path, four_routes):
     found = score(tmp_path, four_routes)
     assert (found.conditions.attempts, found.conditions.repeated) == (3, {"1": 2})
     assert found.not_read == ()
-    (told,) = (note for note in score_notes(found) if note.startswith("Driven with"))
+    (told,) = (note for note in found.notes() if note.startswith("Driven with"))
     for part in ("runs 1", "attempts 3", "mode corrected", "gpu not recorded", "abc", "1, 2 times"):
         assert part in told
 

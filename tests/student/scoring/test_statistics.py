@@ -113,3 +113,22 @@ def test_what_one_scenario_type_alone_makes_better_is_not_distinguishable(tmp_pa
     assert "not distinguishable in one run" in one_type.verdict
     assert compare(found["best"], found["worse"]).verdict.startswith("The first has the higher driving score")
     assert compare(found["worse"], found["best"]).verdict.startswith("The second has the higher")
+
+
+def test_one_scenario_type_is_compared_over_routes_and_one_route_not_at_all(tmp_path):
+    for count, verdict in ((6, "The first has the higher"), (1, "one route has no interval")):
+        routes = [(str(number), "Town01", "Accident") for number in range(count)]
+        listed = str(routes_file(tmp_path / "routes.xml", *routes))
+        first, second = (
+            score(
+                checkpoint(
+                    tmp_path / "one.json",
+                    *(record(route, kind, town, score=value) for route, town, kind in routes),
+                ),
+                listed,
+            )
+            for value in (90.0, 80.0)
+        )
+        found = compare(first, second)
+        assert found.official.interval_scenarios is None
+        assert verdict in found.verdict
