@@ -197,7 +197,10 @@ def score(
     ] = None,
     metrics: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="SAVE_PATH of the evaluation, for smoothness."),
+        typer.Option(
+            metavar="DIR",
+            help="SAVE_PATH of the evaluation, for smoothness; by default RESULTS/metrics, if it is there.",
+        ),
     ] = None,
     keep: Annotated[
         Keep | None,
