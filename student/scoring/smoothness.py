@@ -120,23 +120,14 @@ def _unwrapped(rates: np.ndarray) -> np.ndarray:
 
 
 def smoothed(values: np.ndarray, *, derivative: bool = False) -> np.ndarray:
-    """Filter values (S) by Savitzky and Golay: the parabola through a window around each, at its place.
-
-    At both ends the first and the last window are used, which lie beside the value. Of fewer values than a
-    window, all are one.
+    """Filter values (S) by Savitzky and Golay; of fewer values than a window, all are one.
 
     Args:
         values: (S), at least three.
         derivative: Return the slope, per second.
     """
-    steps = len(values)
-    width = min(WINDOW_STEPS, steps)
-    first = np.clip(np.arange(steps) - width // 2, 0, steps - width)
-    # Counted from the middle of the window, which keeps the least squares well conditioned.
-    middle = (width - 1) / 2
-    fit = np.linalg.pinv(np.vander(np.arange(width) - middle, DEGREE + 1, increasing=True))  # (3, W)
-    place = np.arange(steps) - first - middle
-    zero, one = np.zeros(steps), np.ones(steps)
-    basis = [zero, one / INTERVAL_S, 2 * place / INTERVAL_S] if derivative else [one, place, place**2]
-    windows = np.lib.stride_tricks.sliding_window_view(values, width)[first]  # (S, W)
-    return (windows * (np.stack(basis, axis=1) @ fit)).sum(1)
+    from scipy.signal import savgol_filter  # takes a second to import
+
+    return savgol_filter(
+        values, min(WINDOW_STEPS, len(values)), DEGREE, deriv=int(derivative), delta=INTERVAL_S
+    )
