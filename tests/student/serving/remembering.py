@@ -1,4 +1,4 @@
-"""A policy whose plans tell all that a drive has been shown, in order: a lost, doubled or foreign tick shows."""
+"""A policy whose plans tell all that a drive has been shown: a lost, doubled or foreign tick shows."""
 
 import hashlib
 import threading
@@ -16,9 +16,8 @@ def plan_after(memory):
 
 
 class Remembering:
-    identity = {"student": "remembering"}
-
     def __init__(self, slots):
+        self.identity = {"student": "remembering"}
         self.slots = slots
         self.gate = threading.Event()
         """Steps wait for it."""

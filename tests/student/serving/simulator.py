@@ -1,4 +1,4 @@
-"""A leaderboard's process, as an agent file sees it: modules, images, sensors. Wire messages of a bare client."""
+"""A leaderboard's process, as an agent file sees it: modules, images, sensors. And a bare client."""
 
 import importlib.util
 import io
@@ -7,7 +7,7 @@ import socket
 import sys
 import types
 import uuid
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,14 @@ class Track(Enum):
     SENSORS = "SENSORS"
 
 
-class RoadOption(Enum):
+class RoadOption(IntEnum):
+    VOID = -1
+    LEFT = 1
+    RIGHT = 2
+    STRAIGHT = 3
     LANEFOLLOW = 4
+    CHANGELANELEFT = 5
+    CHANGELANERIGHT = 6
 
 
 class AutonomousAgent:
@@ -77,11 +83,8 @@ def plan_of(gps, world):
         return types.SimpleNamespace(location=types.SimpleNamespace(x=x, y=y, z=z))
 
     return (
-        [
-            ({"lat": lat, "lon": lon, "z": z}, types.SimpleNamespace(value=option))
-            for lat, lon, z, option in gps
-        ],
-        [(place(x, y, z), types.SimpleNamespace(value=option)) for x, y, z, option in world],
+        [({"lat": lat, "lon": lon, "z": z}, RoadOption(option)) for lat, lon, z, option in gps],
+        [(place(x, y, z), RoadOption(option)) for x, y, z, option in world],
     )
 
 

@@ -18,13 +18,13 @@ DRIVES = sorted((GOLDEN / "closed_loop" / "agent").glob("drive_*.json"))
 
 
 class Recorded:
-    """Plans as ORION made them in a recorded drive."""
+    """Plans as ORION made them in a recorded drive, float32."""
 
-    identity = {"student": "recorded"}
     slots = 1
 
     def __init__(self, plans):
-        self.plans = plans
+        self.identity = {"student": "recorded"}
+        self.plans = np.array(plans, dtype=np.float32)
         self.observations = []
 
     def prepare(self, observation):
@@ -62,9 +62,8 @@ def test_a_recorded_drive_gets_the_controls_of_the_reference_agent(file, monkeyp
         for tick in ticks:
             control = agent.run_step(sensed(tick["in"]) | images, 0.0)
             told, seen = tick["out"], policy.observations[-1]
-            assert [control.steer, control.throttle, control.brake] == pytest.approx(
-                told["control"], abs=1e-6
-            )
+            sent = [control.steer, control.throttle, control.brake]
+            assert sent == pytest.approx(told["control"], abs=1e-6)
             assert agent.last_answer["command"] == seen.command == told["command_index"]
             assert agent.last_answer["plan"] == tick["in"]["plan"]
             np.testing.assert_allclose(seen.can_bus, told["can_bus"], rtol=1e-8, atol=1e-6)
