@@ -64,12 +64,14 @@ class Rounds:
         Raises:
             PolicyError: There is none.
         """
-        if slot in self._waiting:  # of a drive that was given up
-            self._waiting[slot].planned.cancel()
         planned = asyncio.get_running_loop().create_future()
-        self._waiting[slot] = _Waiting(prepared, time.perf_counter(), planned)
+        waiting = self._waiting[slot] = _Waiting(prepared, time.perf_counter(), planned)
         self._changed.set()
-        return await planned
+        try:
+            return await planned
+        finally:
+            if self._waiting.get(slot) is waiting:  # the drive was given up before its round
+                del self._waiting[slot]
 
     def drives_changed(self) -> None:
         """Note that there are more drives, or fewer: a round may wait for one that is no more."""

@@ -26,6 +26,8 @@ YIELD_S = 15.0
 back within a few seconds."""
 IDLE_S = 900.0
 """An agent that sends nothing for so long is lost: the evaluator's watchdogs end a tick after 600 s."""
+BEGIN_S = 30.0
+"""An agent begins its route as soon as it has a session."""
 SWEEP_S = 0.5
 
 
@@ -48,6 +50,13 @@ class Session:
     def waits(self) -> bool:
         """Whether a request is under way."""
         return self._answer is not None and not self._answer.done()
+
+    def close(self) -> None:
+        """Give up its request and its connection."""
+        if self._answer is not None:
+            self._answer.cancel()
+        if self.connection is not None:
+            self.connection.close()
 
     def ask(
         self, request: Request, act: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
@@ -113,8 +122,7 @@ class Sessions:
     def drop(self, session: Session, reason: str) -> None:
         """End a session, and free its slot."""
         if self._sessions.pop(session.id, None) is not None:
-            if session.connection is not None:
-                session.connection.close()
+            session.close()
             self._release(session.slot)
             self._dropped(session, reason)
 
@@ -132,7 +140,8 @@ class Sessions:
                 if now - session.seen > patience:
                     self.drop(session, "its agent is not connected")
             for session in [*self._sessions.values()]:
-                if session.connection is not None and not session.waits and now - session.seen > IDLE_S:
+                patience = BEGIN_S if session.drive is None else IDLE_S
+                if session.connection is not None and not session.waits and now - session.seen > patience:
                     self.drop(session, "its agent is idle")
 
     async def _slot(self) -> int:
