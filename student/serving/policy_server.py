@@ -52,7 +52,6 @@ MESSAGE_S = 60.0
 """A message arrives, and an answer leaves, within this time."""
 MOST_CONNECTIONS = 64
 """More are closed at once: far above the simulators that one server's policy keeps up with."""
-SHORTEST_TOKEN = 16
 
 
 class PolicyServer:

@@ -5,6 +5,8 @@ import threading
 
 import numpy as np
 
+from tests.student.serving.simulator import jpegs
+
 
 def after(memory, images):
     return hashlib.sha256(memory + b"".join(images)).digest()
@@ -50,3 +52,12 @@ class Remembering:
                 memory = after(state[slot][1] if state[slot][0] == clip else b"", images)
                 plans[slot], state[slot] = plan_after(memory), (clip, memory)
         return plans, state
+
+
+def plans(*notes):
+    """The plans of a drive that is shown the images of these notes; see ``simulator.jpegs``."""
+    memory, expected = b"", []
+    for note in notes:
+        memory = after(memory, jpegs(note))
+        expected.append(plan_after(memory).tolist())
+    return expected

@@ -15,9 +15,11 @@ from PIL import Image
 
 import student.serving
 from student.closed_loop.rig import RIG
+from student.serving.address import Address
 from student.serving.messages import LENGTH, PROTOCOL, packed
 
 AGENT_FILE = Path(student.serving.__file__).with_name("bench2drive_agent.py")
+ANY_PORT = Address.parse("tcp://127.0.0.1:0")
 SAVE_NAME = "RouteScenario_2050_rep0_Town05_HardBreakRoute_1_0_11_27_10_00_00"
 
 
@@ -226,3 +228,17 @@ def tick_header(step):
         "cameras": list(RIG.cameras),
         "sensors": sensor_values(),
     }
+
+
+def begun(address, save_name=SAVE_NAME, **hello):
+    """A bare client that has begun a route."""
+    wire = Wire(address)
+    assert wire.hello(**hello)["type"] == "ready"
+    assert wire.begin(save_name)["type"] == "began"
+    return wire
+
+
+def resumed(wire):
+    """What the server says to a client that connects again."""
+    wire.connect()
+    return wire.hello(resume=True)

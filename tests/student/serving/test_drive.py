@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 
 from student.closed_loop.rig import RIG
-from student.serving.address import Address
 from student.serving.policy import ConstantVelocity
 from student.serving.server import serving
 from tests.paths import GOLDEN
-from tests.student.serving.remembering import Remembering, after, plan_after
-from tests.student.serving.simulator import SAVE_NAME, jpegs, load_agent, new_agent, plan_of, recorded
+from tests.student.serving.remembering import Remembering, plans
+from tests.student.serving.simulator import (
+    ANY_PORT,
+    SAVE_NAME,
+    jpegs,
+    load_agent,
+    new_agent,
+    plan_of,
+    recorded,
+)
 
-ANY_PORT = Address.parse("tcp://127.0.0.1:0")
 DRIVES = sorted((GOLDEN / "closed_loop" / "agent").glob("drive_*.json"))
 
 
@@ -87,15 +93,13 @@ def test_a_replay_arrives_as_it_is_and_is_remembered(monkeypatch):
     policy = Remembering(1)
     with serving(policy, ANY_PORT, mode="parity", allow_replay=True) as address:
         agent = new_agent(module, str(address))
-        memory = b""
         for step in range(3):
-            memory = after(memory, jpegs(step))
             agent.run_step({"REPLAY": (7, recorded(step))}, 0.0)
-            assert agent.last_answer["plan"] == plan_after(memory).tolist()
+            assert agent.last_answer["plan"] == plans(*range(step + 1))[-1]
         agent.destroy()
         agent = new_agent(module, str(address))
         agent.run_step({"REPLAY": (7, recorded(0))}, 0.0)
-        assert agent.last_answer["plan"] == plan_after(after(b"", jpegs(0))).tolist()
+        assert agent.last_answer["plan"] == plans(0)[0]
         agent.destroy()
     drives = [round[0] for round in policy.rounds]
     assert len(set(drives)) == 2
