@@ -1,7 +1,7 @@
 """A leaderboard without CARLA: it drives an agent file along routes, by the real one's rules.
 
-One agent instance a route, in this order: made, given its plan, set up, asked for sensors, then, after ten ticks
-of warm-up, called tick by tick, and destroyed. Source: spec closed loop 2.
+One agent instance a route, in this order: made, given its plan, set up, asked for its sensors, called tick by
+tick, and destroyed. Source: spec closed loop 2.
 
 Dimension letters: T ticks, N nodes of the route.
 """
@@ -40,7 +40,7 @@ from pipeline.bench2drive.rehearsal.results import (
 from pipeline.bench2drive.rehearsal.world import LONGEST_TICKS, TICK_S, geographic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from types import ModuleType
 
     from pipeline.bench2drive.rehearsal.world import RouteTask, World
@@ -99,7 +99,7 @@ class SensorsInvalidError(Exception):
 
 
 @contextlib.contextmanager
-def agent_module(file: Path) -> Iterator[ModuleType]:
+def agent_module(file: Path) -> Generator[ModuleType]:
     """Import an agent file, with stub modules in the place of CARLA and the leaderboard.
 
     Raises:
@@ -239,12 +239,17 @@ def _made(agent: ModuleType, world: World) -> Any:
     route = world.route
     options = [RoadOption(int(option)) for option in route.options]
     places = geographic(route.positions, route.town).tolist()
-    gps = [dict(zip(("lat", "lon", "z"), place, strict=True)) for place in places]
+    gps = [
+        (dict(zip(("lat", "lon", "z"), place, strict=True)), option)
+        for place, option in zip(places, options, strict=True)
+    ]
     transforms = [
         carla.Transform(carla.Location(*position), carla.Rotation(yaw=yaw))
         for position, yaw in zip(route.positions.tolist(), route.yaw.tolist(), strict=True)
     ]
-    instance.set_global_plan(list(zip(gps, options, strict=True)), list(zip(transforms, options, strict=True)))
+    instance.set_global_plan(
+        list(zip(gps, options, strict=True)), list(zip(transforms, options, strict=True))
+    )
     return instance
 
 

@@ -1,8 +1,7 @@
 """A recorded clip, replayed to an agent: the stored images at the stored poses, whatever the agent does.
 
-Every tick is one frame of the clip. What the agent is sent, and no real leaderboard sends, is ``REPLAY``; an
-agent for it keeps the answer that it was given as ``last_answer``, and the drive's plans are taken from there.
-Nothing of it is a score: the route is completed when the frames are.
+Every tick is one frame of the clip. What the agent is sent, and no real leaderboard sends, is ``REPLAY``. Nothing
+of it is a score: the route is completed when the frames are.
 
 Dimension letters: F frames.
 """

@@ -44,7 +44,7 @@ from pipeline.bench2drive.synthetic.driving import DT_S
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import WEATHERS
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, STEP_M
-from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene, draw_scene
+from pipeline.bench2drive.synthetic.scene import RED, Scene, draw_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,7 +78,7 @@ class ToyWorld:
         scenario: Of the scene.
         weather: A key of ``synthetic.recording.WEATHERS``.
         rng: Draws what stands beside the road, and the sensors' noise.
-        cameras: Whether the cameras see anything. Painting takes longer than all else; without, they see black.
+        cameras: Whether the cameras see anything but black. Painting takes longer than all else.
     """
 
     kind = "toy"
@@ -265,7 +265,8 @@ class ToyWorld:
     def _imu(self, sensor: Mapping[str, Any], seen: object) -> np.ndarray:
         compass = (math.radians(self.pose.yaw) + math.pi / 2) % (2 * math.pi)
         noise = self._rng.normal(0, (*ACCELEROMETER_NOISE, *GYROSCOPE_NOISE, 0.0))
-        return noise + [*self.ego.acceleration, GRAVITY, 0.0, 0.0, self.ego.yaw_rate, compass]
+        true = np.array([*self.ego.acceleration, GRAVITY, 0.0, 0.0, self.ego.yaw_rate, compass])
+        return true + noise
 
     def _speedometer(self, sensor: Mapping[str, Any], seen: object) -> dict[str, float]:
         return {"speed": self.pose.speed_m_s}

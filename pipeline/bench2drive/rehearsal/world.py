@@ -84,13 +84,23 @@ class World(Protocol):
     route: RouteTask
     tick: int
     """Since the agent's first."""
-    pose: Pose
     events: list[Event]
     """So far."""
-    completion: float
-    """Percent of the route."""
-    over: bool
-    """Whether the route has ended, well or not."""
+
+    @property
+    def pose(self) -> Pose:
+        """Of the ego."""
+        ...
+
+    @property
+    def completion(self) -> float:
+        """Percent of the route."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether the route has ended, well or not."""
+        ...
 
     def attach(self, sensors: Sequence[Mapping[str, Any]]) -> None:
         """Mount an agent's sensors, and let the world warm up.
