@@ -238,7 +238,7 @@ def _made(agent: ModuleType, world: World) -> Any:
     instance = getattr(agent, agent.get_entry_point())(HOST, PORT, 0)
     route = world.route
     options = [RoadOption(int(option)) for option in route.options]
-    places = geographic(route.positions, route.town).tolist()
+    places = geographic(route.positions, route.reference).tolist()
     gps = [
         (dict(zip(("lat", "lon", "z"), place, strict=True)), option)
         for place, option in zip(places, options, strict=True)

@@ -1,7 +1,7 @@
 """A recorded clip, replayed to an agent: the stored images at the stored poses, whatever the agent does.
 
-Every tick is one frame of the clip. What the agent is sent, and no real leaderboard sends, is ``REPLAY``. Nothing
-of it is a score: the route is completed when the frames are.
+Every tick is one frame of the clip. What the agent is sent, and no real leaderboard sends, is ``REPLAY``. It is
+no score: the route is completed when the frames are.
 
 Dimension letters: F frames.
 """
@@ -100,7 +100,7 @@ class ReplayWorld:
         imu = np.array([*can_bus[10:13] * (1, -1, 1), *-can_bus[13:16], compass])
         data = {
             REPLAY: observation,
-            "GPS": geographic(position, self.route.town),
+            "GPS": geographic(position, self.route.reference),
             "IMU": imu,
             "SPEED": {"speed": float(can_bus[SPEED])},
         }

@@ -96,7 +96,7 @@ class ToyWorld:
     ) -> None:
         self.scene = scene
         self.route = _route_of(scene, number, town, scenario, weather)
-        self.tick = -WARM_UP_TICKS
+        self.tick = 0
         self.events: list[Event] = []
         self.over = False
         start = self.route.positions[0]
@@ -129,11 +129,11 @@ class ToyWorld:
 
     @property
     def frame(self) -> int:
-        """Of the scene, now."""
+        """Of the scene, now: others have moved during the warm-up."""
         return min((self.tick + WARM_UP_TICKS) // TICKS_A_FRAME, len(self.scene.drive.s) - 1)
 
     def attach(self, sensors: Sequence[Mapping[str, Any]]) -> None:
-        """Mount sensors, and wait until the simulator's sensors would be ready.
+        """Mount sensors.
 
         Raises:
             RequestError: The toy has no such sensor, or a camera of the rig is mounted elsewhere.
@@ -152,7 +152,6 @@ class ToyWorld:
                     repair="correct the sensor, or give another name to a camera that is none of the six",
                 )
         self._sensors = tuple(sensors)
-        self.tick = 0
 
     def sense(self) -> dict[str, tuple[int, Any]]:
         """Return the data of all sensors: id -> (frame, data)."""
@@ -260,7 +259,7 @@ class ToyWorld:
     def _gnss(self, sensor: Mapping[str, Any], seen: object) -> np.ndarray:
         ego2world = pose_matrix((self.pose.x, self.pose.y, 0.0), (0.0, 0.0, self.pose.yaw))
         place = (ego2world @ (sensor["x"], sensor["y"], sensor["z"], 1.0))[:3]
-        return geographic(place, self.route.town) + self._rng.normal(0, GNSS_NOISE_DEG, 3)
+        return geographic(place, self.route.reference) + self._rng.normal(0, GNSS_NOISE_DEG, 3)
 
     def _imu(self, sensor: Mapping[str, Any], seen: object) -> np.ndarray:
         compass = (math.radians(self.pose.yaw) + math.pi / 2) % (2 * math.pi)

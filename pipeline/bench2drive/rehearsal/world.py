@@ -43,6 +43,11 @@ class RouteTask:
     """(N) values of ``cache_schema.vocabulary.route.RoadOption``."""
 
     @property
+    def reference(self) -> tuple[float, float]:
+        """Latitude and longitude of the town's origin."""
+        return MAP_REFERENCES.get(self.town, (0.0, 0.0))
+
+    @property
     def along(self) -> np.ndarray:
         """(N) metres from the start."""
         steps = np.linalg.norm(np.diff(self.positions, axis=0), axis=1)
@@ -127,12 +132,16 @@ class World(Protocol):
         ...
 
 
-def geographic(positions: np.ndarray, town: str) -> np.ndarray:
-    """Return latitude, longitude (degrees) and altitude (..., 3) of positions (..., 3) in a town.
+def geographic(positions: np.ndarray, reference: tuple[float, float]) -> np.ndarray:
+    """Return latitude, longitude (degrees) and altitude (..., 3) of positions (..., 3).
+
+    Args:
+        positions: In the UE world, metres.
+        reference: Latitude and longitude of the world's origin.
 
     Source: spec Bench2Drive 6, the Mercator projection of the leaderboard.
     """
-    latitude, longitude = MAP_REFERENCES.get(town, (0.0, 0.0))
+    latitude, longitude = reference
     radius = EARTH_RADIUS_M * np.cos(np.radians(latitude))
     north = radius * np.log(np.tan(np.radians(90.0 + latitude) / 2)) - positions[..., 1]
     return np.stack(
