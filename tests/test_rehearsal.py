@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import student.serving
-from pipeline.bench2drive.rehearsal.leaderboard import agent_module, drive_route
+from pipeline.bench2drive.rehearsal.leaderboard import drive_route
 from pipeline.bench2drive.rehearsal.replay import replays
-from pipeline.bench2drive.rehearsal.toy import ToyWorld, draw_toy
+from pipeline.bench2drive.rehearsal.toy import ToyWorld
+from pipeline.bench2drive.rehearsal.toys import draw_toy
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
 from student.closed_loop.controller import AgentController
@@ -44,8 +45,7 @@ class Noting:
 
 
 def drive(address, world):
-    with agent_module(AGENT_FILE) as module:
-        return drive_route(module, str(address), world)
+    return drive_route(AGENT_FILE, str(address), world)
 
 
 def shortened(world, ticks):

@@ -78,6 +78,15 @@ class ReplayWorld:
         x, y = self._places[now].tolist()
         return Pose(x, y, float(self._yaw[now]), float(self._can_bus[now, SPEED]))
 
+    @property
+    def road(self) -> np.ndarray:
+        """(2, 0, 2): a clip has no map."""
+        return np.zeros((2, 0, 2))
+
+    def others(self) -> np.ndarray:
+        """Return (0, 4, 2): nothing stands in the way of a clip."""
+        return np.zeros((0, 4, 2))
+
     def attach(self, sensors: Sequence[Mapping[str, Any]]) -> None:
         """Take any sensors: the data of the clip are what they are."""
 
