@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_schema.errors import RequestError
-from cache_schema.vocabulary.driving import COMMANDS
+from cache_schema.vocabulary.driving import CAN_BUS, COMMAND, COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+OBSERVED = {COMMAND: "command", CAN_BUS: "can_bus", "timestamp": "timestamp_s", "ego_pose": "ego_pose"}
+"""Feature of driving datasets -> the field of an observation that holds it."""
 
 
 @dataclass(frozen=True, eq=False)

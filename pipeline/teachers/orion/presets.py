@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
-from pipeline.teachers.orion.features import orion_features
+from pipeline.teachers.orion.features import orion_features, vision_features
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.network.config import (
     BackboneConfig,
@@ -55,6 +55,11 @@ class OrionPreset:
     def features(self) -> tuple[FeatureSpec, ...]:
         """Features that the teacher computes of every frame."""
         return orion_features(self.config)
+
+    @property
+    def vision_features(self) -> tuple[FeatureSpec, ...]:
+        """Features that its vision alone computes."""
+        return vision_features(self.config)
 
     def load(
         self,

@@ -1,0 +1,1 @@
+"""The policy server: it drives with a student, over a socket."""
