@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from student.orion_lite.model import OrionLite
     from student.policy import Policy
 
-FEATURES = (SCENE_QUERIES, EGO_TOKEN, COMMAND)
+DRIVING = (SCENE_QUERIES, EGO_TOKEN, COMMAND)
 """What the student reads; none depends on the future."""
-COMPARED = (*FEATURES, PLANNING_TOKEN)
+FEATURES = (*DRIVING, PLANNING_TOKEN)
 """What both read."""
 
 
@@ -38,7 +38,7 @@ def driving_policy(student: OrionLite) -> DrivingPolicy:
             imitated = {PLANNING_TOKEN: (predicted.planning_token, batch[PLANNING_TOKEN])}
         return PolicyOutput(waypoints(predicted.offsets, batch[COMMAND]), imitated)
 
-    return DrivingPolicy(FEATURES, plan)
+    return DrivingPolicy(DRIVING, plan)
 
 
 def policies(student: OrionLite, dataset: Dataset, device: torch.device) -> dict[str, Policy]:

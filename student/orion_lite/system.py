@@ -20,7 +20,7 @@ from student.orion_lite.losses import LOSSES, Loss
 from student.orion_lite.model import OrionLite
 from student.orion_lite.onnx_graph import export_onnx
 from student.orion_lite.planner import PlannerConfig
-from student.orion_lite.policies import COMPARED, driving_policy, policies, teacher_planner
+from student.orion_lite.policies import FEATURES, driving_policy, policies, teacher_planner
 from student.orion_lite.teacher_heads import TeacherHeads
 from student.step import StepContext, StepOutput
 from student.system import build_losses, parse_options
@@ -118,7 +118,7 @@ class OrionLiteSystem:
             dataset,
             split,
             policies(cast("OrionLite", model), dataset, device),
-            features=COMPARED,
+            features=FEATURES,
             device=device,
             progress=progress,
         )
