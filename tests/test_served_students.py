@@ -76,7 +76,7 @@ def driven(policy: StudentPolicy, drives: Sequence[Drive | None]) -> list[np.nda
 
 @torch.no_grad()
 def expected(trained: TrainedStudent, clip: str, *, slot: int, slots: int) -> np.ndarray:
-    """What the student plans of a clip's stored features, each frame in its slot of a batch (frames, T, 2)."""
+    """What the student plans of stored features, (frames, T, 2), each frame in its slot of a batch."""
     policy = policy_of(trained.system, trained.model)
     samples = LatentSamples(trained.dataset, "all", policy.features, device=CPU)
     plans = []
