@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
 from cache_schema.vocabulary.latent_actions import CAMERA_STRIP
 from cache_schema.vocabulary.observation import OBSERVED
+from cache_schema.vocabulary.perception import Perception
 from pipeline.teachers import TEACHERS, teacher_preset
 
 if TYPE_CHECKING:
@@ -16,9 +17,36 @@ if TYPE_CHECKING:
 
     from cache_schema.dataset.join import JoinedDataset
     from cache_schema.dataset.reader import LatentDataset
+    from cache_schema.format.features import FeatureSpec
     from cache_schema.format.manifest import TeacherIdentity
     from cache_schema.progress import Progress
-    from cache_schema.vocabulary.perception import Perception
+
+
+class TeacherVision(Perception, Protocol):
+    """The part of a teacher that computes what students read."""
+
+    def check_made(self, dataset: LatentDataset) -> None:
+        """Check that a dataset was made by this teacher.
+
+        Raises:
+            IdentityError: It was made by another one.
+        """
+        ...
+
+
+class VisionPreset(Protocol):
+    """A preset of a teacher that students can drive with; see ``TeacherPreset``."""
+
+    @property
+    def vision_features(self) -> tuple[FeatureSpec, ...]:
+        """Features that its vision alone computes."""
+        ...
+
+    def load_vision(
+        self, checkpoint: Path | None, *, device: str, precision: str, compile: bool, progress: Progress
+    ) -> TeacherVision:
+        """Build that part; arguments and errors as of ``TeacherPreset.load``."""
+        ...
 
 
 def open_perception(
@@ -59,19 +87,17 @@ def open_perception(
     holders = {dataset.holder(name) for name in computed}
     made = next(iter(holders))
     preset = teacher_preset(teacher or _published(made.manifest.teacher))
-    load_vision = getattr(preset, "load_vision", None)
-    seen = getattr(preset, "vision_features", ())
-    lacking = [name for name in computed if name not in {spec.name for spec in seen}]
-    if load_vision is None or lacking or len(holders) > 1:
+    seen = [spec.name for spec in getattr(preset, "vision_features", ())]
+    if not {*computed} <= {*seen} or len(holders) > 1:
         raise RequestError(
             f"the student reads {', '.join(computed)}, and the vision of {made.manifest.teacher.name} alone "
-            f"computes {', '.join(spec.name for spec in seen) or 'nothing'}",
+            f"computes {', '.join(seen) or 'nothing'}",
             expected=f"a student that reads these, or {CAMERA_STRIP}",
             repair="serve a student that drives without a vision-language model",
         )
     import torch
 
-    vision = load_vision(
+    vision = cast("VisionPreset", preset).load_vision(
         checkpoint,
         device=device,
         precision=precision or made.manifest.teacher.precision.partition(" ")[0],
