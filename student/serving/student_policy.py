@@ -107,8 +107,14 @@ class StudentPolicy:
         return Seen(self._perception.prepare(observation), observed)
 
     def begin(self) -> Any:
-        """Return the state of all slots before their first step."""
-        return self._perception.begin(self.slots)
+        """Return the state of all slots before their first step, which is no slower than the next ones.
+
+        For that a step of idle slots is computed and forgotten: what does not fit into a GPU's memory, or
+        has to be compiled, shows before anybody drives.
+        """
+        state = self._perception.begin(self.slots)
+        self.step([None] * self.slots, state)
+        return state
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[Seen | None], state: Any) -> tuple[np.ndarray, Any]:
