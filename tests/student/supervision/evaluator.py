@@ -1,0 +1,108 @@
+"""An evaluator for one route that really runs, and behaves as the route's scenarios say, one for every attempt.
+
+Like the leaderboard's, it empties its checkpoint first, starts its simulator in a session of its own, kills it
+only if it ends by itself, and writes a whole record or none.
+"""
+
+import argparse
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+FOREVER_S = 600
+SIMULATOR = """
+import os, sys, time
+marker, forever_s = sys.argv[1], int(sys.argv[2])
+os.fork()  # as CarlaUE4.sh starts the simulator itself
+time.sleep(forever_s)
+"""
+TRACEBACK = """Traceback (most recent call last):
+  File "team_code/teachonce_agent.py", line 1, in run_step
+teachonce_agent.ServerGone: teachonce gone: the server was started again
+
+During handling of the above exception, another exception occurred:
+leaderboard.autoagents.agent_wrapper.AgentError: teachonce gone: the server was started again
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    for name in ("routes", "checkpoint", "agent", "agent-config", "port", "gpu-rank"):
+        parser.add_argument(f"--{name}", required=True)
+    arguments = parser.parse_args()
+    (route,) = ElementTree.parse(arguments.routes).getroot().iter("route")
+    checkpoint = Path(arguments.checkpoint)
+    behaviours = [scenario.get("type") for scenario in route.iter("scenario")]
+    behaviour = behaviours[min(int(checkpoint.parent.name), len(behaviours)) - 1]
+    checkpoint.write_bytes(b"")
+    print(f"port {arguments.port}, agent {arguments.agent_config}", flush=True)
+    listening = socket.create_server(("", int(arguments.port)))  # taken: an error, and no record
+    simulator = subprocess.Popen(
+        [sys.executable, "-c", SIMULATOR, arguments.checkpoint, str(FOREVER_S)], start_new_session=True
+    )
+    atexit.register(os.killpg, simulator.pid, signal.SIGKILL)
+    saved = Path(os.environ["SAVE_PATH"]) / f"RouteScenario_{route.get('id')}_rep0_{checkpoint.parent.name}"
+    saved.mkdir()
+    with listening, (saved / "metric_info.json").open("w") as metrics:
+
+        def ticks(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                metrics.write("{}\n")
+                metrics.flush()
+                time.sleep(0.02)
+
+        def record(status: str) -> None:
+            found = {
+                "route_id": f"RouteScenario_{route.get('id')}_rep0",
+                "status": status,
+                "save_name": saved.name,
+            }
+            checkpoint.write_text(json.dumps({"_checkpoint": {"progress": [1, 1], "records": [found]}}))
+
+        ticks(0.05)
+        match behaviour:
+            case "finish":
+                record("Completed")
+            case "blocked":
+                record("Failed - Agent got blocked")
+            case "crash":
+                record("Failed - Simulation crashed")
+                return 255
+            case "agent":
+                record("Failed - Agent crashed")
+            case "gone":
+                print(TRACEBACK, flush=True)
+                record("Failed - Agent crashed")
+            case "die":
+                return 1
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "cut":
+                record("Completed")
+                checkpoint.write_text(checkpoint.read_text()[:-10])
+                os._exit(0)
+            case "hang":
+                while True:
+                    print("load_world failed", flush=True)
+                    time.sleep(0.05)
+            case "hang after":
+                record("Completed")
+                time.sleep(FOREVER_S)
+            case "drive on":
+                ticks(FOREVER_S)
+            case "slow":
+                ticks(6)
+                record("Completed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
