@@ -209,6 +209,9 @@ def drive(
     stuck_after_s: Annotated[
         float, typer.Option("--stuck-after", min=1, help="Seconds without progress that end an attempt.")
     ] = 900.0,
+    backoff_s: Annotated[
+        float, typer.Option("--backoff", min=0, help="Seconds before a second attempt; doubled for the next.")
+    ] = 30.0,
     check: Annotated[bool, typer.Option("--check", help="Only check what is needed.")] = False,
     start_simulator: Annotated[
         bool, typer.Option(help="Start CARLA once on every GPU before, to see that it runs.")
@@ -246,7 +249,7 @@ def drive(
             server=served,
             workers=workers,
             gpus=gpus or [0],
-            limits=Limits(attempts, stuck_after_s),
+            limits=Limits(attempts, stuck_after_s, backoff_s),
             conditions=found.conditions,
             progress=bar,
         )

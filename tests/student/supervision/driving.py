@@ -13,13 +13,13 @@ from student.supervision.evaluator import Evaluator, own_command
 
 EVALUATOR = Path(__file__).with_name("evaluator.py")
 TEMPLATE = (
-    f"{shlex.quote(sys.executable)} {shlex.quote(str(EVALUATOR))} --routes={{routes}} --checkpoint={{checkpoint}} "
-    "--agent={agent} --agent-config={agent_config} --port={port} --gpu-rank={gpu}"
+    f"{shlex.quote(sys.executable)} {shlex.quote(str(EVALUATOR))} --routes={{routes}} "
+    "--checkpoint={checkpoint} --agent={agent} --agent-config={agent_config} --port={port} --gpu-rank={gpu}"
 )
 
 
 def write_routes(path: Path, behaviours: Mapping[str, str]) -> Path:
-    """Write routes; each has a behaviour for every attempt, with commas between, the last one for all others."""
+    """Write routes; each has behaviours with commas between: one an attempt, the last for all further ones."""
     routes = [
         f'<route id="{name}" town="Town12"><waypoints><position x="1" y="2" z="0"/></waypoints><scenarios>'
         + "".join(f'<scenario name="a_1" type="{behaviour}"/>' for behaviour in listed.split(","))

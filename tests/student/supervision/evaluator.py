@@ -1,7 +1,7 @@
-"""An evaluator for one route that really runs, and behaves as the route's scenarios say, one for every attempt.
+"""An evaluator for one route that really runs, and behaves as the route's scenarios say: one an attempt.
 
-Like the leaderboard's, it empties its checkpoint first, starts its simulator in a session of its own, kills it
-only if it ends by itself, and writes a whole record or none.
+Like the leaderboard's, it empties its checkpoint first, starts its simulator in a session of its own, kills
+it only if it ends by itself, and writes a whole record or none.
 """
 
 import argparse
@@ -19,9 +19,8 @@ from xml.etree import ElementTree
 FOREVER_S = 600
 SIMULATOR = """
 import os, sys, time
-marker, forever_s = sys.argv[1], int(sys.argv[2])
 os.fork()  # as CarlaUE4.sh starts the simulator itself
-time.sleep(forever_s)
+time.sleep(int(sys.argv[2]))
 """
 TRACEBACK = """Traceback (most recent call last):
   File "team_code/teachonce_agent.py", line 1, in run_step
