@@ -1,8 +1,6 @@
 """Follow waypoints: steering, throttle and brake from a plan and the present speed.
 
-For the closed-loop agent, still to come, that drives a student in CARLA.
-
-Source: spec Bench2Drive 6, the controller of ORION's closed-loop agent.
+Source: spec Bench2Drive 6 and closed loop 3, ORION's closed-loop agent and its controller.
 """
 
 from __future__ import annotations
@@ -83,3 +81,22 @@ class WaypointController:
         error = min(max(desired - speed_m_s, 0.0), self.speed_error_limit_m_s)
         throttle = min(max(self._speed(error), 0.0), self.throttle_limit)
         return Control(steer, 0.0 if brake else throttle, float(brake), desired, angle, (x, y))
+
+
+class AgentController:
+    """The controls that ORION's agent sends: of a ``WaypointController``, but faster it does not accelerate.
+
+    Make a new one for every route. The agent's other rules, on small brakes and on throttle beside a brake, and
+    its limits, change nothing: the controller brakes fully, without throttle, or not at all.
+    """
+
+    fastest_m_s = 5.0
+    """Above this speed there is no throttle, whatever the plan."""
+
+    def __init__(self) -> None:
+        self._controller = WaypointController()
+
+    def step(self, waypoints: np.ndarray, speed_m_s: float) -> Control:
+        """Follow a plan for one tick; see ``WaypointController.step``."""
+        control = self._controller.step(waypoints, speed_m_s)
+        return control._replace(throttle=0.0) if speed_m_s > self.fastest_m_s else control
