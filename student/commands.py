@@ -218,13 +218,14 @@ def drive(
     ] = True,
 ) -> None:
     """Drive the routes of Bench2Drive by a policy server; the same command goes on after a stop."""
+    from student.serving.address import Address
     from student.supervision.drive import Limits
     from student.supervision.drive import drive as drive_routes
     from student.supervision.evaluator import evaluator_of
     from student.supervision.preflight import preflight
-    from student.supervision.server import PolicyServer
+    from student.supervision.server import ServerAddress
 
-    served = None if server is None else PolicyServer(server, token)
+    served = None if server is None else ServerAddress(Address.parse(server), token)
     program = evaluator_of(
         bench2drive,
         carla,
@@ -235,7 +236,13 @@ def drive(
     )
     listed = routes or program.folder / "leaderboard/data/bench2drive220.xml"
     found = preflight(
-        listed, results, program, server=served, gpus=gpus or [0], start_simulator=start_simulator
+        listed,
+        results,
+        program,
+        server=served,
+        workers=workers,
+        gpus=gpus or [0],
+        start_simulator=start_simulator,
     )
     out.print(found)
     found.raise_errors()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cache_schema.progress import Progress
     from student.supervision.evaluator import Evaluator
     from student.supervision.routes import Route
-    from student.supervision.server import PolicyServer
+    from student.supervision.server import ServerAddress
 
 ATTEMPTS_A_ROUTE = 3
 STUCK_AFTER_S = 900.0
@@ -73,7 +73,7 @@ def drive(
     results: Path,
     evaluator: Evaluator,
     *,
-    server: PolicyServer | None = None,
+    server: ServerAddress | None = None,
     workers: int = 1,
     gpus: Sequence[int] = (0,),
     limits: Limits | None = None,
@@ -133,7 +133,7 @@ class _Run:
         self,
         results: Path,
         evaluator: Evaluator,
-        server: PolicyServer | None,
+        server: ServerAddress | None,
         gpus: list[int],
         limits: Limits,
         log: JsonLines,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import string
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,3 +140,31 @@ def evaluator_of(
         expected="--bench2drive and --carla; or --evaluator and --agent",
         repair="give the folders of Bench2Drive and of CARLA",
     )
+
+
+def in_python(evaluator: Evaluator, program: str, *arguments: str, limit_s: float) -> tuple[int, str]:
+    """Run a program in the evaluator's Python; return its exit status and output."""
+    assert evaluator.python is not None
+    command = [evaluator.python, "-c", program, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=evaluator.folder,
+            env={**evaluator.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=limit_s,
+            check=False,
+        )
+    except OSError as error:
+        return 1, f"it cannot be started in {evaluator.folder}: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return 1, f"no answer within {limit_s:g} s"
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not empty: of a traceback, what went wrong."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""

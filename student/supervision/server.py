@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import socket
-import struct
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.atomic_io import sha256_of
+from student.serving.messages import LENGTH, LONGEST_HEADER, PROTOCOL, packed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROTOCOL = 1
-LENGTH = struct.Struct(">I")
-LONGEST_HEADER = 1 << 16
-OF_SESSION = ("type", "session", "blobs")
-"""Fields of the server's greeting that say nothing of what it serves."""
+    from student.serving.address import Address
+
+OF_POLICY = ("identity", "mode", "every", "allow_replay")
+"""Fields of the server's greeting that say what drives, and how."""
 
 
 @dataclass(frozen=True)
-class PolicyServer:
-    """A server that agents are told to ask."""
+class ServerAddress:
+    """A policy server that agents are told to ask."""
 
-    address: str
-    """``tcp://HOST:PORT`` or ``unix:///PATH``."""
+    address: Address
     token: Path | None = None
     """File with its token."""
 
     @property
     def agent_config(self) -> str:
         """What agents are told."""
-        return self.address if self.token is None else f"{self.address},token={self.token.absolute()}"
+        return str(self.address) if self.token is None else f"{self.address},token={self.token.absolute()}"
 
     def answers(self, timeout_s: float = 5.0) -> bool:
         """Return whether anything listens there."""
@@ -45,12 +42,12 @@ class PolicyServer:
             return False
         return True
 
-    def greeting(self, agent: Path, timeout_s: float = 30.0) -> dict[str, Any]:
-        """Return what the server tells an agent that connects: whose policy it is, mode, and rate.
+    def greeting(self, agent: Path, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Return what the server tells an agent that connects.
 
         Args:
             agent: The agent file.
-            timeout_s: How long to wait for a place; all may be taken.
+            timeout_s: How long to wait for a place. Those of agents that were killed are free within 15 s.
 
         Raises:
             RequestError: It does not answer, or refuses.
@@ -58,28 +55,27 @@ class PolicyServer:
         hello = {
             "type": "hello",
             "protocol": PROTOCOL,
-            "token": self.token.read_text().strip() if self.token else None,
+            "token": None if self.token is None else self.token.read_text().strip(),
             "session": uuid.uuid4().hex,
             "resume": False,
-            "agent": hashlib.sha256(agent.read_bytes()).hexdigest(),
-            "blobs": [],
+            "agent": sha256_of(agent),
         }
         try:
             with self._connected(timeout_s) as connection:
-                _send(connection, hello)
-                ready = _receive(connection)
-                if ready.get("type") != "error":
-                    _send(connection, {"type": "end", "number": 1, "blobs": []})
+                connection.sendall(packed(hello))
+                greeting = _receive(connection)
+                if greeting["type"] == "ready":
+                    connection.sendall(packed({"type": "end", "number": 1}))
                     _receive(connection)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise self.silent(str(error) or type(error).__name__) from error
-        if ready.get("type") == "error":
+        if greeting["type"] != "ready":
             raise RequestError(
-                f"the policy server at {self.address} refuses the agent: {ready.get('message')}",
+                f"the policy server at {self.address} refuses the agent: {greeting.get('message')}",
                 expected="the token of the server, and the agent file of the same version",
                 repair="give --token; write the agent file anew by `teachonce agent`",
             )
-        return {name: value for name, value in ready.items() if name not in OF_SESSION}
+        return greeting
 
     def silent(self, why: str) -> RequestError:
         """Return the error of a server that does not answer."""
@@ -90,44 +86,27 @@ class PolicyServer:
         )
 
     def _connected(self, timeout_s: float) -> socket.socket:
-        if found := re.fullmatch(r"tcp://\[?([^\[\]/,+]+)\]?:(\d{1,5})", self.address):
-            return socket.create_connection((found[1], int(found[2])), timeout_s)
-        if found := re.fullmatch(r"unix://(/[^,+]+)", self.address):
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.settimeout(timeout_s)
-                connection.connect(found[1])
-            except OSError:
-                connection.close()
-                raise
-            return connection
-        raise RequestError(
-            f"{self.address!r} is no address",
-            expected="tcp://HOST:PORT or unix:///PATH",
-            repair="give the address that `teachonce serve` prints",
-        )
-
-
-def _send(connection: socket.socket, header: dict[str, Any]) -> None:
-    text = json.dumps(header).encode()
-    connection.sendall(LENGTH.pack(len(text)) + text)
+        if not self.address.path:
+            return socket.create_connection((self.address.host, self.address.port), timeout_s)
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(self.address.path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
 
 def _receive(connection: socket.socket) -> dict[str, Any]:
-    (length,) = LENGTH.unpack(_read(connection, LENGTH.size))
-    if length > LONGEST_HEADER:
-        raise ValueError(f"it answers {length} bytes, and so is no policy server")
-    message = json.loads(_read(connection, length))
-    if not isinstance(message, dict):
-        raise ValueError("it answers no message, and so is no policy server")
-    return message
+    with connection.makefile("rb") as stream:
+        (length,) = LENGTH.unpack(_read(stream.read(LENGTH.size), LENGTH.size))
+        if length > LONGEST_HEADER:
+            raise ValueError(f"what listens there is no policy server: it answers {length} bytes")
+        return json.loads(_read(stream.read(length), length))
 
 
-def _read(connection: socket.socket, length: int) -> bytes:
-    parts = b""
-    while len(parts) < length:
-        part = connection.recv(length - len(parts))
-        if not part:
-            raise ConnectionError("it closed the connection")
-        parts += part
-    return parts
+def _read(part: bytes, length: int) -> bytes:
+    if len(part) < length:
+        raise EOFError("it closed the connection")
+    return part

@@ -19,7 +19,7 @@ TEMPLATE = (
 
 
 def write_routes(path: Path, behaviours: Mapping[str, str]) -> Path:
-    """Write routes; each has behaviours with commas between: one an attempt, the last for all further ones."""
+    """Write routes with their behaviours: one an attempt, with commas between, the last for all further."""
     routes = [
         f'<route id="{name}" town="Town12"><waypoints><position x="1" y="2" z="0"/></waypoints><scenarios>'
         + "".join(f'<scenario name="a_1" type="{behaviour}"/>' for behaviour in listed.split(","))

@@ -33,16 +33,19 @@ leaderboard.autoagents.agent_wrapper.AgentError: teachonce gone: the server was 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    for name in ("routes", "checkpoint", "agent", "agent-config", "port", "gpu-rank"):
-        parser.add_argument(f"--{name}", required=True)
+    for name in ("routes", "checkpoint", "agent", "agent-config", "debug-checkpoint", "track"):
+        parser.add_argument(f"--{name}")
+    for name in ("port", "traffic-manager-port", "gpu-rank", "repetitions"):
+        parser.add_argument(f"--{name}", type=int)
     arguments = parser.parse_args()
+    print("CARLA_ROOT", os.environ.get("CARLA_ROOT"))
     (route,) = ElementTree.parse(arguments.routes).getroot().iter("route")
     checkpoint = Path(arguments.checkpoint)
     behaviours = [scenario.get("type") for scenario in route.iter("scenario")]
     behaviour = behaviours[min(int(checkpoint.parent.name), len(behaviours)) - 1]
     checkpoint.write_bytes(b"")
     print(f"port {arguments.port}, agent {arguments.agent_config}", flush=True)
-    listening = socket.create_server(("", int(arguments.port)))  # taken: an error, and no record
+    listening = socket.create_server(("", arguments.port))  # taken: an error, and no record
     simulator = subprocess.Popen(
         [sys.executable, "-c", SIMULATOR, arguments.checkpoint, str(FOREVER_S)], start_new_session=True
     )
