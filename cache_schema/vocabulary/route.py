@@ -32,7 +32,7 @@ NODE_SPACING_M = 50.0
 
 
 def command_of(option: int) -> int:
-    """Return the index into ``cache_schema.vocabulary.driving.COMMANDS``; without an option, the lane is followed."""
+    """Return the index of an option in ``driving.COMMANDS``; without an option, the lane is followed."""
     return (RoadOption.LANEFOLLOW if option < 0 else option) - 1
 
 

@@ -84,10 +84,10 @@ class WaypointController:
 
 
 class AgentController:
-    """The controls that ORION's agent sends: of a ``WaypointController``, but faster it does not accelerate.
+    """The controls that ORION's agent sends: a ``WaypointController`` that does not accelerate when fast.
 
-    Make a new one for every route. The agent's other rules, on small brakes and on throttle beside a brake, and
-    its limits, change nothing: the controller brakes fully, without throttle, or not at all.
+    Make a new one for every route. The agent's other rules, on small brakes and on throttle beside a brake,
+    and its limits change nothing: the controller brakes fully, without throttle, or not at all.
     """
 
     fastest_m_s = 5.0

@@ -25,6 +25,7 @@ import numpy as np
 
 from cache_schema.errors import RequestError
 from cache_schema.vocabulary.route import command_of
+from student.closed_loop.inputs import FARTHEST_M, RoutePlan, Sensors
 from student.closed_loop.map_reference import MapReference
 from student.closed_loop.position_filter import PositionFilter
 from student.closed_loop.rig import ANTENNA_BEHIND_M, LIDAR_TO_EGO
@@ -34,33 +35,6 @@ Mode = Literal["parity", "corrected"]
 
 TICK_RATE_HZ = 20.0
 """Steps of a second in which the leaderboard simulates."""
-FARTHEST_START_M = 15.0
-"""From the first node of the route; farther away, map, route and GPS do not belong together."""
-
-
-class RoutePlan(NamedTuple):
-    """The route as the leaderboard gives it: N nodes."""
-
-    gps: np.ndarray
-    """(N, 3) latitude and longitude in degrees, altitude in metres."""
-    world: np.ndarray
-    """(N, 3) x, y, z in metres, CARLA's world."""
-    options: np.ndarray
-    """(N) ``cache_schema.vocabulary.route.RoadOption``."""
-
-
-class Sensors(NamedTuple):
-    """What the sensors of a tick say, but for the cameras."""
-
-    step: int
-    """Number of the tick in the drive, from 0."""
-    gps: np.ndarray
-    """(3) latitude and longitude in degrees, altitude in metres."""
-    imu: np.ndarray
-    """(7) acceleration in m/s2, rotation rate in rad/s, x forward, y right, z up each; compass in rad,
-    clockwise from north. NaN where the simulator knows none."""
-    speed_m_s: float
-    """Forward velocity."""
 
 
 class EgoState(NamedTuple):
@@ -94,16 +68,17 @@ class EgoTracker:
         mode: ``parity`` or ``corrected``.
 
     Raises:
-        RequestError: The route has less than two nodes, values that are not finite, or lists of unequal length.
+        RequestError: The route has less than two nodes, or one without a position or an option, or it is not
+            the same in degrees as in metres.
     """
 
     def __init__(self, plan: RoutePlan, mode: Mode) -> None:
-        _check_plan(plan)
-        self._plan = plan
+        plan.check()
         self._corrected = mode == "corrected"
         reference = MapReference.of_node if self._corrected else MapReference.as_the_agent_solves_it
         self._reference = reference(plan.gps[0, :2], plan.world[0, :2])
         nodes = self._reference.metres(plan.gps[:, :2])
+        self._start = nodes[0]
         self._planner = RoutePlanner(map(Node, nodes, plan.options.tolist()))
         self._filter = PositionFilter()
         self._begun = False
@@ -112,43 +87,28 @@ class EgoTracker:
         self._origin = np.zeros(2)
 
     def check_start(self, sensors: Sensors) -> None:
-        """Find maps, routes and sensors that do not belong together, before 220 routes are driven for nothing.
+        """Find maps and sensors that do not belong together before the route is driven for nothing.
 
         ``step`` calls it at the first tick.
 
         Raises:
-            RequestError: The GPS is far from the first node, or the route in degrees is not that in metres.
+            RequestError: The GPS is far from the first node of the route.
         """
-        plan = self._plan
-        reference = MapReference.of_node(plan.gps[0, :2], plan.world[0, :2])
-        apart = np.linalg.norm(reference.metres(plan.gps[:, :2]) - plan.world[:, :2], axis=1)
-        if not apart.max() <= FARTHEST_START_M:
-            raise RequestError(
-                f"node {apart.argmax()} of the route is {apart.max():.0f} m away from where its latitude and "
-                "longitude are on the map of node 0",
-                expected=f"nodes in degrees and in metres that are the same, to {FARTHEST_START_M:g} m",
-                repair="let the leaderboard convert the route, with a CARLA client of the server's version",
-            )
-        start = np.linalg.norm(reference.metres(sensors.gps[:2]) - plan.world[0, :2])
-        if not start <= FARTHEST_START_M:
+        start = np.linalg.norm(self._reference.metres(sensors.gps[:2]) - self._start)
+        if start > FARTHEST_M:
             raise RequestError(
                 f"at the first tick, the GPS is {start:.0f} m away from the first node of the route",
-                expected=f"at most {FARTHEST_START_M:g} m: the ego starts there",
-                repair="use the CARLA client of the server's version (others flip latitudes), and the route's town",
+                expected=f"at most {FARTHEST_M:g} m: the ego starts there",
+                repair="load the route's town, and use the CARLA client of the server's version",
             )
 
     def step(self, sensors: Sensors) -> EgoState:
         """Take the sensors of the next tick.
 
         Raises:
-            RequestError: GPS or speed is not finite; at the first tick, what ``check_start`` raises.
+            RequestError: A value is not finite; at the first tick, the GPS is far from the route.
         """
-        if not np.isfinite([*sensors.gps, sensors.speed_m_s]).all():
-            raise RequestError(
-                f"at step {sensors.step}, GPS or speed is not finite",
-                expected="latitude, longitude, altitude and speed of every tick",
-                repair="drive the route again",
-            )
+        sensors.check()
         if not self._begun:
             self.check_start(sensors)
         antenna = self._reference.metres(sensors.gps[:2]) * (1, -1)
@@ -240,13 +200,3 @@ def _compass_along(nodes: np.ndarray) -> float:
     """Return the compass, radians, of a vehicle that looks from the first of (N, 2) nodes to the second."""
     x, y = (nodes[1] - nodes[0]).tolist()
     return (math.pi / 2 + math.atan2(y, x)) % (2 * math.pi)
-
-
-def _check_plan(plan: RoutePlan) -> None:
-    lengths = {len(plan.gps), len(plan.world), len(plan.options)}
-    if len(lengths) > 1 or min(lengths) < 2 or not np.isfinite([plan.gps, plan.world]).all():
-        raise RequestError(
-            "the route has nodes without a position or an option, or less than two nodes",
-            expected="two nodes or more, each with latitude, longitude, altitude, x, y, z and a road option",
-            repair="give the route as the leaderboard plans it",
-        )

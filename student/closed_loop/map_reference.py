@@ -29,7 +29,11 @@ class MapReference(NamedTuple):
     longitude: float
 
     def metres(self, gps: ArrayLike) -> np.ndarray:
-        """Return (..., 2) positions in CARLA's world, x east and y south, of (..., 2) latitudes and longitudes."""
+        """Return positions in CARLA's world, x east and y south.
+
+        Args:
+            gps: (..., 2) latitudes and longitudes, degrees.
+        """
         latitude, longitude = np.moveaxis(np.asarray(gps, dtype=np.float64), -1, 0)
         radius = _radius_at(self.latitude)
         x = radius * np.radians(longitude - self.longitude)
@@ -48,17 +52,17 @@ class MapReference(NamedTuple):
         # Newton's method: the digits double at each step, and the node is within a degree of the reference.
         latitude = node_latitude
         for _ in range(6):
-            phi, ahead = math.radians(latitude), _mercator(latitude) - _mercator(node_latitude)
-            miss = math.cos(phi) * ahead - y / EARTH_RADIUS_M
-            latitude -= math.degrees(miss / (1 - math.sin(phi) * ahead))
-        return cls(latitude, node_longitude - math.degrees(x / _radius_at(latitude)))
+            phi, ahead = np.radians(latitude), _mercator(latitude) - _mercator(node_latitude)
+            miss = np.cos(phi) * ahead - y / EARTH_RADIUS_M
+            latitude -= np.degrees(miss / (1 - np.sin(phi) * ahead))
+        return cls(float(latitude), float(node_longitude - np.degrees(x / _radius_at(latitude))))
 
     @classmethod
     def as_the_agent_solves_it(cls, gps: ArrayLike, world: ArrayLike) -> MapReference:
-        """Find what ORION's agent takes for the reference: its longitude is wrong where the latitude is not 0.
+        """Find what ORION's agent takes for the reference: off the equator, the longitude is wrong.
 
         The agent's equation multiplies x by the latitude of the reference, in degrees, and its solver stops
-        before even that is solved. Plan and positions are all shifted by the same metres, up to 200 km.
+        before even that is solved. Route and positions are all shifted by the same metres, up to 200 km.
 
         Args:
             gps: (2) latitude and longitude of the first node, degrees.
@@ -69,16 +73,22 @@ class MapReference(NamedTuple):
         def residuals(reference: np.ndarray) -> np.ndarray:
             latitude, longitude = reference.tolist()
             cosine = math.cos(math.radians(latitude))
-            easting = math.degrees(latitude * x / EARTH_RADIUS_M)
-            northing = EARTH_RADIUS_M * cosine * (_mercator(node_latitude) - _mercator(latitude))
-            return np.array([(node_longitude - longitude) * cosine - easting, northing + y])
+            # Roundings decide where the search ends: the sums are the agent's, in its order.
+            easting = x * latitude * 180 / (math.pi * EARTH_RADIUS_M)
+            radius = EARTH_RADIUS_M * cosine
+            return np.array(
+                [
+                    node_longitude * cosine - easting - cosine * longitude,
+                    _mercator(node_latitude) * radius + y - radius * _mercator(latitude),
+                ]
+            )
 
         return cls(*solve(residuals, np.zeros(2)).tolist())
 
 
 def _radius_at(latitude: float) -> float:
     """Radius of a circle of latitude in degrees, metres."""
-    return EARTH_RADIUS_M * math.cos(math.radians(latitude))
+    return EARTH_RADIUS_M * np.cos(np.radians(latitude))
 
 
 def _mercator(latitude: ArrayLike) -> np.ndarray:

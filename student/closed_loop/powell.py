@@ -1,8 +1,8 @@
-"""Powell's hybrid method for systems of equations, with the numbers that MINPACK's ``hybrd`` starts from.
+"""Powell's hybrid method for systems of equations, as MINPACK's ``hybrd`` does it.
 
-ORION's agent solves its map reference by it and takes what it returns, which is not always a solution: to meet
-the same values, the same way has to be gone. Q and R of the Jacobian cancel out of every step, so the Jacobian
-itself is kept here.
+ORION's agent takes what it returns for its map reference, and that is not always a solution: the same values
+are met only on the same way. MINPACK keeps the factors of the Jacobian; they cancel out of every step, and
+the Jacobian itself is kept here.
 
 Source: M. J. D. Powell, "A hybrid method for nonlinear equations" (1970); J. J. Moré, B. S. Garbow,
 K. E. Hillstrom, "User guide for MINPACK-1" (1980).

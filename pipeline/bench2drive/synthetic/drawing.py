@@ -64,9 +64,15 @@ class Painter:
         self.quad_middles = self.quads.mean(1)
         self.scenery = _scenery(scene.route, rng)
 
-    def paint(self, frame: int) -> Iterator[tuple[str, Image.Image]]:
-        """Yield each camera's name and 1600x900 image."""
-        ego = self.scene.ego.pose(frame)
+    def paint(self, frame: int, ego: np.ndarray | None = None) -> Iterator[tuple[str, Image.Image]]:
+        """Yield each camera's name and 1600x900 image.
+
+        Args:
+            frame: When: where the other road users are.
+            ego: (4, 4) pose in the UE world of the ego with the cameras; as the scene drives it, if None.
+        """
+        if ego is None:
+            ego = self.scene.ego.pose(frame)
         near = np.linalg.norm(self.quad_middles[:, :2] - ego[:2, 3], axis=1) < VIEW_M
         meadow = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * 2000.0 + (*ego[:2, 3], 0)
         quads = np.concatenate([meadow[None], self.quads[near]])

@@ -67,35 +67,61 @@ class Drive:
     yaw_rate: np.ndarray
 
 
-def drive(
-    route: Route, frames: int, *, speed: float, cruise: float, stop_line: StopLine | None, leader: Leader
-) -> Drive:
-    """Drive from the route's start at ``speed``; ``cruise`` is what the road allows where it is straight."""
-    free = _plan_braking(np.minimum(cruise, np.sqrt(GRIP_MPS2 / np.maximum(np.abs(route.curvature), 1e-6))))
-    leader_s, leader_speed = leader.drive(frames)
-    distances, speeds, accelerations = np.zeros((3, frames))
-    s = acceleration = 0.0
-    for frame in range(frames):
-        gap = leader_s[frame] - s - GAP_M
+class Driver:
+    """Chooses how fast the ego drives: by the road's bends, the car ahead, and a red light.
+
+    Args:
+        route: The road.
+        frames: For so long the leader's motion is known; it stands from then on.
+        cruise: What the road allows where it is straight, m/s.
+        stop_line: Of a red light, if there is one.
+        leader: The car ahead.
+    """
+
+    def __init__(
+        self, route: Route, frames: int, *, cruise: float, stop_line: StopLine | None, leader: Leader
+    ) -> None:
+        self.route = route
+        self.stop_line = stop_line
+        limit = np.minimum(cruise, np.sqrt(GRIP_MPS2 / np.maximum(np.abs(route.curvature), 1e-6)))
+        self._free = _plan_braking(limit)
+        self._leader_s, self._leader_speed = leader.drive(frames)
+
+    def drive(self, frames: int, *, speed: float, s: float = 0.0, first: int = 0) -> Drive:
+        """Drive for F frames from a distance along the route, at a speed, beginning with frame ``first``."""
+        distances, speeds, accelerations = np.zeros((3, frames))
+        acceleration = 0.0
+        for index in range(frames):
+            target = self._target(s, first + index)
+            distances[index], speeds[index] = s, speed
+            acceleration += 0.5 * (
+                float(np.clip((target - speed) / 0.4, -HARDEST_MPS2, COMFORT_MPS2)) - acceleration
+            )
+            acceleration = max(acceleration, -speed / DT_S)
+            accelerations[index] = acceleration
+            s += speed * DT_S / np.hypot(1.0, self.route.slope_of_shift(s))
+            speed += acceleration * DT_S
+        return self._along(distances, speeds, accelerations)
+
+    def _target(self, s: float, frame: int) -> float:
+        now = min(frame, len(self._leader_s) - 1)
+        gap = self._leader_s[now] - s - GAP_M
         target = min(
-            float(np.interp(s, route.s, free)),
-            float(np.sqrt(2 * COMFORT_MPS2 * max(gap, 0.0) + leader_speed[frame] ** 2)),
+            float(np.interp(s, self.route.s, self._free)),
+            float(np.sqrt(2 * COMFORT_MPS2 * max(gap, 0.0) + self._leader_speed[now] ** 2)),
         )
-        if stop_line and frame * DT_S < stop_line.green_at:
-            target = min(target, float(np.sqrt(2 * COMFORT_MPS2 * max(stop_line.s - s, 0.0))))
-        distances[frame], speeds[frame] = s, speed
-        acceleration += 0.5 * (
-            float(np.clip((target - speed) / 0.4, -HARDEST_MPS2, COMFORT_MPS2)) - acceleration
-        )
-        acceleration = max(acceleration, -speed / DT_S)
-        accelerations[frame] = acceleration
-        s += speed * DT_S / np.hypot(1.0, route.slope_of_shift(s))
-        speed += acceleration * DT_S
-    slope = route.slope_of_shift(distances)
-    position, yaw = route.at(distances, np.interp(distances, route.s, route.shift))
-    yaw = yaw + np.arctan(slope)
-    curvature = np.interp(distances, route.s, route.curvature + _curvature_of_shift(route))
-    return Drive(distances, position, yaw, speeds, accelerations, speeds * curvature)
+        line = self.stop_line
+        if line and frame * DT_S < line.green_at:
+            target = min(target, float(np.sqrt(2 * COMFORT_MPS2 * max(line.s - s, 0.0))))
+        return target
+
+    def _along(self, distances: np.ndarray, speeds: np.ndarray, accelerations: np.ndarray) -> Drive:
+        route = self.route
+        slope = route.slope_of_shift(distances)
+        position, yaw = route.at(distances, np.interp(distances, route.s, route.shift))
+        yaw = yaw + np.arctan(slope)
+        curvature = np.interp(distances, route.s, route.curvature + _curvature_of_shift(route))
+        return Drive(distances, position, yaw, speeds, accelerations, speeds * curvature)
 
 
 def _curvature_of_shift(route: Route) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.bench2drive.geometry import pose_matrix, transform
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
-from pipeline.bench2drive.synthetic.driving import DT_S, Drive, drive
+from pipeline.bench2drive.synthetic.driving import DT_S, Drive, Driver
 from pipeline.bench2drive.synthetic.manoeuvres import draw_manoeuvre
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, Route
 
@@ -63,6 +63,8 @@ class Scene:
     """The contents of a clip."""
 
     route: Route
+    driver: Driver
+    """Who drives the ego, and would from anywhere on its lane."""
     drive: Drive
     ego: Actor
     actors: tuple[Actor, ...]
@@ -75,9 +77,8 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
     plan = draw_manoeuvre(scenario, frames, rng)
     x, y = rng.uniform(-500, 500, 2)
     route = Route(plan.pieces, start=(x, y), yaw=rng.integers(4) * np.pi / 2)
-    ego_drive = drive(
-        route, frames, speed=plan.speed, cruise=plan.cruise, stop_line=plan.stop_line, leader=plan.leader
-    )
+    driver = Driver(route, frames, cruise=plan.cruise, stop_line=plan.stop_line, leader=plan.leader)
+    ego_drive = driver.drive(frames, speed=plan.speed)
     along = _Along(route, frames)
     time = np.arange(frames) * DT_S
     line = plan.stop_line.s if plan.stop_line else None
@@ -130,7 +131,7 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
             for number in range(3)
         ),
     )  # fmt: skip
-    return Scene(route, ego_drive, _ego(ego_drive), actors, line)
+    return Scene(route, driver, ego_drive, _ego(ego_drive), actors, line)
 
 
 def _ego(ego: Drive) -> Actor:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from student.closed_loop.controller import WaypointController
+from student.closed_loop.controller import AgentController, WaypointController
+from tests.student.closed_loop.recorded import read
 
 
 def straight(step_m):
@@ -37,3 +38,28 @@ def test_the_second_tick_remembers_the_first():
     controller.step(waypoints, 3.0)
     # Same angle again: proportional 1.1 a, integral 0.5 * 2 a / 40, no change.
     assert controller.step(waypoints, 3.0).steer == pytest.approx(0.125666 * (1.1 + 0.5 * 2 / 40), abs=1e-6)
+
+
+def test_every_recorded_call():
+    for call in read("pid.json"):
+        if call["new_controller"]:
+            controller = WaypointController()
+        control = controller.step(np.array(call["plan"], dtype=np.float32), call["speed"])
+        found = [control.steer, control.throttle, control.brake, control.desired_speed_m_s, control.angle]
+        expected = [call[name] for name in ("steer", "throttle", "brake", "desired_speed", "angle")]
+        assert [*found, *control.aim] == pytest.approx([*expected, *call["aim"]], rel=0, abs=1e-6)
+
+
+def test_above_5_m_s_the_agent_does_not_accelerate():
+    plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
+    for speed, throttle in [(5.0, 0.75), (5.01, 0.0)]:
+        follows, agent = WaypointController().step(plan, speed), AgentController().step(plan, speed)
+        assert follows.throttle == 0.75
+        assert agent == follows._replace(throttle=throttle)
+
+
+def test_the_agents_controller_remembers_while_it_does_not_accelerate():
+    agent, follows = AgentController(), WaypointController()
+    plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
+    for speed in (6.0, 6.0, 4.0):
+        assert agent.step(plan, speed).steer == follows.step(plan, speed).steer

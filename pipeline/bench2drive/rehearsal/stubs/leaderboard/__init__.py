@@ -1,0 +1,1 @@
+"""As much of the CARLA leaderboard as an agent of sensors touches."""
