@@ -48,8 +48,8 @@ class Attempt:
         """What the agent writes."""
         return self.folder / "saved"
 
-    def outcome(self) -> tuple[Outcome, str | None]:
-        """Return how it ended, by what it left, and the status in its record."""
+    def outcome(self) -> tuple[Outcome, str | None, str]:
+        """Return how it ended, by what it left; see ``outcome_of``."""
         return outcome_of(self.checkpoint, self.log, self.route)
 
 
@@ -60,6 +60,8 @@ class Ended:
     outcome: Outcome
     status: str | None
     """Of the record, if there is one."""
+    failed: str
+    """What failed, by the evaluator's output."""
     exit: int | None
     """The evaluator's exit status, negative for a signal."""
     wall_s: float
@@ -123,10 +125,10 @@ def run_attempt(
         why = _watch(tree, attempt, stuck_after_s, stopped)
     finally:
         exit_status, left = tree.end()
-    outcome, status = attempt.outcome()
+    outcome, status, failed = attempt.outcome()
     if outcome is not Outcome.FINISHED and why is not None:
         outcome = why
-    return Ended(outcome, status, exit_status, time.monotonic() - began, left)
+    return Ended(outcome, status, failed, exit_status, time.monotonic() - began, left)
 
 
 def _watch(tree: Tree, attempt: Attempt, stuck_after_s: float, stopped: Callable[[], bool]) -> Outcome | None:

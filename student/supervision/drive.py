@@ -152,10 +152,10 @@ class _Run:
         """Give the attempts that ended together with their supervisor their ends."""
         for route, number in self.history.left_open:
             attempt = self._attempt(route, number)
-            outcome, status = attempt.outcome()
+            outcome, status, failed = attempt.outcome()
             if outcome is not Outcome.FINISHED:
                 outcome = Outcome.INTERRUPTED
-            self._note_end(attempt, number, Ended(outcome, status, None, 0.0, []))
+            self._note_end(attempt, number, Ended(outcome, status, failed, None, 0.0, []))
 
     def wants(self, route: Route) -> bool:
         """Return whether a route needs an attempt, and may have one."""
@@ -186,11 +186,10 @@ class _Run:
             else:
                 self.schedule.done()
                 self.progress.advance(1, f"{route.id}: {ended.status or ended.outcome}")
-            if ended.outcome is not Outcome.FINISHED:
-                what = "again later" if self.wants(route) else "given up"
-                self.progress.message(
-                    f"route {route.id}: {ended.outcome}, attempt {count} of {self.limits.attempts}; {what}"
-                )
+            if ended.failed:
+                then = "again later" if self.wants(route) else "no further attempt"
+                how = ended.status or ended.outcome
+                self.progress.message(f"route {route.id}, attempt {count}: {how}; {then}; {ended.failed}")
             self._check_agent(route, ended)
 
     def _drive(self, route: Route, gpu: int) -> Ended:
@@ -224,6 +223,7 @@ class _Run:
             number,
             outcome=ended.outcome,
             status=ended.status,
+            failed=ended.failed,
             exit=ended.exit,
             wall_s=round(ended.wall_s, 3),
             left=ended.left,
@@ -267,7 +267,7 @@ class _Run:
             files = " ".join(str(self.results / f"{name}.json") for name in failed)
             log = self._attempt(route.id, self.history.numbers[route.id]).log
             raise RequestError(
-                f"{ended.status!r} on {len(failed)} routes in a row: {', '.join(failed)}",
+                f"{ended.status!r} on {len(failed)} routes in a row, {', '.join(failed)}: {ended.failed}",
                 expected="an agent that drives, well or badly",
                 repair=f"read {log}, repair the agent or its surroundings, then `rm {files}`, "
                 "and run this again",

@@ -90,10 +90,11 @@ class Tree:
 def marked(marks: Mapping[str, str]) -> list[psutil.Process]:
     """Return the processes of this user, but this one, whose environment has all of ``marks``."""
     found = []
-    for process in psutil.process_iter():
+    for number in psutil.pids():
         # It ended meanwhile, is dead and not buried, or is another user's.
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and marks.items() <= process.environ().items():
+            process = psutil.Process(number)
+            if number != os.getpid() and marks.items() <= process.environ().items():
                 found.append(process)
     return found
 
@@ -121,9 +122,8 @@ def keeping(marks: Mapping[str, str]) -> Generator[None]:
         yield
     finally:
         assert keeper.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # somebody killed it
+        with contextlib.suppress(BrokenPipeError), keeper.stdin:  # somebody killed it
             keeper.stdin.write(ORDERLY)
-            keeper.stdin.close()
         keeper.wait()
 
 

@@ -1,7 +1,7 @@
 """How an attempt at a route ended, and the log of attempts.
 
 ``attempts.jsonl`` has two lines an attempt: ``{"event": "began", "route", "attempt", "time", "port",
-"gpu"}`` and ``{"event": "ended", "route", "attempt", "time", "outcome", "status", "exit", "wall_s",
+"gpu"}`` and ``{"event": "ended", "route", "attempt", "time", "outcome", "status", "failed", "exit", "wall_s",
 "left"}``. An attempt that only began was interrupted together with its supervisor. Lines ``{"event": "run",
 ...}`` tell of commands.
 """
@@ -31,6 +31,9 @@ UNFINISHED = "Started"
 SERVER_AWAY = re.compile(r"^(?:\w+\.)*Server(?:Gone|Lost)\b", re.MULTILINE)
 """How a traceback ends when the agent lost its policy server, or the server its memory of the route."""
 
+RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*: .+")
+"""A line of a traceback that says what was raised."""
+
 
 class Outcome(enum.StrEnum):
     """How an attempt ended."""
@@ -59,8 +62,8 @@ def read_status(checkpoint: Path, route: str) -> str | None:
     return found[0] if len(found) == 1 and found[0] != UNFINISHED else None
 
 
-def outcome_of(checkpoint: Path, log: Path, route: str) -> tuple[Outcome, str | None]:
-    """Return what an evaluator that has ended left behind, and the status in its record.
+def outcome_of(checkpoint: Path, log: Path, route: str) -> tuple[Outcome, str | None, str]:
+    """Return how an evaluator that has ended left a route, the status in its record, and what failed.
 
     Args:
         checkpoint: What it wrote.
@@ -68,13 +71,24 @@ def outcome_of(checkpoint: Path, log: Path, route: str) -> tuple[Outcome, str | 
         route: Id of the route.
     """
     status = read_status(checkpoint, route)
+    if status is not None and status not in (SIMULATION_CRASHED, *AGENT_FAILED):
+        return Outcome.FINISHED, status, ""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    failed = _failed(text)
     if status is None:
-        return Outcome.ABSENT, None
+        return Outcome.ABSENT, None, failed
     if status == SIMULATION_CRASHED:
-        return Outcome.CRASHED, status
-    if status in AGENT_FAILED and log.is_file() and SERVER_AWAY.search(log.read_text(errors="replace")):
-        return Outcome.GONE, status
-    return Outcome.FINISHED, status
+        return Outcome.CRASHED, status, failed
+    return Outcome.GONE if SERVER_AWAY.search(text) else Outcome.FINISHED, status, failed
+
+
+def _failed(text: str) -> str:
+    """Return what an evaluator's output says of a failure: the first exception, or else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = (line for line in lines if RAISED.fullmatch(line))
+    if "Traceback (most recent call last):" in text:
+        return next(raised, lines[-1])
+    return lines[-1] if lines else ""
 
 
 class History:

@@ -76,9 +76,11 @@ def main() -> int:
             case "blocked":
                 record("Failed - Agent got blocked")
             case "crash":
+                print("server is gone", flush=True)
                 record("Failed - Simulation crashed")
                 return 255
             case "agent":
+                print("Traceback (most recent call last):\n  File ...\nValueError: no image\n\n> Stopping")
                 record("Failed - Agent crashed")
             case "gone":
                 print(TRACEBACK, flush=True)

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from cache_schema.errors import DatasetError, RequestError
+from cache_schema.progress import Progress
 from cache_schema.storage.locks import hold
 from student.supervision.drive import Limits, drive
 from student.supervision.evaluator import own_command
@@ -100,11 +101,30 @@ def test_ports_and_gpus_are_dealt_out_and_the_agent_is_told_its_server(tmp_path)
 def test_an_agent_that_fails_again_and_again_stops_all(tmp_path):
     routes = write_routes(tmp_path / "r.xml", {"0": "finish", **{str(name): "agent" for name in range(1, 9)}})
     results = tmp_path / "results"
-    with pytest.raises(RequestError, match="on 3 routes in a row: 1, 2, 3") as caught:
+    with pytest.raises(RequestError, match="on 3 routes in a row, 1, 2, 3: ValueError: no image") as caught:
         drive(routes, results, evaluator(tmp_path), limits=QUICK)
     assert f"rm {results / '1.json'} {results / '2.json'} {results / '3.json'}" in caught.value.repair
     assert sorted(attempts(results)) == ["0", "1", "2", "3"]
     assert running(tmp_path) == []
+
+
+def test_the_log_says_what_failed(tmp_path):
+    routes = write_routes(tmp_path / "r.xml", {"1": "agent", "2": "gone,finish", "3": "crash"})
+    results = tmp_path / "results"
+    told: list[str] = []
+
+    class Told(Progress):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    drive(routes, results, evaluator(tmp_path), limits=Limits(attempts=2, backoff_s=0.01), progress=Told())
+    assert sorted(told) == [
+        "route 1, attempt 1: Failed - Agent crashed; no further attempt; ValueError: no image",
+        "route 2, attempt 1: Failed - Agent crashed; again later; "
+        "teachonce_agent.ServerGone: teachonce gone: the server was started again",
+        "route 3, attempt 1: Failed - Simulation crashed; again later; server is gone",
+        "route 3, attempt 2: Failed - Simulation crashed; no further attempt; server is gone",
+    ]
 
 
 def test_an_error_of_one_worker_ends_what_the_others_drive(tmp_path):
