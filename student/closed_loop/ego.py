@@ -41,7 +41,7 @@ class EgoState(NamedTuple):
     """Where the ego is, and what it is told."""
 
     position: np.ndarray
-    """(2) x, y in metres, CARLA's world: of the antenna in ``parity``, of the ego in ``corrected``."""
+    """(2) x, y in metres, CARLA's world: of the antenna, and shifted, in ``parity``."""
     nodes_left: int
     """Nodes of the route that remain."""
     command: int
@@ -95,7 +95,7 @@ class EgoTracker:
             RequestError: The GPS is far from the first node of the route.
         """
         start = np.linalg.norm(self._reference.metres(sensors.gps[:2]) - self._start)
-        if start > FARTHEST_M:
+        if not start <= FARTHEST_M:
             raise RequestError(
                 f"at the first tick, the GPS is {start:.0f} m away from the first node of the route",
                 expected=f"at most {FARTHEST_M:g} m: the ego starts there",

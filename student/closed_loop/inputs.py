@@ -67,12 +67,12 @@ class Sensors(NamedTuple):
         """Find what sensors cannot say, before it gets into a policy's memory.
 
         Raises:
-            RequestError: A value is not finite, but those of an IMU without a compass.
+            RequestError: A value is not finite, but those of an IMU without a compass; or a pole is passed.
         """
         imu = () if np.isnan(self.imu[6]) else self.imu
-        if not np.isfinite([*self.gps, self.speed_m_s, *imu]).all():
+        if not np.isfinite([*self.gps, self.speed_m_s, *imu]).all() or abs(self.gps[0]) >= 90:
             raise RequestError(
-                f"at step {self.step}, a value of GPS, IMU or speed is not finite",
+                f"at step {self.step}, GPS, IMU or speed is not finite, or beyond a pole",
                 expected="a number from every sensor, or NaN from the compass: then the IMU is ignored",
                 repair="drive the route again",
             )

@@ -36,17 +36,17 @@ def solve(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np
     """
     x, value = start, function(start)
     scale = np.zeros_like(start)
-    radius, stalled, stalled_jacobians, first = 0.0, 0, 0, True
+    radius, first, failures, successes, stalled, stalled_jacobians = 0.0, True, 0, 0, 0, 0
     evaluations, most = 1, 200 * (len(start) + 1)
     while True:
-        jacobian, fresh, failures, successes = _differences(function, x, value), True, 0, 0
+        jacobian, fresh = _differences(function, x, value), True
         evaluations += len(start)
         columns = np.linalg.norm(jacobian, axis=0)
-        if not scale.any():
+        if first:
             scale = np.where(columns == 0, 1.0, columns)
             radius = FIRST_RADIUS * float(np.linalg.norm(scale * x)) or FIRST_RADIUS
         scale = np.maximum(scale, columns)
-        while failures < 2:
+        while fresh or failures != 2:  # at the second failure in a row, but not at the third
             try:
                 step = _dogleg(jacobian, scale, value, radius)
             except np.linalg.LinAlgError:  # the last steps changed nothing but roundings
@@ -72,8 +72,7 @@ def solve(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np
             if ratio >= 1e-4:
                 x, value, first = x + step, reached, False
             stalled = 0 if actual >= 1e-3 else stalled + 1
-            if fresh:
-                stalled_jacobians = 0 if actual >= 0.1 else stalled_jacobians + 1
+            stalled_jacobians = 0 if actual >= 0.1 else stalled_jacobians + fresh
             size = float(np.linalg.norm(scale * x))
             converged = radius <= X_TOLERANCE * size or not value.any()
             exhausted = evaluations >= most or 0.1 * max(0.1 * radius, length) <= EPSILON * size

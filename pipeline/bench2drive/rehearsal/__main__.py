@@ -59,16 +59,16 @@ def _rehearse(options: argparse.Namespace) -> int:
     opened = (world() for world in worlds.values())
     checkpoint = Checkpoint(options.checkpoint, len(worlds), kind)
     drives = evaluate(options.agent, options.agent_config, opened, checkpoint)
-    for number, drive in zip(worlds, drives, strict=False):  # a crash ends it early
+    for drive in drives:
         failure = drive.failure
         if options.drives is not None:
             options.drives.mkdir(parents=True, exist_ok=True)
             np.savez(
-                options.drives / f"{number}.npz",
+                options.drives / f"{drive.route.id}.npz",
                 poses=drive.poses,
                 controls=drive.controls,
                 plans=drive.plans,
-                route=drive.route,
+                route=drive.route.positions[:, :2],
             )
     return 255 if failure == SIMULATION_CRASHED else 0
 

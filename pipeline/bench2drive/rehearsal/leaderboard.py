@@ -3,7 +3,7 @@
 One agent instance a route, in this order: made, given its plan, set up, asked for its sensors, called tick by
 tick, and destroyed. Source: spec closed loop 2.
 
-Dimension letters: T ticks, N nodes of the route.
+Dimension letters: T ticks.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class RouteDrive:
     """(T, 3) throttle, steer, brake."""
     plans: np.ndarray
     """(T, 6, 2) the "plan" of the agent's ``last_answer``: metres, LiDAR frame; NaN where it keeps none."""
-    route: np.ndarray
-    """(N, 2) x and y of the route's nodes."""
+    route: RouteTask
+    """Where it should have gone."""
     failure: str
     """Why the leaderboard stopped the route, as in the record's status; empty where the world did."""
 
@@ -189,7 +189,7 @@ def drive_route(
         np.array(log.poses).reshape(-1, 4),
         np.array(log.controls).reshape(-1, 3),
         np.array(log.plans).reshape(-1, TRAJECTORY_STEPS, 2),
-        world.route.positions[:, :2],
+        world.route,
         failure,
     )
 
@@ -243,13 +243,11 @@ def _made(agent: ModuleType, world: World) -> Any:
         (dict(zip(("lat", "lon", "z"), place, strict=True)), option)
         for place, option in zip(places, options, strict=True)
     ]
-    transforms = [
-        carla.Transform(carla.Location(*position), carla.Rotation(yaw=yaw))
-        for position, yaw in zip(route.positions.tolist(), route.yaw.tolist(), strict=True)
+    world_plan = [
+        (carla.Transform(carla.Location(*position), carla.Rotation(yaw=yaw)), option)
+        for position, yaw, option in zip(route.positions.tolist(), route.yaw.tolist(), options, strict=True)
     ]
-    instance.set_global_plan(
-        list(zip(gps, options, strict=True)), list(zip(transforms, options, strict=True))
-    )
+    instance.set_global_plan(gps, world_plan)
     return instance
 
 

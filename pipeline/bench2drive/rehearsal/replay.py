@@ -1,7 +1,7 @@
 """A recorded clip, replayed to an agent: the stored images at the stored poses, whatever the agent does.
 
-Every tick is one frame of the clip. What the agent is sent, and no real leaderboard sends, is ``REPLAY``. It is
-no score: the route is completed when the frames are.
+Every tick is one frame of the clip. What the agent is sent, and no real leaderboard sends, is ``REPLAY``. It
+is no score: the route is completed when the frames are.
 
 Dimension letters: F frames.
 """

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from student.closed_loop.map_reference import EARTH_RADIUS_M, MapReference
-from student.closed_loop.powell import solve
 from tests.student.closed_loop.recorded import DRIVES
 
 METRE = 180 / (math.pi * EARTH_RADIUS_M)
@@ -39,13 +38,3 @@ def test_east_is_x_and_south_is_y():
     np.testing.assert_allclose(reference.metres([-3 * METRE, 10.0]), [0, 3], atol=1e-6)
     # At 60 degrees a degree of longitude is half as long.
     np.testing.assert_allclose(MapReference(60.0, 0.0).metres([60.0, 8 * METRE]), [4, 0], atol=1e-6)
-
-
-def test_a_system_with_a_known_root():
-    """x cos y = 4, x y - y = 5."""
-
-    def residuals(unknowns):
-        x, y = unknowns.tolist()
-        return np.array([x * math.cos(y) - 4, x * y - y - 5])
-
-    np.testing.assert_allclose(solve(residuals, np.ones(2)), [6.50409711, 0.90841421], atol=1e-7)

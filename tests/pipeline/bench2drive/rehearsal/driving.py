@@ -27,4 +27,8 @@ def drive(agent, world, configuration=""):
 
 def infractions(record):
     """Kinds that occurred, apart from comparisons of speed."""
-    return {kind: found for kind, found in record["infractions"].items() if found and kind != "min_speed_infractions"}
+    return {
+        kind: found
+        for kind, found in record["infractions"].items()
+        if found and kind != "min_speed_infractions"
+    }

@@ -51,7 +51,9 @@ def test_the_end_is_completed_near_to_it_only(straight):
 
 def test_far_from_the_route(straight):
     assert InRoute(straight).step(at(0, 29.9)) is None
-    assert InRoute(straight).step(at(0, 30.0)).message == "Agent deviated from the route at (x=0, y=30.0, z=0.0)"
+    assert (
+        InRoute(straight).step(at(0, 30.0)).message == "Agent deviated from the route at (x=0, y=30.0, z=0.0)"
+    )
 
 
 @pytest.mark.parametrize(("y", "until"), [(14.9, None), (15.1, 31)])
@@ -99,7 +101,10 @@ def test_a_collision_counts_once():
     assert rule.step(at(7.4), walls) is None
     event = rule.step(at(7.6), walls)
     assert event.kind == "collisions_layout"
-    assert event.message == "Agent collided against object with type=static.wall and id=7 at (x=7.6, y=0.0, z=0.0)"
+    assert (
+        event.message
+        == "Agent collided against object with type=static.wall and id=7 at (x=7.6, y=0.0, z=0.0)"
+    )
     assert rule.step(at(8.0), walls) is None
 
 
@@ -126,7 +131,10 @@ def test_the_way_outside_of_the_lanes():
     for lateral in (0.0, 2.2, 2.3, -5.7, -5.8):
         rule.step(10.0, lateral)
     event = rule.event()
-    assert event.message == "Agent went outside its route lanes for about 20.0 meters (40.0% of the completed route)"
+    assert (
+        event.message
+        == "Agent went outside its route lanes for about 20.0 meters (40.0% of the completed route)"
+    )
     assert event.outside_percent == 40.0
 
 

@@ -75,10 +75,28 @@ def test_a_route_s_record():
     assert record["weather_id"] == "14"
     assert record["town_name"] == "Town12"
     assert record["status"] == "Failed"
-    assert record["meta"] == {"route_length": pytest.approx(60, abs=0.1), "duration_game": 0.0, "duration_system": 2.346}
+    assert record["meta"] == {
+        "route_length": pytest.approx(60, abs=0.1),
+        "duration_game": 0.0,
+        "duration_system": 2.346,
+    }
 
 
 def test_perfect_is_without_any_event():
     world = draw_toy(0, cameras=False)
     world._progress.percent = 100.0
     assert record_of(world, save_name="", repetition=0, failure="", seconds=0)["status"] == "Perfect"
+
+
+def test_the_spread_of_several_routes(tmp_path):
+    """Of 100 and 40: a mean of 70, and sqrt(2 x 30^2 / 1) about it."""
+    names = [name for name, records in RECORDS.items() if records and records[0]["status"] == "Completed"]
+    checkpoint = Checkpoint(tmp_path / "results.json", 2, "toy")
+    for score, name in zip((100.0, 40.0), names, strict=False):
+        (record,) = RECORDS[name]
+        checkpoint.add(record | {"scores": record["scores"] | {"score_composed": score}})
+    checkpoint.write(finished=True)
+    summary = json.loads((tmp_path / "results.json").read_text())["_checkpoint"]["global_record"]
+    assert summary["scores_mean"]["score_composed"] == 70.0
+    assert summary["scores_std_dev"]["score_composed"] == 42.426
+    assert summary["meta"]["exceptions"] == []

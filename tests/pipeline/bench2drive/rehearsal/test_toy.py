@@ -67,9 +67,7 @@ def test_the_car_ahead_is_hit():
     share = float(outside[0].partition("(")[2].partition("%")[0]) / 100
     scores = done.record["scores"]
     assert scores["score_penalty"] == pytest.approx(others * (1 - share), abs=1e-6)
-    assert scores["score_composed"] == pytest.approx(
-        scores["score_route"] * others * (1 - share), abs=1e-4
-    )
+    assert scores["score_composed"] == pytest.approx(scores["score_route"] * others * (1 - share), abs=1e-4)
 
 
 def test_a_red_light_is_run():
@@ -99,8 +97,8 @@ def test_a_crawl_takes_too_long():
 
 def test_two_drives_are_the_same_to_the_bit():
     sensors = [
-        {"type": "sensor.other.gnss", "id": "GPS", "x": -1.4, "y": 0.0, "z": 0.0},
-        {"type": "sensor.other.imu", "id": "IMU", "x": -1.4, "y": 0.0, "z": 0.0},
+        ANTENNA | {"type": "sensor.other.gnss", "id": "GPS"},
+        ANTENNA | {"type": "sensor.other.imu", "id": "IMU"},
     ]
     seen = []
     for _ in range(2):
@@ -132,7 +130,7 @@ def test_the_bicycle_turns_as_its_wheels_do():
         turn = ego.pose.yaw
     ticks = round(math.pi * radius / (3.0 * 0.05))
     assert turn == pytest.approx(math.degrees(ticks * 0.05 * 3.0 / radius), abs=2.1)
-    # After half a circle it is a diameter away, to the right of its course, which is its slip off its heading.
+    # After half a circle it is a diameter away, to the right of its course: that is, of heading and slip.
     slip = math.asin(2.85 / 2 / radius)
     x, y = ego.pose.x - 1.5, ego.pose.y
     assert math.hypot(x, y) == pytest.approx(2 * radius, rel=2e-3)
@@ -164,21 +162,40 @@ def test_positions_on_earth_are_the_leaderboard_s(path):
     np.testing.assert_allclose(found, gps[:, :3], rtol=0, atol=1e-11)
 
 
+ANGLES = {"roll": 0.0, "pitch": 0.0, "yaw": 0.0}
+ANTENNA = {"x": -1.4, "y": 0.0, "z": 0.0}
+
+
 def rig():
     upright = {"type": "sensor.camera.rgb", "roll": 0.0, "width": 1600, "height": 900}
     return [
-        dict(upright, id=name, **dict(zip("xyz", mount.location, strict=True)), yaw=mount.yaw, pitch=0.0, fov=mount.fov)
+        dict(
+            upright,
+            id=name,
+            **dict(zip("xyz", mount.location, strict=True)),
+            yaw=mount.yaw,
+            pitch=0.0,
+            fov=mount.fov,
+        )
         for name, mount in CAMERAS.items()
     ]
 
 
 def test_sensors_tell_where_the_ego_is():
     world = draw_toy(0)  # Town03, whose origin is at 0 degrees
-    top = {"type": "sensor.camera.rgb", "id": "bev", "x": 0.0, "y": 0.0, "z": 50.0, "roll": 0.0, "pitch": -90.0}
+    top = {
+        "type": "sensor.camera.rgb",
+        "id": "bev",
+        "x": 0.0,
+        "y": 0.0,
+        "z": 50.0,
+        "roll": 0.0,
+        "pitch": -90.0,
+    }
     others = [
         dict(top, yaw=0.0, width=512, height=512, fov=50),
-        {"type": "sensor.other.gnss", "id": "GPS", "x": -1.4, "y": 0.0, "z": 0.0},
-        {"type": "sensor.other.imu", "id": "IMU", "x": -1.4, "y": 0.0, "z": 0.0},
+        ANTENNA | {"type": "sensor.other.gnss", "id": "GPS"},
+        ANTENNA | {"type": "sensor.other.imu", "id": "IMU"},
         {"type": "sensor.speedometer", "id": "SPEED"},
     ]
     world.attach([*rig(), *others])
@@ -247,7 +264,9 @@ def test_a_picture_from_elsewhere():
     for pose in (None, ego, beside):
         front = np.asarray(dict(painter.paint(0, pose))["CAM_FRONT"]).astype(int)
         red = (front[..., 0] > 100) & (front[..., 0] > 5 * front[..., 1]) & (front[..., 1] == front[..., 2])
-        back = red & (front[..., 0] == np.bincount(front[..., 0][red]).argmax())  # the face that is seen whole
+        back = red & (
+            front[..., 0] == np.bincount(front[..., 0][red]).argmax()
+        )  # the face that is seen whole
         places.append(np.flatnonzero(back.any(0))[[0, -1]].mean())
     assert places[0] == places[1]
     depth = (np.linalg.inv(ego) @ np.append(car.centre(0), 1.0))[0] - CAMERAS["CAM_FRONT"].location[0]
