@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from student.supervision.evaluator import Evaluator, own_command
+from tests.student.supervision import evaluator as evaluator_script
 
-EVALUATOR = Path(__file__).with_name("evaluator.py")
+EVALUATOR = Path(evaluator_script.__file__)
+NOTHING_LEFT = {"left of earlier attempts: 0"}
 TEMPLATE = (
     f"{shlex.quote(sys.executable)} {shlex.quote(str(EVALUATOR))} --routes={{routes}} "
     "--checkpoint={checkpoint} --agent={agent} --agent-config={agent_config} --port={port} --gpu-rank={gpu}"
@@ -53,9 +53,10 @@ def status(results: Path, route: str) -> str:
 
 def running(folder: Path) -> list[str]:
     """Processes, the supervisor apart, whose command line names what is in a folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if any(str(folder) in word for word in words) and "cli.py" not in " ".join(words):
-            found.append(" ".join(words)[:300])
-    return found
+    return [words for words in evaluator_script.running(folder) if "cli.py" not in words]
+
+
+def left_over(results: Path) -> set[str]:
+    """What the evaluators found running of earlier attempts at their routes when they began."""
+    logs = [log.read_text() for log in results.glob("work/*/*/evaluator.log")]
+    return {line for log in logs for line in log.splitlines() if line.startswith("left of")}

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import psutil
+
 FOREVER_S = 600
 SIMULATOR = """
 import os, sys, time
@@ -31,6 +33,16 @@ leaderboard.autoagents.agent_wrapper.AgentError: teachonce gone: the server was 
 """
 
 
+def running(folder: Path) -> list[str]:
+    """Command lines of processes that name what is in a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(f"{folder}/" in word for word in words):
+            found.append(" ".join(words)[:500])
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("routes", "checkpoint", "agent", "agent-config", "debug-checkpoint", "track"):
@@ -44,6 +56,8 @@ def main() -> int:
     behaviours = [scenario.get("type") for scenario in route.iter("scenario")]
     behaviour = behaviours[min(int(checkpoint.parent.name), len(behaviours)) - 1]
     checkpoint.write_bytes(b"")
+    of_route = [words for words in running(checkpoint.parent.parent) if str(checkpoint) not in words]
+    print(f"left of earlier attempts: {len(of_route)}", flush=True)
     print(f"port {arguments.port}, agent {arguments.agent_config}", flush=True)
     listening = socket.create_server(("", arguments.port))  # taken: an error, and no record
     simulator = subprocess.Popen(

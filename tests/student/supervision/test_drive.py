@@ -9,7 +9,16 @@ from cache_schema.progress import Progress
 from cache_schema.storage.locks import hold
 from student.supervision.drive import Limits, drive
 from student.supervision.evaluator import own_command
-from tests.student.supervision.driving import TEMPLATE, attempts, evaluator, running, status, write_routes
+from tests.student.supervision.driving import (
+    NOTHING_LEFT,
+    TEMPLATE,
+    attempts,
+    evaluator,
+    left_over,
+    running,
+    status,
+    write_routes,
+)
 
 QUICK = Limits(attempts=3, stuck_after_s=60, backoff_s=0.01)
 
@@ -30,6 +39,7 @@ def test_every_way_to_fail_ends_as_it_should_and_leaves_nothing_running(tmp_path
     results = tmp_path / "results"
     driven = drive(routes, results, evaluator(tmp_path), workers=3, limits=QUICK)
     assert running(tmp_path) == []
+    assert left_over(results) == NOTHING_LEFT
     assert attempts(results) == {name: ends for name, (_, ends) in expected.items()}
     assert {name: status(results, name) for name in "12345678"} == {
         **dict.fromkeys("14567", "Completed"),

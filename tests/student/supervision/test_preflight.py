@@ -79,10 +79,13 @@ def test_where_everything_is_there_nothing_is_to_be_repaired(installed):
     assert running(installed.carla) == []
 
 
-def test_a_place_of_the_server_is_free_again_after_the_check(installed):
-    with serving(ConstantVelocity(1), ANY_PORT, mode="parity") as address:
-        for _ in range(3):
+def test_the_check_takes_leave_of_the_server_so_that_its_place_is_free(installed, tmp_path):
+    log = tmp_path / "server.jsonl"
+    with serving(ConstantVelocity(1), ANY_PORT, mode="parity", log=log) as address:
+        for _ in range(2):
             assert installed.check(address, start_simulator=False).errors == ()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["reason"] for line in lines if line["event"] == "end"] == ["end", "end"]
 
 
 def test_a_server_that_is_not_there_refuses_or_has_too_few_slots(installed, tmp_path):
