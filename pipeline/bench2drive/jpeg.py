@@ -29,6 +29,11 @@ UNDECODABLE = (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError
 """Raised by the decoders for a file that is not a whole JPEG, besides OSError."""
 
 
+def jpeg_bytes(jpeg: Jpeg) -> bytes:
+    """Return the content of a camera image."""
+    return jpeg if isinstance(jpeg, bytes) else jpeg.read_bytes()
+
+
 def read_jpeg(jpeg: Jpeg) -> Image.Image:
     """Read and decode one camera image, RGB.
 
@@ -44,8 +49,7 @@ def read_jpeg_into(pixels: np.ndarray, jpeg: Jpeg) -> None:
     """Read one camera image and decode it, RGB, into an array (900, 1600, 3) uint8; see ``read_jpeg``."""
     with _opened(jpeg) as image:
         if simplejpeg is not None and image.mode == "RGB":
-            content = jpeg if isinstance(jpeg, bytes) else jpeg.read_bytes()
-            simplejpeg.decode_jpeg(content, colorspace="RGB", buffer=pixels)
+            simplejpeg.decode_jpeg(jpeg_bytes(jpeg), colorspace="RGB", buffer=pixels)
         else:
             image.load()
             pixels[:] = np.asarray(image.convert("RGB"))

@@ -19,6 +19,7 @@ from cache_schema.vocabulary.driving import ACCELERATION, SPEED, YAW_RATE
 from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import LIDAR_TOP, heading, lidar2ego, rigid_inverse
+from pipeline.bench2drive.jpeg import jpeg_bytes
 from pipeline.bench2drive.rehearsal.world import Pose, RouteTask, geographic, metric_info
 from pipeline.bench2drive.source import OpenBench2DriveClip
 
@@ -94,7 +95,7 @@ class ReplayWorld:
         """Return the frame's observation, and what GPS, IMU and speedometer say of it."""
         sample = self._clip.sample(self.tick)
         observation = {
-            "jpegs": {camera: path.read_bytes() for camera, path in sample.images.items()},
+            "jpegs": {camera: jpeg_bytes(jpeg) for camera, jpeg in sample.images.items()},
             "lidar2cam": sample.lidar2cam,
             "intrinsic": sample.intrinsic,
             "ego_pose": sample.ego_pose,
