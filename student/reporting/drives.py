@@ -17,8 +17,7 @@ from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.paths import refuse_to_replace
 from cache_schema.vocabulary.driving import EGO_LENGTH_M, EGO_WIDTH_M
 from student.open_loop.occupancy import box_corners
-from student.reporting.html import figure, page, paragraph, section
-from student.reporting.report import PAGE_START
+from student.reporting.html import PAGE_START, figure, page, paragraph, section
 from student.reporting.svg import COLOURS, GRID, STYLE, legend_below, panels, plain, svg
 
 if TYPE_CHECKING:
