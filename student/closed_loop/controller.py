@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cache_schema.errors import FeatureError
+
 STEP_S = 0.5
 """Time between waypoints."""
 
@@ -97,6 +99,16 @@ class AgentController:
         self._controller = WaypointController()
 
     def step(self, waypoints: np.ndarray, speed_m_s: float) -> Control:
-        """Follow a plan for one tick; see ``WaypointController.step``."""
+        """Follow a plan for one tick; see ``WaypointController.step``.
+
+        Raises:
+            FeatureError: The plan is not finite, and nothing follows from it.
+        """
+        if not np.isfinite(waypoints).all():
+            raise FeatureError(
+                "the plan of the policy holds NaN or infinity",
+                expected="six positions in metres",
+                repair="look at the run's losses, and serve an earlier checkpoint",
+            )
         control = self._controller.step(waypoints, speed_m_s)
         return control._replace(throttle=0.0) if speed_m_s > self.fastest_m_s else control

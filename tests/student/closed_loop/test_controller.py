@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from cache_schema.errors import FeatureError
 from student.closed_loop.controller import AgentController, WaypointController
-from tests.student.closed_loop.recorded import read
+from tests.student.closed_loop.recorded import DRIVES, read
 
 
 def straight(step_m):
@@ -50,6 +51,17 @@ def test_every_recorded_call():
         assert [*found, *control.aim] == pytest.approx([*expected, *call["aim"]], rel=0, abs=1e-6)
 
 
+@pytest.mark.parametrize("path", DRIVES, ids=lambda path: path.stem)
+def test_every_tick_of_the_recorded_drives(path):
+    controller = AgentController()
+    for tick in read(path.name)["ticks"]:
+        plan, expected = np.array(tick["in"]["plan"], dtype=np.float32), tick["out"]
+        control = controller.step(plan, tick["in"]["speed"])
+        found = [control.steer, control.throttle, control.brake, control.desired_speed_m_s, control.angle]
+        expected = [*expected["control"], expected["desired_speed"], expected["angle"], *expected["aim"]]
+        assert [*found, *control.aim] == pytest.approx(expected, rel=0, abs=1e-6)
+
+
 def test_above_5_m_s_the_agent_does_not_accelerate():
     plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
     for speed, throttle in [(5.0, 0.75), (5.01, 0.0)]:
@@ -63,3 +75,11 @@ def test_the_agents_controller_remembers_while_it_does_not_accelerate():
     plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
     for speed in (6.0, 6.0, 4.0):
         assert agent.step(plan, speed).steer == follows.step(plan, speed).steer
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_control_is_made_up_for_a_plan_that_is_none(value):
+    plan = np.arange(1.0, 7.0)[:, None] * [1.0, 5.0]
+    plan[5, 0] = value
+    with pytest.raises(FeatureError, match="NaN or infinity"):
+        AgentController().step(plan, 3.0)
