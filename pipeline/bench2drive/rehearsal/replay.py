@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache_schema.errors import RequestError
+from cache_schema.errors import ClipError, RequestError
 from cache_schema.vocabulary.driving import ACCELERATION, SPEED, YAW_RATE
 from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import find_clips
@@ -94,7 +94,7 @@ class ReplayWorld:
         """Return the frame's observation, and what GPS, IMU and speedometer say of it."""
         sample = self._clip.sample(self.tick)
         observation = {
-            "jpegs": {camera: path.read_bytes() for camera, path in sample.images.items()},
+            "jpegs": {camera: _read(path) for camera, path in sample.images.items()},
             "lidar2cam": sample.lidar2cam,
             "intrinsic": sample.intrinsic,
             "ego_pose": sample.ego_pose,
@@ -145,6 +145,17 @@ class ReplayWorld:
             y = y[0] + np.array([0.0, SHORTEST_ROUTE_M]) * np.sin(radians)
             yaw, frames = np.repeat(yaw, 2), np.repeat(frames, 2)
         return np.column_stack([x, y, np.zeros(len(x))]), yaw, options[frames]
+
+
+def _read(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except FileNotFoundError as error:
+        raise ClipError(
+            f"the image {image} cannot be replayed: it is not there",
+            expected="a JPEG of every camera for every annotated frame",
+            repair="unpack the clip's archive again, or leave the clip out",
+        ) from error
 
 
 def replays(root: Path) -> dict[int, Callable[[], ReplayWorld]]:

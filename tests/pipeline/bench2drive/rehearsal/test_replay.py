@@ -94,6 +94,18 @@ def test_clips_that_cannot_be_told_apart_or_read(data, tmp_path):
         replays(tmp_path)
 
 
+def test_a_missing_image_is_no_fault_of_the_agent(tmp_path):
+    write_demo_data(tmp_path / "data", clips=1, frames=3)
+    world = replays(tmp_path / "data")[9001]()
+    (image,) = (tmp_path / "data").rglob("rgb_back/00001.jpg")
+    image.unlink()
+    with (
+        pytest.raises(ClipError, match=r"rgb_back/00001\.jpg does not exist"),
+        agent_module(SCRIPTED) as module,
+    ):
+        drive(module, scripted(), world)
+
+
 def test_a_clip_that_stands_has_a_route_all_the_same(frame_record, write_clip):
     clip = write_clip([frame_record(speed=0.0) for _ in range(4)])
     (world,) = [opened() for opened in replays(clip.path.parent).values()]
