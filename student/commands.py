@@ -19,7 +19,6 @@ from cache_schema.terminal import (
     torch_device,
 )
 from student.loading import Resident
-from student.scoring import DEFAULT, Keep
 from student.systems import PRESETS
 
 commands = typer.Typer()
@@ -173,60 +172,6 @@ def report(
     from student.reporting.report import report
 
     out.print(f"report: {report(runs, page)}")
-
-
-@commands.command(rich_help_panel=PANEL)
-def score(
-    results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Folder of Bench2Drive's result files, or one of them.")
-    ],
-    against: Annotated[
-        Path | None, typer.Option(metavar="OTHER", help="Results to compare with, route by route.")
-    ] = None,
-    routes: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST", help="bench2drive220, bench2drive-0.0.4, dev10, or the evaluation's FILE.xml."
-        ),
-    ] = DEFAULT,
-    junctions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE.json", help="Where junctions are, for Traffic_Signs and the mean ability."
-        ),
-    ] = None,
-    metrics: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="SAVE_PATH of the evaluation, for smoothness; by default RESULTS/metrics, if it is there.",
-        ),
-    ] = None,
-    keep: Annotated[
-        Keep | None,
-        typer.Option(help="Which record counts where a drive has several, in the order of file names."),
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--out", metavar="OUT.html", help="Also write a page with figures.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Score a closed-loop evaluation on Bench2Drive, with intervals; compare it with another one."""
-    from student.scoring.comparison import compare
-    from student.scoring.score import score
-
-    scored = score(results, routes, junctions=junctions, metrics=metrics, keep=keep)
-    found = (
-        scored if against is None else compare(scored, score(against, routes, junctions=junctions, keep=keep))
-    )
-    if page is not None:
-        from student.reporting.closed_loop import write_page
-
-        write_page(found, page)
-    if as_json:
-        out.print(found.model_dump_json(indent=1), soft_wrap=True)
-    else:
-        out.print(found)
 
 
 def _changes(texts: list[str] | None) -> dict[str, str]:

@@ -19,6 +19,7 @@ from cache_schema.vocabulary.driving import ACCELERATION, SPEED, YAW_RATE
 from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import LIDAR_TOP, heading, lidar2ego, rigid_inverse
+from pipeline.bench2drive.jpeg import jpeg_bytes
 from pipeline.bench2drive.rehearsal.world import Pose, RouteTask, geographic, metric_info
 from pipeline.bench2drive.source import OpenBench2DriveClip
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.bench2drive.clips import RawClip
+    from pipeline.bench2drive.jpeg import Jpeg
     from pipeline.bench2drive.rehearsal.world import Control, Event
 
 REPLAY = "REPLAY"
@@ -94,7 +96,7 @@ class ReplayWorld:
         """Return the frame's observation, and what GPS, IMU and speedometer say of it."""
         sample = self._clip.sample(self.tick)
         observation = {
-            "jpegs": {camera: _read(path) for camera, path in sample.images.items()},
+            "jpegs": {camera: _content(jpeg) for camera, jpeg in sample.images.items()},
             "lidar2cam": sample.lidar2cam,
             "intrinsic": sample.intrinsic,
             "ego_pose": sample.ego_pose,
@@ -147,12 +149,12 @@ class ReplayWorld:
         return np.column_stack([x, y, np.zeros(len(x))]), yaw, options[frames]
 
 
-def _read(image: Path) -> bytes:
+def _content(jpeg: Jpeg) -> bytes:
     try:
-        return image.read_bytes()
-    except FileNotFoundError as error:
+        return jpeg_bytes(jpeg)
+    except OSError as error:
         raise ClipError(
-            f"the image {image} cannot be replayed: it is not there",
+            f"an image of the clip cannot be replayed: {error}",
             expected="a JPEG of every camera for every annotated frame",
             repair="unpack the clip's archive again, or leave the clip out",
         ) from error

@@ -1,0 +1,121 @@
+"""The supervisor itself is stopped, in every way: nothing keeps running, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.paths import ROOT
+from tests.student.supervision.driving import (
+    NOTHING_LEFT,
+    TEMPLATE,
+    attempts,
+    evaluator,
+    left_over,
+    running,
+    status,
+    write_routes,
+)
+
+
+def start(folder: Path, routes: Path) -> subprocess.Popen:
+    command = [sys.executable, "cli.py", "drive", "--out", folder / "results", "--routes", routes]
+    command += ["--evaluator", TEMPLATE, "--agent", evaluator(folder).agent]
+    command += ["--workers", "2", "--backoff", "0.01"]
+    return subprocess.Popen(
+        [*map(str, command)],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def ticking(results: Path) -> bool:
+    """Whether both routes were begun, and their agents save something."""
+    return len([file for file in results.glob("work/*/1/saved/*/*") if file.stat().st_size]) == 2
+
+
+def keepers(process: subprocess.Popen) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children()
+        if any(word.endswith("supervision/marked.py") for word in child.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_stops_it_nothing_keeps_running_and_the_same_command_goes_on(tmp_path, how):
+    routes = write_routes(tmp_path / "r.xml", {"1": "drive on,finish", "2": "drive on,crash,crash,finish"})
+    results = tmp_path / "results"
+    process = start(tmp_path, routes)
+    until(lambda: ticking(results), process)
+    os.killpg(process.pid, how)  # as a terminal sends Ctrl-C to all of its group
+    _, err = process.communicate()
+    assert process.returncode == (130 if how == signal.SIGINT else -how), err
+    if how == signal.SIGINT:
+        assert err.splitlines()[-1].startswith("stopped; ")
+        assert running(tmp_path) == []
+    until(lambda: not running(tmp_path))
+    again = start(tmp_path, routes)
+    shown, err = again.communicate()
+    assert again.returncode == 0, err
+    # An attempt that was interrupted takes none of the three away.
+    assert attempts(results) == {
+        "1": ["interrupted", "finished"],
+        "2": ["interrupted", "crashed", "crashed", "finished"],
+    }
+    assert "2 crashed, 2 finished, 2 interrupted" in shown
+    assert running(tmp_path) == []
+
+
+def test_with_its_keeper_killed_too_the_next_run_ends_what_is_left(tmp_path):
+    routes = write_routes(tmp_path / "r.xml", {"1": "hang after", "2": "drive on,finish"})
+    results = tmp_path / "results"
+    process = start(tmp_path, routes)
+    until(lambda: ticking(results) and (results / "work/1/1/checkpoint.json").stat().st_size, process)
+    (keeper,) = keepers(process)
+    keeper.kill()
+    process.kill()
+    process.communicate()
+    orphans = running(tmp_path)
+    assert len([words for words in orphans if "evaluator.py" in words]) == 2
+    assert len(orphans) == 6  # each with a simulator of two processes
+    again = start(tmp_path, routes)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert running(tmp_path) == []
+    assert left_over(results) == NOTHING_LEFT
+    # The first had its record already: a route is not driven again that has one.
+    assert attempts(results) == {"1": ["finished"], "2": ["interrupted", "finished"]}
+    assert status(results, "1") == "Completed"
+    assert (results / "metrics/RouteScenario_1_rep0_1/metric_info.json").is_file()
+
+
+def test_other_processes_are_left_alone(tmp_path):
+    """A stranger's simulator, and one of another folder of results."""
+    names = {"stranger": {}, "other": {"TEACHONCE_RESULTS": str(tmp_path / "results-2")}}
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    others = [subprocess.Popen(sleeping, env=os.environ | marks) for marks in names.values()]
+    try:
+        process = start(tmp_path, write_routes(tmp_path / "r.xml", {"1": "killed,finish", "2": "finish"}))
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
