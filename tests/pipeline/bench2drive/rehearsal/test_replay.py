@@ -113,3 +113,14 @@ def test_a_clip_that_stands_has_a_route_all_the_same(frame_record, write_clip):
     step = world.route.positions[1] - world.route.positions[0]
     assert step == pytest.approx([np.cos(np.radians(30)), np.sin(np.radians(30)), 0], abs=1e-9)
     json.dumps(world.metric_info())
+
+
+def test_the_motion_of_a_clip(frame_record, write_clip):
+    """Heading 30 degrees, 0.5 m/s2 ahead and 0.2 m/s2 to the right, 0.3 rad/s clockwise, as annotated."""
+    clip = write_clip([frame_record(speed=0.0) for _ in range(2)])
+    (world,) = [opened() for opened in replays(clip.path.parent).values()]
+    told = world.metric_info()
+    cos, sin = np.cos(np.radians(30)), np.sin(np.radians(30))
+    np.testing.assert_allclose(told["acceleration"], [0.5 * cos - 0.2 * sin, 0.5 * sin + 0.2 * cos, 0])
+    np.testing.assert_allclose(told["angular_velocity"], [0, 0, np.degrees(0.3)])
+    np.testing.assert_allclose([*told["location"], told["rotation"][2]], [100, 50, 0, 30], atol=1e-9)
