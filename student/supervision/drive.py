@@ -9,6 +9,7 @@ scored.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -24,12 +25,7 @@ from cache_schema.storage.locks import hold
 from student.supervision.attempt import Attempt, Ended, results_mark, run_attempt
 from student.supervision.conditions import keep_conditions
 from student.supervision.marked import end_marked, keeping
-from student.supervision.outcomes import (
-    AGENT_FAILED,
-    ATTEMPTS,
-    History,
-    Outcome,
-)
+from student.supervision.outcomes import AGENT_FAILED, ATTEMPTS, History, Outcome
 from student.supervision.ports import Ports
 from student.supervision.routes import read_routes
 from student.supervision.schedule import Schedule
@@ -52,6 +48,8 @@ BACKOFF_S = 30.0
 SERVER_PATIENCE_S = 300.0
 """As an agent waits for a server that is started again."""
 LOOK_S = 1.0
+AGENT_FAILURES = 3
+"""On one route after another: fewer may be the routes' fault, more are hours lost."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +191,10 @@ class _Run:
             self._check_agent(route, ended)
 
     def _drive(self, route: Route, gpu: int) -> Ended:
-        with self.writing:
-            self.history.numbers[route.id] += 1
-            number = self.history.numbers[route.id]
-        attempt = self._attempt(route.id, number)
+        number = self.history.numbers[route.id] + 1
+        while (attempt := self._attempt(route.id, number)).folder.exists():  # and its log was deleted
+            number += 1
+        self.history.numbers[route.id] = number
         make_folder(attempt.folder)
         with self.ports.lent() as ports:
             self._note("began", attempt, number, port=ports.rpc, gpu=gpu)
@@ -238,6 +236,7 @@ class _Run:
         metrics = self.results / "metrics"
         make_folder(metrics)
         for saved in sorted(attempt.saved.glob("*")):
+            shutil.rmtree(metrics / saved.name, ignore_errors=True)  # of an attempt before
             saved.rename(metrics / saved.name)
         write_durably(self.results / f"{attempt.route}.json", attempt.checkpoint.read_bytes())
 
@@ -254,7 +253,7 @@ class _Run:
         return not self.schedule.stopped
 
     def _check_agent(self, route: Route, ended: Ended) -> None:
-        """Stop all if the agent itself fails on as many routes in a row as a route has attempts."""
+        """Stop all if the agent itself fails on one route after another."""
         with self.writing:
             if ended.outcome is not Outcome.FINISHED:
                 return
@@ -263,14 +262,14 @@ class _Run:
                 return
             self.agent_failures.append(route.id)
             failed = self.agent_failures[:]
-        if len(failed) >= self.limits.attempts:
+        if len(failed) >= AGENT_FAILURES:
             files = " ".join(str(self.results / f"{name}.json") for name in failed)
             log = self._attempt(route.id, self.history.numbers[route.id]).log
             raise RequestError(
                 f"{ended.status!r} on {len(failed)} routes in a row, {', '.join(failed)}: {ended.failed}",
                 expected="an agent that drives, well or badly",
-                repair=f"read {log}, repair the agent or its surroundings, then `rm {files}`, "
-                "and run this again",
+                repair=f"read {log}, repair the agent or its surroundings, and run this again: it drives the "
+                f"other routes, and these, too, after `rm {files}`",
             )
 
 

@@ -133,7 +133,7 @@ def preflight(
     check("disk", lambda: _disk(results, len(listed)))
     check("ports", _ports)
     if has_agent := check("agent file", lambda: _agent(evaluator)):
-        conditions["agent"] = found["agent file"]
+        conditions["agent"] = sha256_of(evaluator.agent)
     if server is not None and has_agent:
 
         def look_at_server() -> str:
@@ -187,7 +187,7 @@ def _agent(evaluator: Evaluator) -> str:
             expected="the file that the evaluator loads",
             repair="write it by `teachonce agent BENCH2DRIVE_DIR`, or name yours with --agent",
         )
-    return sha256_of(evaluator.agent)
+    return str(evaluator.agent)
 
 
 def _places(server: ServerAddress, greeting: dict[str, Any], workers: int) -> str:

@@ -32,7 +32,7 @@ def test_every_way_to_fail_ends_as_it_should_and_leaves_nothing_running(tmp_path
         "5": ("die,killed,finish", ["absent", "absent", "finished"]),
         "6": ("cut,finish", ["absent", "finished"]),
         "7": ("gone,finish", ["gone", "finished"]),
-        "8": ("crash", ["crashed"] * 3),
+        "8": ("crash,simulator", ["crashed"] * 3),
         "9": ("die", ["absent"] * 3),
     }
     routes = write_routes(tmp_path / "r.xml", {name: how for name, (how, _) in expected.items()})
@@ -45,15 +45,20 @@ def test_every_way_to_fail_ends_as_it_should_and_leaves_nothing_running(tmp_path
         **dict.fromkeys("14567", "Completed"),
         "2": "Failed - Agent got blocked",
         "3": "Failed - Agent crashed",
-        "8": "Failed - Simulation crashed",
+        "8": "Failed - Agent crashed",
     }
     assert not (results / "9.json").exists()
     assert driven.unfinished == {"8": "crashed", "9": "absent"}
     assert driven.ends == {"finished": 7, "crashed": 4, "absent": 6, "gone": 1}
     assert driven.attempts == {name: len(ends) for name, (_, ends) in expected.items()}
     # What the agent saved of the attempt whose record counts.
-    assert (results / "metrics/RouteScenario_5_rep0_3/metric_info.json").is_file()
-    assert not (results / "metrics/RouteScenario_5_rep0_1").exists()
+    saved = {path.name: (path / "metric_info.json").read_text() for path in results.glob("metrics/*")}
+    assert {name: saved[f"RouteScenario_{name}_rep0"].split("\n")[0] for name in "1458"} == {
+        "1": "attempt 1",
+        "4": "attempt 2",
+        "5": "attempt 3",
+        "8": "attempt 3",
+    }
 
 
 def test_the_same_command_drives_nothing_again_and_more_attempts_go_on(tmp_path):
@@ -71,6 +76,16 @@ def test_the_same_command_drives_nothing_again_and_more_attempts_go_on(tmp_path)
         "2": ["finished"],
         "3": ["crashed", "absent", "crashed", "finished"],
     }
+
+
+def test_without_its_log_a_folder_goes_on_and_counts_anew(tmp_path):
+    routes = write_routes(tmp_path / "r.xml", {"1": "crash", "2": "finish"})
+    results, program = tmp_path / "results", evaluator(tmp_path)
+    drive(routes, results, program, limits=QUICK)
+    (results / "attempts.jsonl").unlink()
+    drive(routes, results, program, limits=QUICK)
+    assert attempts(results) == {"1": ["crashed"] * 3}
+    assert sorted(path.name for path in (results / "work/1").iterdir()) == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_what_was_driven_elsewhere_counts_and_a_damaged_file_does_not(tmp_path):
@@ -116,6 +131,9 @@ def test_an_agent_that_fails_again_and_again_stops_all(tmp_path):
     assert f"rm {results / '1.json'} {results / '2.json'} {results / '3.json'}" in caught.value.repair
     assert sorted(attempts(results)) == ["0", "1", "2", "3"]
     assert running(tmp_path) == []
+    (results / "2.json").unlink()
+    with pytest.raises(RequestError, match="on 3 routes in a row, 2, 4, 5"):
+        drive(routes, results, evaluator(tmp_path), limits=QUICK)
 
 
 def test_the_log_says_what_failed(tmp_path):

@@ -102,7 +102,7 @@ def test_with_its_keeper_killed_too_the_next_run_ends_what_is_left(tmp_path):
     # The first had its record already: a route is not driven again that has one.
     assert attempts(results) == {"1": ["finished"], "2": ["interrupted", "finished"]}
     assert status(results, "1") == "Completed"
-    assert (results / "metrics/RouteScenario_1_rep0_1/metric_info.json").is_file()
+    assert (results / "metrics/RouteScenario_1_rep0/metric_info.json").is_file()
 
 
 def test_other_processes_are_left_alone(tmp_path):
