@@ -1,1 +1,1 @@
-"""A policy server for closed-loop driving, and the agent file that connects a simulator to it."""
+"""The policy server: it drives with a student, over a socket."""

@@ -11,8 +11,7 @@ from cache_schema.vocabulary.observation import Observation
 from student.closed_loop.controller import AgentController
 from student.closed_loop.ego import EgoTracker, RoutePlan, Sensors
 from student.closed_loop.rig import RIG
-from student.serving.jpeg_header import baseline_size
-from student.serving.messages import MessageError
+from student.serving.messages import MessageError, jpeg_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,11 +73,14 @@ class Drive:
         if len(jpegs) != len(tick.cameras) or (jpegs and not due):
             raise MessageError("protocol", f"{len(jpegs)} images at step {tick.step}")
         for camera, jpeg in zip(tick.cameras, jpegs, strict=True):
-            _check_image(camera, jpeg)
+            if (size := jpeg_size(jpeg)) != CAMERA_SIZE:
+                raise MessageError("protocol", f"the image of {camera} is {size[0]}x{size[1]}, not 1600x900")
         images = dict(zip(tick.cameras, jpegs, strict=True))
         if tick.sensors is not None and tick.replay is None:
             seen = self._seen(tick.step, tick.sensors, images)
         elif tick.replay is not None and tick.sensors is None and self.rules.allow_replay:
+            if not len(tick.replay.lidar2cam) == len(tick.replay.intrinsic) == len(RIG.cameras):
+                raise MessageError("protocol", f"a replay has {len(RIG.cameras)} cameras")
             seen = _recorded(self.clip, tick.replay, images)
         else:
             raise MessageError("protocol", "a tick has sensors, or a replay where the server allows that")
@@ -132,12 +134,3 @@ def _recorded(clip: str, replay: Replay, images: dict[str, bytes]) -> Observatio
         command=replay.command,
         can_bus=np.array(replay.can_bus),
     )
-
-
-def _check_image(camera: str, jpeg: bytes) -> None:
-    try:
-        size = baseline_size(jpeg)
-    except ValueError as error:
-        raise MessageError("protocol", f"the image of {camera}: {error}") from error
-    if size != CAMERA_SIZE:
-        raise MessageError("protocol", f"the image of {camera} is {size[0]}x{size[1]}, not 1600x900")

@@ -26,6 +26,8 @@ LONGEST_HEADER = 1 << 16
 LARGEST_BLOB = 1 << 22
 MOST_BLOBS = 8
 SAVE_NAME = r"^[A-Za-z0-9_.-]{1,200}$"
+BASELINE, JPEG_FRAMES = 0xC0, frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers that begin a baseline JPEG's frame, and a frame of any kind: C4, C8 and CC begin something else."""
 LENGTH = struct.Struct(">I")
 
 BlobLength = Annotated[int, Field(ge=1, le=LARGEST_BLOB)]
@@ -180,6 +182,24 @@ def read_plan(blob: bytes) -> Plan:
         MessageError: It is none.
     """
     return _parsed(TypeAdapter(Plan), blob)
+
+
+def jpeg_size(jpeg: bytes) -> tuple[int, int]:
+    """Return width and height of a baseline JPEG of three channels, before anything of it is decoded.
+
+    Raises:
+        MessageError: The bytes are none.
+    """
+    place = 2 if jpeg[:2] == b"\xff\xd8" else len(jpeg)
+    while jpeg[place : place + 1] == b"\xff" and place + 10 <= len(jpeg):
+        marker = jpeg[place + 1]
+        if marker == BASELINE and jpeg[place + 4] == 8 and jpeg[place + 9] == 3:
+            height, width = (int.from_bytes(jpeg[at : at + 2], "big") for at in (place + 5, place + 7))
+            return width, height
+        if marker in JPEG_FRAMES:
+            break
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    raise MessageError("protocol", "an image that is no baseline JPEG of three channels")
 
 
 def packed(header: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> bytes:

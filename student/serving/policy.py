@@ -31,6 +31,11 @@ class Policy(Protocol):
         """P, how many drives there may be at once."""
         ...
 
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """What the last step took, by its parts; empty where that is not known."""
+        ...
+
     def prepare(self, observation: Observation) -> Any:
         """Return what ``step`` takes of an observation. Called in several threads at once."""
         ...
@@ -64,6 +69,7 @@ class ConstantVelocity:
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
         self.identity = {"student": "constant velocity"}
+        self.seconds: dict[str, float] = {}
 
     def prepare(self, observation: Observation) -> float:
         """Return the speed."""

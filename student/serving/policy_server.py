@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cache_schema.errors import RequestError, TeachonceError
 from cache_schema.terminal import err
 from student.closed_loop.rig import RIG
@@ -232,17 +230,18 @@ class PolicyServer:
             raise MessageError("protocol", "tick before begin")
         arrived = time.perf_counter()
         loop = asyncio.get_running_loop()
-        ms, positions = {}, None
+        seconds, positions = {}, None
         observation = drive.observe(tick, jpegs)
         if observation is not None:
             prepared = await loop.run_in_executor(self._pool, self._policy.prepare, observation)
-            ms["prepare"] = 1e3 * (time.perf_counter() - arrived)
+            seconds["prepare"] = time.perf_counter() - arrived
             planned = await self._rounds.plan(session.slot, prepared)
-            ms |= {"queue": 1e3 * planned.queue_s, "step": 1e3 * planned.step_s}
-            positions = np.asarray(planned.positions)
+            seconds |= planned.seconds
+            positions = planned.positions
         control = drive.follow(positions)
-        ms["total"] = 1e3 * (time.perf_counter() - arrived)
-        self._note(session, "tick", step=tick.step, ms={name: round(value, 3) for name, value in ms.items()})
+        seconds["total"] = time.perf_counter() - arrived
+        ms = {name: round(1e3 * value, 3) for name, value in seconds.items()}
+        self._note(session, "tick", step=tick.step, ms=ms)
         return {"type": "control", "step": tick.step, **control, "ms": ms}
 
     async def _refuse(self, writer: asyncio.StreamWriter, session: Session | None, error: Exception) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
     from student.serving.policy import Policy
@@ -32,8 +32,8 @@ class Planned(NamedTuple):
 
     positions: np.ndarray
     """(6, 2) metres, LiDAR frame (x right, y forward), 0.5 s apart."""
-    queue_s: float
-    step_s: float
+    seconds: Mapping[str, float]
+    """What it took: ``queue`` until the round, its ``step``, and the parts that the policy measures."""
 
 
 class _Waiting(NamedTuple):
@@ -96,12 +96,12 @@ class Rounds:
                 for drive in waiting.values():
                     _fail(drive.planned, PolicyError(f"the policy failed: {error!r}"), error)
                 continue
-            step_s = time.perf_counter() - begun
+            seconds = {"step": time.perf_counter() - begun, **self._policy.seconds}
             for slot, drive in waiting.items():
                 if not np.isfinite(plans[slot]).all():
                     _fail(drive.planned, PolicyError("the plan is not finite"))
                 elif not drive.planned.done():
-                    drive.planned.set_result(Planned(plans[slot], begun - drive.since, step_s))
+                    drive.planned.set_result(Planned(plans[slot], {"queue": begun - drive.since, **seconds}))
 
     async def _gather(self) -> None:
         while not self._waiting:

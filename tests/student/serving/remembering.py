@@ -20,6 +20,7 @@ def plan_after(memory):
 class Remembering:
     def __init__(self, slots):
         self.identity = {"student": "remembering"}
+        self.seconds = {"memory": 0.25}
         self.slots = slots
         self.gate = threading.Event()
         """Steps wait for it."""

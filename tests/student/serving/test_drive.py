@@ -29,7 +29,7 @@ class Recorded:
     slots = 1
 
     def __init__(self, plans):
-        self.identity = {"student": "recorded"}
+        self.identity, self.seconds = {"student": "recorded"}, {}
         self.plans = np.array(plans, dtype=np.float32)
         self.observations = []
 

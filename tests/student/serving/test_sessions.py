@@ -231,5 +231,6 @@ def test_the_log_says_what_was_driven(tmp_path):
     )
     assert {event["save_name"] for event in events[1:]} == {SAVE_NAME}
     assert [event["step"] for event in events[2:4]] == [0, 1]
-    assert set(events[2]["ms"]) == {"prepare", "queue", "step", "total"}
+    assert set(events[2]["ms"]) == {"prepare", "queue", "step", "memory", "total"}
+    assert events[2]["ms"]["memory"] == 250.0
     assert set(events[3]["ms"]) == {"total"}
