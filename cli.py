@@ -28,6 +28,7 @@ from cache_schema.terminal import (
 )
 from pipeline import commands as teacher_commands
 from pipeline import making_commands
+from student import closed_loop_commands
 from student import commands as student_commands
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Run a large driving teacher once, and train students from its cached features.",
 )
-for group in (teacher_commands, making_commands, dataset_commands, student_commands):
+for group in (teacher_commands, making_commands, dataset_commands, student_commands, closed_loop_commands):
     app.add_typer(group.commands)
 
 

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 
 TARGETS = {"three teachers": 5.0, "shared pass": 2.5}
 """Samples per second of training from the cache, as a multiple of these."""
+CPU = torch.device("cpu")
 WINDOW = 4
 """Samples of a step."""
 SIGNALS = {
@@ -169,14 +170,19 @@ def _as_read(values: Tensor | list[Tensor]) -> Tensor | Ragged:
     return Ragged(flat.float() if flat.is_floating_point() else flat.long(), shapes)
 
 
-def steps(system: DriveKdSystem, model: torch.nn.Module, batch_of: Callable[[int], Batch]) -> Iterator[int]:
+def steps(
+    system: DriveKdSystem,
+    model: torch.nn.Module,
+    batch_of: Callable[[int], Batch],
+    device: torch.device = CPU,
+) -> Iterator[int]:
     """Train for ever; yield the number of samples after each step."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=5e-5, weight_decay=0.0, fused=True)
     for step in itertools.count():
         for place in range(WINDOW):
             position = np.array([place])
-            context = StepContext(0, step, samples=WINDOW, positions=position, device=torch.device("cpu"))
+            context = StepContext(0, step, samples=WINDOW, positions=position, device=device)
             output = system.training_step(model, batch_of(step * WINDOW + place), context)
             system.gradients(output.losses, weights, lambda loss: loss / WINDOW, context)
         system.gradients.end_step(weights, lambda values: values, context)

@@ -44,7 +44,7 @@ from benchmarks.orion_steps import PlainHeads, WholePrompt, flops, frames, load
 from benchmarks.record import Record
 from pipeline.teachers.orion.precision import PrecisionConfig, fp8_rows
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
-from pipeline.teachers.orion.teacher import features_of
+from pipeline.teachers.orion.stream import features_of
 from pipeline.teachers.precision import TYPES
 
 if TYPE_CHECKING:

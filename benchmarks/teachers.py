@@ -17,7 +17,7 @@ from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.inputs import collate, prepare
 from pipeline.teachers.orion.network.config import DETECTION_RANGE_M, BackboneConfig, DecoderConfig
 from pipeline.teachers.orion.presets import ORION_7B
-from pipeline.teachers.orion.teacher import features_of
+from pipeline.teachers.orion.stream import features_of
 from pipeline.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.bench2drive.source import DrivingSample
     from pipeline.teachers.orion.inputs import OrionBatch, OrionInputs
-    from pipeline.teachers.orion.teacher import OrionState
+    from pipeline.teachers.orion.stream import OrionState
 
 _RELEASED = ORION_7B.config
 _DECODER = DecoderConfig(layers=1, heads=4, ffn_width=256)

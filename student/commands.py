@@ -9,7 +9,6 @@ import typer
 
 from cache_schema.errors import RequestError
 from cache_schema.terminal import (
-    FOUND,
     DatasetUrl,
     Device,
     ProgressBar,
@@ -173,96 +172,6 @@ def report(
     from student.reporting.report import report
 
     out.print(f"report: {report(runs, page)}")
-
-
-@commands.command(rich_help_panel=PANEL)
-def drive(
-    results: Annotated[
-        Path, typer.Option("--out", metavar="RESULTS", help="Folder of results; gone on with if there.")
-    ],
-    server: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Policy server, as `serve` prints it.")
-    ] = None,
-    token: Annotated[Path | None, typer.Option(metavar="FILE", help="The server's token.")] = None,
-    bench2drive: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of Bench2Drive.")] = None,
-    carla: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of CARLA 0.9.15.")] = None,
-    python: Annotated[str, typer.Option(help="Python in which Bench2Drive runs.")] = "python3.8",
-    routes: Annotated[
-        Path | None, typer.Option(metavar="XML", help="Routes. [leaderboard/data/bench2drive220.xml]")
-    ] = None,
-    agent: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Agent file. [the one that `agent` writes]")
-    ] = None,
-    evaluator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMAND",
-            help="Instead of Bench2Drive's evaluator: a command with {routes}, {checkpoint}, {agent}, "
-            "{agent_config}, {port}, {traffic_manager_port}, {gpu}.",
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Simulators beside each other.")] = 1,
-    gpus: Annotated[
-        list[int] | None, typer.Option("--gpu", min=0, help="GPU for simulators. Repeatable. [0]")
-    ] = None,
-    attempts: Annotated[int, typer.Option(min=1, help="Attempts at a route that crashes.")] = 3,
-    stuck_after_s: Annotated[
-        float, typer.Option("--stuck-after", min=1, help="Seconds without progress that end an attempt.")
-    ] = 900.0,
-    backoff_s: Annotated[
-        float, typer.Option("--backoff", min=0, help="Seconds before a second attempt; doubled for the next.")
-    ] = 30.0,
-    check: Annotated[bool, typer.Option("--check", help="Only check what is needed.")] = False,
-    start_simulator: Annotated[
-        bool, typer.Option(help="Start CARLA once on every GPU before, to see that it runs.")
-    ] = True,
-) -> None:
-    """Drive the routes of Bench2Drive by a policy server; the same command goes on after a stop."""
-    from student.serving.address import Address
-    from student.supervision.drive import Limits
-    from student.supervision.drive import drive as drive_routes
-    from student.supervision.evaluator import evaluator_of
-    from student.supervision.preflight import preflight
-    from student.supervision.server import ServerAddress
-
-    served = None if server is None else ServerAddress(Address.parse(server), token)
-    program = evaluator_of(
-        bench2drive,
-        carla,
-        evaluator,
-        agent=agent,
-        agent_config=served.agent_config if served else "",
-        python=python,
-    )
-    listed = routes or program.folder / "leaderboard/data/bench2drive220.xml"
-    found = preflight(
-        listed,
-        results,
-        program,
-        server=served,
-        workers=workers,
-        gpus=gpus or [0],
-        start_simulator=start_simulator,
-    )
-    out.print(found)
-    found.raise_errors()
-    if check:
-        return
-    with ProgressBar("drive", "routes") as bar:
-        driven = drive_routes(
-            listed,
-            results,
-            program,
-            server=served,
-            workers=workers,
-            gpus=gpus or [0],
-            limits=Limits(attempts, stuck_after_s, backoff_s),
-            conditions=found.conditions,
-            progress=bar,
-        )
-    out.print(driven)
-    if driven.unfinished:
-        raise typer.Exit(FOUND)
 
 
 def _changes(texts: list[str] | None) -> dict[str, str]:

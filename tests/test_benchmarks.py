@@ -128,6 +128,17 @@ def test_a_teacher_of_latent_actions_is_measured_small_on_a_cpu(tmp_path: Path):
     assert 0 < held["error"]["bf16"]["vis_pooled"] < 2**-4
 
 
+def test_a_teacher_of_attention_and_its_student_are_measured_small_on_a_cpu(tmp_path: Path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.internvl3", "--dry", "--repeats", "1", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    held = json.loads(out.read_text())
+    assert [row["views"] for row in held["teacher"]] == [1, 6]
+    assert held["teacher"][1]["tokens"] > held["teacher"][0]["tokens"]
+    assert held["student"]["samples/s"] > 0
+
+
 def test_what_a_gpu_shows_is_shown_small_on_a_cpu(tmp_path: Path):
     """Every phase runs to its end, and every number is in the file."""
     out = tmp_path / "gpu.json"

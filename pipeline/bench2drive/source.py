@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
     from cache_schema.format.features import FeatureSpec
     from cache_schema.format.ledger import Split
+    from cache_schema.vocabulary.observation import Observation
     from pipeline.bench2drive.clip_annotations import ClipAnnotations
     from pipeline.bench2drive.clips import RawClip
+    from pipeline.bench2drive.jpeg import Jpeg
     from pipeline.source import SplitChoice
 
 BENCH2DRIVE = DataIdentity(name="Bench2Drive", licence="CC BY-NC-ND 4.0", frame_rate_hz=FRAME_RATE_HZ)
@@ -49,8 +51,8 @@ class DrivingSample:
     """
 
     clip: str
-    """Name of the clip."""
-    images: Mapping[str, Path]
+    """Name of the clip, or of a drive."""
+    images: Mapping[str, Jpeg]
     """JPEG of every camera, by its name, in the order of every (C, ...) array."""
     lidar2cam: np.ndarray
     """(C, 4, 4) LiDAR to optical cameras."""
@@ -67,6 +69,31 @@ class DrivingSample:
     can_bus: np.ndarray
     """(18), see ``annotations.Annotation``."""
     _decoded: dict[str, Image.Image] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, observation: Observation) -> DrivingSample:
+        """Return what a driving vehicle observes as a sample.
+
+        Raises:
+            RequestError: Its cameras are not Bench2Drive's.
+        """
+        if [*observation.jpegs] != [*CAMERAS]:
+            raise RequestError(
+                f"an observation of {observation.clip!r} has the cameras {', '.join(observation.jpegs)}",
+                expected=f"{', '.join(CAMERAS)}, in this order",
+                repair="send the images of Bench2Drive's cameras",
+            )
+        return cls(
+            clip=observation.clip,
+            images=observation.jpegs,
+            lidar2cam=observation.lidar2cam,
+            intrinsic=observation.intrinsic,
+            ego_pose=observation.ego_pose,
+            ego_pose_inv=observation.ego_pose_inv,
+            timestamp_s=observation.timestamp_s,
+            command=observation.command,
+            can_bus=observation.can_bus,
+        )
 
     def image(self, camera: str) -> Image.Image:
         """Return the image of a camera, 1600x900 RGB, decoded once whoever asks for it.

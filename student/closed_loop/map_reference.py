@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from student.closed_loop.powell import solve
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -68,6 +66,8 @@ class MapReference(NamedTuple):
             gps: (2) latitude and longitude of the first node, degrees.
             world: (2) its x and y, metres.
         """
+        from scipy.optimize import fsolve  # takes a moment to import
+
         (node_latitude, node_longitude), (x, y) = np.asarray(gps).tolist(), np.asarray(world).tolist()
 
         def residuals(reference: np.ndarray) -> np.ndarray:
@@ -83,7 +83,9 @@ class MapReference(NamedTuple):
                 ]
             )
 
-        return cls(*solve(residuals, np.zeros(2)).tolist())
+        # Without the full output it would warn that it has stopped early.
+        found, *_ = fsolve(residuals, np.zeros(2), full_output=True)
+        return cls(*found.tolist())
 
 
 def _radius_at(latitude: float) -> float:

@@ -1,4 +1,4 @@
-"""The driving policy that an evaluation measures: the student, by what is known at a frame.
+"""How LatentVLA-R drives: by what is known at a frame.
 
 Dimension letters: B frame of a batch, T step (of 0.5 s), L embedding, D width.
 """
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from student.latentvla.ego_frame import to_lidar
-from student.latentvla.model import DRIVING
-from student.open_loop.policies import PolicyOutput
+from student.latentvla.model import DRIVING, STATES
+from student.policy import DrivingPolicy, PolicyOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     from student.latentvla.model import LatentVla
     from student.loading.batches import Batch
-    from student.open_loop.policies import Policy
 
 
-def policies(
+def driving_policy(
     student: LatentVla, states: Callable[[Batch], tuple[Tensor, Tensor] | None]
-) -> dict[str, Policy]:
-    """Return the student as a function of a batch. It has one plan, whatever the command.
+) -> DrivingPolicy:
+    """Return how a student drives. It has one plan, whatever the command.
 
     Args:
-        student: It tells codes behind its own.
+        student: It tells codes behind its own. Only one without a decision transformer reads the teacher's
+            states.
         states: Returns what its pools read.
     """
 
-    def by_student(batch: Batch) -> PolicyOutput:
+    def plan(batch: Batch) -> PolicyOutput:
         predicted = student(*(batch[name] for name in DRIVING), states=states(batch))
         imitated = {}
         if predicted.embeddings is not None and predicted.teacher is not None:
@@ -43,4 +43,5 @@ def policies(
             imitated = {"embeddings": (told, pooled)}
         return PolicyOutput(to_lidar(predicted.plan.trajectory[..., :2]), imitated)
 
-    return {"student": by_student}
+    read = STATES if student.pools is not None and student.decision is None else ()
+    return DrivingPolicy((*DRIVING, *read), plan)

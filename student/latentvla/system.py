@@ -25,7 +25,7 @@ from student.latentvla.losses import LOSSES
 from student.latentvla.model import DRIVING, STATES, LatentVla, Sizes
 from student.latentvla.onnx_graph import export_onnx
 from student.latentvla.planner.latent_transfuser import PIXELS_A_CELL
-from student.latentvla.policies import policies
+from student.latentvla.policies import driving_policy
 from student.latentvla.prediction import Loss
 from student.loading.dataset import stores
 from student.open_loop.evaluate import evaluate_open_loop
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from student.loading.batches import Batch
     from student.loading.dataset import Dataset
     from student.open_loop.evaluation import OpenLoopEvaluation
+    from student.policy import DrivingPolicy
     from student.system import Export
 
 OF_DECISION = ("code-kl", "code-labels", "embedding")
@@ -114,6 +115,10 @@ class LatentVlaSystem:
         predicted = self._predict(model, batch, fixed_noise)
         return StepOutput(self.terms(predicted, batch), _outputs(predicted))
 
+    def policy(self, model: nn.Module) -> DrivingPolicy:
+        """See ``student.policy.DrivingSystem``."""
+        return driving_policy(cast("LatentVla", model), lambda batch: self._states(batch, fixed_noise))
+
     def evaluate(
         self,
         model: nn.Module,
@@ -129,7 +134,7 @@ class LatentVlaSystem:
         evaluation, arrays = evaluate_open_loop(
             dataset,
             split,
-            policies(network, lambda batch: self._states(batch, fixed_noise)),
+            {"student": self.policy(model).plan},
             features=features,
             device=device,
             progress=progress,

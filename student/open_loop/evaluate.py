@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from student.loading.dataset import Dataset
     from student.open_loop.ground_truth import Mask
-    from student.open_loop.policies import Policy
+    from student.policy import Policy
 
 
 def evaluate_open_loop(

@@ -5,7 +5,6 @@ Dimension letters: N frame, B frame of a batch, T step (of 0.5 s), D width of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,25 +12,17 @@ import torch
 
 from cache_schema.progress import SILENT, Progress
 from cache_schema.vocabulary.driving import CAN_BUS, SPEED, TRAJECTORY_STEPS
+from student.policy import PolicyOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from student.loading.batches import Batch, LatentSamples
+    from student.policy import Policy
 
 BATCH = 64
-
-
-class PolicyOutput(NamedTuple):
-    """What a policy returns for B frames."""
-
-    positions: Tensor
-    """(B, T, 2) planned positions in metres, LiDAR frame (x right, y forward)."""
-    imitated: Mapping[str, tuple[Tensor, Tensor]] = {}
-    """Feature -> (B, D) as the policy computed it, and as the teacher did."""
-
-
-Policy = Callable[["Batch"], PolicyOutput]
 
 
 class Plans(NamedTuple):

@@ -1,4 +1,4 @@
-"""The driving policies that an evaluation of Orion-Lite compares: the student, and its teacher.
+"""How Orion-Lite drives, and beside it in an evaluation its teacher.
 
 Both plan without noise, the teacher from its stored planning tokens.
 """
@@ -9,20 +9,36 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cache_schema.vocabulary.driving import COMMAND
 from cache_schema.vocabulary.orion import EGO_TOKEN, PLANNER, PLANNING_TOKEN, SCENE_QUERIES
-from student.open_loop.policies import PolicyOutput
 from student.orion_lite.planner import Planner, waypoints
+from student.policy import DrivingPolicy, PolicyOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from student.loading.batches import Batch
     from student.loading.dataset import Dataset
-    from student.open_loop.policies import Policy
     from student.orion_lite.model import OrionLite
+    from student.policy import Policy
 
-FEATURES = (SCENE_QUERIES, EGO_TOKEN, PLANNING_TOKEN, "command")
-"""What the policies read; none depends on the future."""
+DRIVING = (SCENE_QUERIES, EGO_TOKEN, COMMAND)
+"""What the student reads; none depends on the future."""
+FEATURES = (*DRIVING, PLANNING_TOKEN)
+"""What both read."""
+
+
+def driving_policy(student: OrionLite) -> DrivingPolicy:
+    """Return how a student drives."""
+
+    def plan(batch: Batch) -> PolicyOutput:
+        predicted = student(batch[SCENE_QUERIES], batch[EGO_TOKEN])
+        imitated = {}
+        if PLANNING_TOKEN in batch:
+            imitated = {PLANNING_TOKEN: (predicted.planning_token, batch[PLANNING_TOKEN])}
+        return PolicyOutput(waypoints(predicted.offsets, batch[COMMAND]), imitated)
+
+    return DrivingPolicy(DRIVING, plan)
 
 
 def policies(student: OrionLite, dataset: Dataset, device: torch.device) -> dict[str, Policy]:
@@ -33,17 +49,10 @@ def policies(student: OrionLite, dataset: Dataset, device: torch.device) -> dict
     """
     teacher = Planner.from_tensors(teacher_planner(dataset)).to(device)
 
-    def by_student(batch: Batch) -> PolicyOutput:
-        predicted = student(batch[SCENE_QUERIES], batch[EGO_TOKEN])
-        return PolicyOutput(
-            waypoints(predicted.offsets, batch["command"]),
-            {PLANNING_TOKEN: (predicted.planning_token, batch[PLANNING_TOKEN])},
-        )
-
     def by_teacher(batch: Batch) -> PolicyOutput:
-        return PolicyOutput(waypoints(teacher.plan(batch[PLANNING_TOKEN]).offsets, batch["command"]))
+        return PolicyOutput(waypoints(teacher.plan(batch[PLANNING_TOKEN]).offsets, batch[COMMAND]))
 
-    return {"student": by_student, "teacher": by_teacher}
+    return {"student": driving_policy(student).plan, "teacher": by_teacher}
 
 
 def teacher_planner(dataset: Dataset) -> dict[str, Tensor]:

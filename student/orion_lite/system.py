@@ -20,7 +20,7 @@ from student.orion_lite.losses import LOSSES, Loss
 from student.orion_lite.model import OrionLite
 from student.orion_lite.onnx_graph import export_onnx
 from student.orion_lite.planner import PlannerConfig
-from student.orion_lite.policies import FEATURES, policies, teacher_planner
+from student.orion_lite.policies import FEATURES, driving_policy, policies, teacher_planner
 from student.orion_lite.teacher_heads import TeacherHeads
 from student.step import StepContext, StepOutput
 from student.system import build_losses, parse_options
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from student.open_loop.evaluation import OpenLoopEvaluation
     from student.orion_lite.model import Prediction
     from student.orion_lite.planner import Planner
+    from student.policy import DrivingPolicy
     from student.system import Export
 
 
@@ -98,6 +99,10 @@ class OrionLiteSystem:
         batch = masked(batch, self.student.mask)
         predicted = model(batch[SCENE_QUERIES], batch[EGO_TOKEN], trajectory=batch["ego_trajectory"])
         return StepOutput(self.terms(predicted, batch), _outputs(predicted))
+
+    def policy(self, model: nn.Module) -> DrivingPolicy:
+        """See ``student.policy.DrivingSystem``."""
+        return driving_policy(cast("OrionLite", model))
 
     def evaluate(
         self,

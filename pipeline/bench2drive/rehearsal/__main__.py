@@ -13,7 +13,8 @@ from pipeline.bench2drive.rehearsal.leaderboard import evaluate
 from pipeline.bench2drive.rehearsal.replay import ReplayWorld, replays
 from pipeline.bench2drive.rehearsal.results import SIMULATION_CRASHED, Checkpoint
 from pipeline.bench2drive.rehearsal.routes import choose, read_route_numbers, write_routes
-from pipeline.bench2drive.rehearsal.toy import ToyWorld, toys
+from pipeline.bench2drive.rehearsal.toy import ToyWorld
+from pipeline.bench2drive.rehearsal.toys import toys
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m pipeline.bench2drive.rehearsal", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.bench2drive.rehearsal",
+        description="A process of the leaderboard's evaluator, without CARLA.",
+    )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--clips", type=Path, help="replay the clips of this data root")
     where.add_argument("--scenes", type=int, help="drive in so many synthetic scenes, a toy")
@@ -37,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--agent", type=Path, help="the agent's file")
     parser.add_argument("--agent-config", default="", help="the agent's configuration")
     parser.add_argument("--checkpoint", type=Path, help="write results here, as the evaluator does")
-    parser.add_argument("--drives", type=Path, help="write poses, controls and plans to ROUTE.npz here")
+    parser.add_argument("--drives", type=Path, help="write what was driven to ROUTE.npz here")
     parser.add_argument("--write-routes", type=Path, help="write the routes as XML, and drive none")
     return parser
 
@@ -69,6 +73,8 @@ def _rehearse(options: argparse.Namespace) -> int:
                 controls=drive.controls,
                 plans=drive.plans,
                 route=drive.route.positions[:, :2],
+                road=drive.road,
+                others=drive.others,
             )
     return 255 if failure == SIMULATION_CRASHED else 0
 

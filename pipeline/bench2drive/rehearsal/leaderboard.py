@@ -3,30 +3,25 @@
 One agent instance a route, in this order: made, given its plan, set up, asked for its sensors, called tick by
 tick, and destroyed. Source: spec closed loop 2.
 
-Dimension letters: T ticks.
+Dimension letters: T ticks, N points of an edge, A road users and things.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.util
 import math
-import os
-import sys
 import time
 import traceback
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache_schema.errors import RequestError, TeachonceError
+from cache_schema.errors import TeachonceError
 from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from cache_schema.vocabulary.route import RoadOption
+from pipeline.bench2drive.rehearsal.agent_module import agent_module
 from pipeline.bench2drive.rehearsal.results import (
     AGENT_CRASHED,
     ENTRY_STATUS,
@@ -37,41 +32,17 @@ from pipeline.bench2drive.rehearsal.results import (
     Checkpoint,
     record_of,
 )
+from pipeline.bench2drive.rehearsal.sensor_rules import SENSOR_ICONS, SensorsInvalidError, check
 from pipeline.bench2drive.rehearsal.world import LONGEST_TICKS, TICK_S, geographic
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
     from types import ModuleType
 
     from pipeline.bench2drive.rehearsal.world import RouteTask, World
 
-STUBS = Path(__file__).parent / "stubs"
-"""What an agent imports of CARLA and the leaderboard, ahead of anything installed."""
-STAND_INS = Path(__file__).parent / "stand_ins"
-"""What an agent imports of the evaluator's Python, behind anything installed."""
-
 HOST, PORT = "localhost", 2000
-TRACK = "SENSORS"
-
-SENSOR_ICONS = {
-    "sensor.camera.rgb": "carla_camera",
-    "sensor.lidar.ray_cast": "carla_lidar",
-    "sensor.other.radar": "carla_radar",
-    "sensor.other.gnss": "carla_gnss",
-    "sensor.other.imu": "carla_imu",
-    "sensor.speedometer": "carla_speedometer",
-}
-"""Sensors of the track, and their names in results."""
-MOST_SENSORS = {
-    "sensor.camera.rgb": 8,
-    "sensor.lidar.ray_cast": 2,
-    "sensor.other.radar": 4,
-    "sensor.other.gnss": 1,
-    "sensor.other.imu": 1,
-    "sensor.speedometer": 1,
-}
-FARTHEST_MOUNT_M, FARTHEST_MOUNT_SAVING_M = 3.0, 100.0
-"""From the ego's origin; the second where the variable SAVE_PATH is set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,57 +61,26 @@ class RouteDrive:
     """(T, 6, 2) the "plan" of the agent's ``last_answer``: metres, LiDAR frame; NaN where it keeps none."""
     route: RouteTask
     """Where it should have gone."""
+    road: np.ndarray
+    """(2, N, 2) left and right edge of the road, UE world, metres; (2, 0, 2) where the world knows none."""
+    others: np.ndarray
+    """(T, A, 4, 2) corners of the other road users and things before every tick, seen from above."""
     failure: str
     """Why the leaderboard stopped the route, as in the record's status; empty where the world did."""
 
 
-class SensorsInvalidError(Exception):
-    """An agent's sensors break the leaderboard's rules."""
-
-
-@contextlib.contextmanager
-def agent_module(file: Path) -> Generator[ModuleType]:
-    """Import an agent file, with stub modules in the place of CARLA and the leaderboard.
+def drive_route(agent_file: Path, configuration: str, world: World) -> RouteDrive:
+    """Drive one route with an agent file; see ``drive``.
 
     Raises:
-        RequestError: There is no such file, or it cannot be imported.
+        RequestError: The file cannot be imported.
+        TeachonceError: The agent asks for what a rehearsal does not have.
     """
-    hidden = {name: module for name, module in sys.modules.items() if _is_stubbed(name)}
-    for name in hidden:
-        del sys.modules[name]
-    path = list(sys.path)
-    sys.path[:] = [str(STUBS), *path, str(file.parent), str(STAND_INS)]
-    importlib.invalidate_caches()
-    try:
-        yield _imported(file)
-    finally:
-        sys.path[:] = path
-        for name in [name for name in sys.modules if _is_stubbed(name)]:
-            del sys.modules[name]
-        sys.modules.update(hidden)
+    with agent_module(agent_file) as agent:
+        return drive(agent, configuration, world)
 
 
-def _is_stubbed(name: str) -> bool:
-    return name.partition(".")[0] in ("carla", "leaderboard")
-
-
-def _imported(file: Path) -> ModuleType:
-    try:
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file does
-        raise RequestError(
-            f"the agent file {file} cannot be imported: {type(error).__name__}: {error}",
-            expected="a file of Python with get_entry_point(), as Bench2Drive loads it",
-            repair="correct the file; `teachonce agent DIR` writes one",
-        ) from error
-    return module
-
-
-def drive_route(
+def drive(
     agent: ModuleType, configuration: str, world: World, *, repetition: int = 0, check_sensors: bool = True
 ) -> RouteDrive:
     """Drive one route.
@@ -164,7 +104,7 @@ def drive_route(
         instance.setup(f"{configuration}+{name}")
         mounted = instance.sensors()
         if check_sensors:
-            _check_sensors(mounted, instance.track)
+            check(mounted, instance.track)
         sensors = tuple(SENSOR_ICONS.get(sensor["type"], "") for sensor in mounted)
     except SensorsInvalidError:
         failure = SENSORS_INVALID
@@ -190,6 +130,8 @@ def drive_route(
         np.array(log.controls).reshape(-1, 3),
         np.array(log.plans).reshape(-1, TRAJECTORY_STEPS, 2),
         world.route,
+        world.road,
+        np.array(log.others) if log.others else np.empty((0, 0, 4, 2)),
         failure,
     )
 
@@ -206,7 +148,7 @@ def evaluate(
     """
     with agent_module(agent_file) as module:
         for number, world in enumerate(worlds):
-            done = drive_route(module, configuration, world, check_sensors=number == 0)
+            done = drive(module, configuration, world, check_sensors=number == 0)
             # The evaluator appends to its own argument: the next agent is told all names so far.
             configuration = f"{configuration}+{done.record['save_name']}"
             checkpoint.sensors = checkpoint.sensors or list(done.sensors)
@@ -222,6 +164,7 @@ class _Log:
         self.poses: list[Sequence[float]] = []
         self.controls: list[Sequence[float]] = []
         self.plans: list[np.ndarray] = []
+        self.others: list[np.ndarray] = []
 
 
 def _save_name(route: RouteTask, repetition: int) -> str:
@@ -258,14 +201,15 @@ def _run(instance: Any, sensors: Sequence[Mapping[str, Any]], world: World, log:
         while not world.over:
             if world.tick >= LONGEST_TICKS:
                 return TICK_RUNTIME
-            log.poses.append(world.pose)
+            pose, others = world.pose, world.others()
             try:
                 control = instance(world.tick * TICK_S)
                 driven = [float(value) for value in (control.throttle, control.steer, control.brake)]
             except Exception:  # noqa: BLE001, whatever the agent does
-                log.poses.pop()
                 traceback.print_exc()
                 return AGENT_CRASHED
+            log.poses.append(pose)
+            log.others.append(others)
             log.controls.append(driven)
             answer = getattr(instance, "last_answer", None)
             nothing = np.full((TRAJECTORY_STEPS, 2), math.nan)
@@ -277,20 +221,3 @@ def _run(instance: Any, sensors: Sequence[Mapping[str, Any]], world: World, log:
         traceback.print_exc()
         return SIMULATION_CRASHED
     return ""
-
-
-def _check_sensors(sensors: Sequence[Mapping[str, Any]], track: Any) -> None:
-    if track.value != TRACK:
-        raise SensorsInvalidError(f"the agent is for the track {track.value}, and this is {TRACK}")
-    farthest = FARTHEST_MOUNT_SAVING_M if os.environ.get("SAVE_PATH") else FARTHEST_MOUNT_M
-    for sensor in sensors:
-        if sensor["type"] not in MOST_SENSORS:
-            raise SensorsInvalidError(f"{sensor['type']} is none of {', '.join(MOST_SENSORS)}")
-        if {"x", "y", "z"} <= sensor.keys() and math.hypot(*(sensor[key] for key in "xyz")) > farthest:
-            raise SensorsInvalidError(f"{sensor['id']} is mounted farther than {farthest} m")
-    twice = [name for name, count in Counter(sensor["id"] for sensor in sensors).items() if count > 1]
-    if twice:
-        raise SensorsInvalidError(f"several sensors are called {', '.join(twice)}")
-    for kind, count in Counter(sensor["type"] for sensor in sensors).items():
-        if count > MOST_SENSORS[kind]:
-            raise SensorsInvalidError(f"{count} of {kind}, and {MOST_SENSORS[kind]} are allowed")

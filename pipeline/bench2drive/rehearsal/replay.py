@@ -19,6 +19,7 @@ from cache_schema.vocabulary.driving import ACCELERATION, SPEED, YAW_RATE
 from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import find_clips
 from pipeline.bench2drive.geometry import LIDAR_TOP, heading, lidar2ego, rigid_inverse
+from pipeline.bench2drive.jpeg import jpeg_bytes
 from pipeline.bench2drive.rehearsal.world import Pose, RouteTask, geographic, metric_info
 from pipeline.bench2drive.source import OpenBench2DriveClip
 
@@ -78,6 +79,15 @@ class ReplayWorld:
         x, y = self._places[now].tolist()
         return Pose(x, y, float(self._yaw[now]), float(self._can_bus[now, SPEED]))
 
+    @property
+    def road(self) -> np.ndarray:
+        """(2, 0, 2): a clip has no map."""
+        return np.zeros((2, 0, 2))
+
+    def others(self) -> np.ndarray:
+        """Return (0, 4, 2): nothing stands in the way of a clip."""
+        return np.zeros((0, 4, 2))
+
     def attach(self, sensors: Sequence[Mapping[str, Any]]) -> None:
         """Take any sensors: the data of the clip are what they are."""
 
@@ -85,7 +95,7 @@ class ReplayWorld:
         """Return the frame's observation, and what GPS, IMU and speedometer say of it."""
         sample = self._clip.sample(self.tick)
         observation = {
-            "jpegs": {camera: path.read_bytes() for camera, path in sample.images.items()},
+            "jpegs": {camera: jpeg_bytes(jpeg) for camera, jpeg in sample.images.items()},
             "lidar2cam": sample.lidar2cam,
             "intrinsic": sample.intrinsic,
             "ego_pose": sample.ego_pose,

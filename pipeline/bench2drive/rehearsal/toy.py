@@ -8,7 +8,6 @@ Axes are the UE world's: x forward, y right, yaw clockwise seen from above, metr
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from pipeline.bench2drive.rehearsal.criteria import (
     rectangle,
 )
 from pipeline.bench2drive.rehearsal.world import (
-    LONGEST_TICKS,
     TICK_S,
     WARM_UP_TICKS,
     Event,
@@ -38,26 +36,22 @@ from pipeline.bench2drive.rehearsal.world import (
     geographic,
     metric_info,
 )
-from pipeline.bench2drive.synthetic.demo_data import FIRST_ROUTE, TOWNS
-from pipeline.bench2drive.synthetic.drawing import Painter
+from pipeline.bench2drive.synthetic.drawing import ROAD_EDGES_M, Painter
 from pipeline.bench2drive.synthetic.driving import DT_S
-from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
-from pipeline.bench2drive.synthetic.recording import WEATHERS
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, STEP_M
-from pipeline.bench2drive.synthetic.scene import RED, Scene, draw_scene
+from pipeline.bench2drive.synthetic.scene import RED, Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.random import Generator
 
     from pipeline.bench2drive.rehearsal.world import Control
+    from pipeline.bench2drive.synthetic.scene import Scene
 
 ROUTE_M = 60
 """Length of a route: every manoeuvre ends on it."""
 TICKS_A_FRAME = round(DT_S / TICK_S)
-FRAMES = (WARM_UP_TICKS + LONGEST_TICKS) // TICKS_A_FRAME + 1
-"""Of a scene."""
 
 GNSS_NOISE_DEG = 5e-6
 ACCELEROMETER_NOISE = (0.001, 0.001, 0.015)
@@ -131,6 +125,16 @@ class ToyWorld:
     def frame(self) -> int:
         """Of the scene, now: others have moved during the warm-up."""
         return min((self.tick + WARM_UP_TICKS) // TICKS_A_FRAME, len(self.scene.drive.s) - 1)
+
+    @property
+    def road(self) -> np.ndarray:
+        """(2, N, 2) left and right edge of the road."""
+        road = self.scene.route
+        return np.stack([road.at(road.s, edge)[0] for edge in ROAD_EDGES_M])
+
+    def others(self) -> np.ndarray:
+        """Return corners (A, 4, 2) of other road users and things, now and seen from above."""
+        return np.array([obstacle.corners for obstacle in self._obstacles()])
 
     def attach(self, sensors: Sequence[Mapping[str, Any]]) -> None:
         """Mount sensors.
@@ -302,29 +306,3 @@ def _route_of(scene: Scene, number: int, town: str, scenario: str, weather: int)
         yaw=np.degrees(yaw + np.arctan(road.slope_of_shift(s))),
         options=road.option_at(s),
     )
-
-
-def draw_toy(index: int, *, seed: int = 0, cameras: bool = True) -> ToyWorld:
-    """Draw one of a series of toys; all manoeuvres take turns, and so do weathers and towns.
-
-    The same index and seed give the same toy.
-    """
-    scenarios, weathers = list(MANOEUVRES), list(WEATHERS)
-    rng = np.random.default_rng((seed, index))
-    scenario = scenarios[index % len(scenarios)]
-    return ToyWorld(
-        draw_scene(scenario, FRAMES, rng),
-        number=FIRST_ROUTE + index,
-        town=TOWNS[index % len(TOWNS)],
-        scenario=scenario,
-        weather=weathers[index % len(weathers)],
-        rng=rng,
-        cameras=cameras,
-    )
-
-
-def toys(count: int, *, seed: int = 0, cameras: bool = True) -> dict[int, Callable[[], ToyWorld]]:
-    """Return a series of toys: number of the route -> draws the toy."""
-    return {
-        FIRST_ROUTE + index: partial(draw_toy, index, seed=seed, cameras=cameras) for index in range(count)
-    }

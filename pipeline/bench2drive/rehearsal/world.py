@@ -2,7 +2,7 @@
 
 Axes are the UE world's: x forward, y right, yaw clockwise seen from above, metres and degrees.
 
-Dimension letters: N nodes of a route.
+Dimension letters: N nodes of a route or points of an edge, A road users and things.
 """
 
 from __future__ import annotations
@@ -105,6 +105,15 @@ class World(Protocol):
     @property
     def over(self) -> bool:
         """Whether the route has ended, well or not."""
+        ...
+
+    @property
+    def road(self) -> np.ndarray:
+        """(2, N, 2) left and right edge of the road; N may be 0."""
+        ...
+
+    def others(self) -> np.ndarray:
+        """Return corners (A, 4, 2) of other road users and things, now and seen from above."""
         ...
 
     def attach(self, sensors: Sequence[Mapping[str, Any]]) -> None:

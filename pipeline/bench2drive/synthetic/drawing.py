@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NEAREST_M = 0.2
 VIEW_M = 70.0
 STRIP_M = 3.0
+ROAD_EDGES_M = (-2.5 * LANE_WIDTH_M, 0.5 * LANE_WIDTH_M + 0.5)
+"""Left and right edge of the road, to the right of its reference line."""
 
 SKY = {0: (150, 190, 235), 3: (170, 180, 190), 7: (120, 128, 136), 14: (18, 20, 40), 18: (200, 190, 180)}
 """Weather id -> colour of the sky."""
@@ -142,10 +144,10 @@ def _cut(polygon: np.ndarray) -> np.ndarray:
 def _road(route: Route) -> tuple[np.ndarray, list[Colour]]:
     """Return the road and its lines as quadrilaterals (Q, 4, 3) and their colours, in drawing order."""
     half = LANE_WIDTH_M / 2
-    edge = -2.5 * LANE_WIDTH_M
+    edge, right_edge = ROAD_EDGES_M
     bands = (
         (edge - 3.0, half + 4.5, PAVEMENT, False),
-        (edge, half + 0.5, ROAD, False),
+        (edge, right_edge, ROAD, False),
         (edge, edge + 0.15, WHITE, False),
         (-3 * half, -3 * half + 0.15, YELLOW, False),
         (-half - 0.08, -half + 0.08, WHITE, True),

@@ -1,4 +1,4 @@
-"""The features that ORION computes of every frame."""
+"""The features that ORION, or its vision stack alone, computes of every frame."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cache_schema.format.features import FeatureSpec
 from cache_schema.vocabulary.driving import LIDAR
+from cache_schema.vocabulary.orion import PLANNING_TOKEN
 
 if TYPE_CHECKING:
     from pipeline.teachers.orion.network.config import OrionConfig
@@ -88,3 +89,8 @@ def orion_features(config: OrionConfig) -> tuple[FeatureSpec, ...]:
             description="Likeliest future of every object query: offset of each 0.5 s step.",
         ),
     )
+
+
+def vision_features(config: OrionConfig) -> tuple[FeatureSpec, ...]:
+    """Return those features that need no language model."""
+    return tuple(spec for spec in orion_features(config) if spec.name != PLANNING_TOKEN)

@@ -21,11 +21,11 @@ from pipeline.bench2drive.jpeg import CAMERA_SIZE, read_jpeg, read_jpeg_into
 from pipeline.teachers.orion.network.config import CAN_BUS_SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
+    from pipeline.bench2drive.jpeg import Jpeg
     from pipeline.bench2drive.source import DrivingSample
     from pipeline.teachers.orion.images import ImagePreprocessing
 
@@ -74,21 +74,28 @@ class OrionBatch:
     """(B, 18) float64."""
 
 
-def prepare(sample: DrivingSample, images: ImagePreprocessing, *, shrink: bool = True) -> OrionInputs:
+def prepare(
+    sample: DrivingSample,
+    images: ImagePreprocessing,
+    *,
+    shrink: bool = True,
+    each: Callable[..., Iterable] = map,
+) -> OrionInputs:
     """Decode the images of a frame, and project the LiDAR frame into what they become.
 
     Args:
         sample: The frame. What is returned shares no memory with it.
         images: How its images are prepared.
         shrink: Resize and crop them. Without, they stay as decoded, in pinned memory if there is a GPU.
+        each: Applies a function to every image: in turn, or by the ``map`` of a pool.
 
     Raises:
         ClipError: An image is missing, not whole, or of another size.
     """
-    paths = list(sample.images.values())
+    jpegs = list(sample.images.values())
     return OrionInputs(
         clip=sample.clip,
-        images=_shrunk(paths, images) if shrink else _decoded(paths),
+        images=_shrunk(jpegs, images, each) if shrink else _decoded(jpegs, each),
         lidar2img=lidar2img(sample.lidar2cam, sample.intrinsic, images),
         ego_pose=sample.ego_pose.copy(),
         ego_pose_inv=sample.ego_pose_inv.copy(),
@@ -98,16 +105,16 @@ def prepare(sample: DrivingSample, images: ImagePreprocessing, *, shrink: bool =
     )
 
 
-def _shrunk(paths: Sequence[Path], images: ImagePreprocessing) -> Tensor:
-    return torch.from_numpy(np.stack([images.shrink(read_jpeg(path)) for path in paths]))
+def _shrunk(jpegs: Sequence[Jpeg], images: ImagePreprocessing, each: Callable[..., Iterable]) -> Tensor:
+    return torch.from_numpy(np.stack([*each(lambda jpeg: images.shrink(read_jpeg(jpeg)), jpegs)]))
 
 
-def _decoded(paths: Sequence[Path]) -> Tensor:
+def _decoded(jpegs: Sequence[Jpeg], each: Callable[..., Iterable]) -> Tensor:
     pinned = torch.cuda.is_available()
-    frame = torch.empty((len(paths), *DECODED), dtype=torch.uint8, pin_memory=pinned)
-    for pixels, path in zip(frame.numpy(), paths, strict=True):
-        read_jpeg_into(pixels, path)
-    return frame
+    decoded = torch.empty((len(jpegs), *DECODED), dtype=torch.uint8, pin_memory=pinned)
+    for _ in each(read_jpeg_into, decoded.numpy(), jpegs):
+        pass  # they are in place
+    return decoded
 
 
 def lidar2img(lidar2cam: np.ndarray, intrinsic: np.ndarray, images: ImagePreprocessing) -> np.ndarray:

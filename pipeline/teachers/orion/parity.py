@@ -33,7 +33,7 @@ from pipeline.teachers.orion.network.config import DETECTION_RANGE_M
 from pipeline.teachers.orion.network.memory import OrionMemory
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.recording import capture_activations, recorded_sizes, stages
-from pipeline.teachers.orion.teacher import complete
+from pipeline.teachers.orion.stream import complete
 from pipeline.teachers.orion.tolerance import HISTORY_TOKENS, derived_tolerance
 from pipeline.teachers.precision import compute_exact_float32
 

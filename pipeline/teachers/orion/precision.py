@@ -17,7 +17,7 @@ from pipeline.teachers.orion.network.backbone import GatedMLP
 from pipeline.teachers.precision import TYPES, check_precision
 
 if TYPE_CHECKING:
-    from pipeline.teachers.orion.network.model import Orion
+    from pipeline.teachers.orion.network.vision import VisionStack
 
 QUANTIZATIONS = ("int8", "nf4", "fp8")
 """Of the language model's linear layers: int8 and nf4 by bitsandbytes, fp8 by tensor cores."""
@@ -76,7 +76,7 @@ class PrecisionConfig:
         """Whether the language model's layers can be compiled: those of bitsandbytes cannot."""
         return self.quantize in (None, "fp8")
 
-    def place(self, model: Orion, name: str, weight: Tensor, device: str) -> None:
+    def place(self, model: VisionStack, name: str, weight: Tensor, device: str) -> None:
         """Give a model one float32 weight in the type it is computed with.
 
         Args:
@@ -97,7 +97,7 @@ class PrecisionConfig:
             weight = mlp.padded(f"{linear}.{leaf}", weight)
         setattr(owner, leaf, nn.Parameter(weight, requires_grad=False))
 
-    def prepare_heads(self, model: Orion, device: str) -> None:
+    def prepare_heads(self, model: VisionStack, device: str) -> None:
         """Let the heads of a model on a GPU compute with tensor cores, where the rest is in 16 bits.
 
         Their linear maps round to TF32. All other matrix products stay in float32: poses in the world are

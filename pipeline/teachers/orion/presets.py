@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cache_schema.errors import RequestError
 from cache_schema.progress import SILENT
-from pipeline.teachers.orion.features import orion_features
+from pipeline.teachers.orion.features import orion_features, vision_features
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.network.config import (
     BackboneConfig,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cache_schema.format.features import FeatureSpec
     from cache_schema.progress import Progress
     from pipeline.teachers.orion.teacher import OrionTeacher
+    from pipeline.teachers.orion.vision import OrionVision
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class OrionPreset:
         """Features that the teacher computes of every frame."""
         return orion_features(self.config)
 
+    @property
+    def vision_features(self) -> tuple[FeatureSpec, ...]:
+        """Features that its vision alone computes."""
+        return vision_features(self.config)
+
     def load(
         self,
         checkpoint: Path | None,
@@ -72,13 +78,7 @@ class OrionPreset:
             RequestError: No checkpoint is given, and this preset has no random weights; or precision and
                 quantisation are unknown, or do not go together or with the device.
         """
-        weights = self.random_seed if checkpoint is None else checkpoint
-        if weights is None:
-            raise RequestError(
-                f"the teacher {self.name} needs a checkpoint",
-                expected="--checkpoint with Orion.pth, or a folder made from it by `teachonce convert`",
-                repair="download the released weights and give their path, or try orion-tiny",
-            )
+        weights = self._weights(checkpoint)
         # transformers takes seconds to import, and a preset's features are read without loading it.
         from pipeline.teachers.orion.precision import PrecisionConfig, check_device
         from pipeline.teachers.orion.teacher import OrionTeacher
@@ -96,6 +96,43 @@ class OrionPreset:
             random_device=self.random_device,
             progress=progress,
         )
+
+    def load_vision(
+        self,
+        checkpoint: Path | None,
+        *,
+        device: str,
+        precision: str = "fp32",
+        compile: bool = False,
+        progress: Progress = SILENT,
+    ) -> OrionVision:
+        """Build the teacher's vision alone; arguments and errors as of ``load``."""
+        weights = self._weights(checkpoint)
+        from pipeline.teachers.orion.precision import PrecisionConfig
+        from pipeline.teachers.orion.vision import OrionVision
+
+        return OrionVision(
+            self.name,
+            self.config,
+            self.images,
+            weights,
+            device=device,
+            precision=PrecisionConfig(precision),
+            compiled=compile,
+            random_device=self.random_device,
+            progress=progress,
+        )
+
+    def _weights(self, checkpoint: Path | None) -> Path | int:
+        """Return where weights come from: a checkpoint, or the seed of random ones."""
+        weights = self.random_seed if checkpoint is None else checkpoint
+        if weights is None:
+            raise RequestError(
+                f"the teacher {self.name} needs a checkpoint",
+                expected="--checkpoint with Orion.pth, or a folder made from it by `teachonce convert`",
+                repair="download the released weights and give their path, or try orion-tiny",
+            )
+        return weights
 
     def convert(self, checkpoint: Path, folder: Path, *, progress: Progress = SILENT) -> None:
         """Write a checkpoint of these sizes as sharded safetensors; see ``convert``."""

@@ -1,5 +1,7 @@
 """Camera images, and files that cannot be read as such."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,3 +78,25 @@ def test_a_header_that_claims_an_absurd_size(jpeg):
     jpeg.write_bytes(data)
     with pytest.raises(ClipError, match=r"00000.jpg"):
         read_jpeg(jpeg)
+
+
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
+def test_a_jpeg_that_is_sent_is_read_as_one_in_a_file(jpeg, decoder, monkeypatch):
+    if decoder == "pillow":
+        monkeypatch.setattr(jpegs, "simplejpeg", None)
+    content = jpeg.read_bytes()
+    np.testing.assert_array_equal(np.asarray(read_jpeg(content)), np.asarray(read_jpeg(jpeg)))
+    frame = np.zeros((900, 1600, 3), np.uint8)
+    read_jpeg_into(frame, content)
+    np.testing.assert_array_equal(frame, np.asarray(read_jpeg(jpeg)))
+    with pytest.raises(ClipError, match=f"a camera image of {len(content) // 2:,} bytes cannot be decoded"):
+        read_jpeg(content[: len(content) // 2])
+
+
+def test_only_jpegs_are_decoded_whatever_else_pillow_knows(monkeypatch):
+    monkeypatch.setattr(jpegs, "simplejpeg", None)
+    for kind in ("PNG", "TIFF", "EPS"):
+        written = io.BytesIO()
+        Image.new("RGB", (1600, 900)).save(written, kind)
+        with pytest.raises(ClipError, match="cannot be decoded"):
+            read_jpeg(written.getvalue())

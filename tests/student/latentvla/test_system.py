@@ -9,6 +9,7 @@ from cache_schema.errors import CheckpointError, RequestError
 from cache_schema.vocabulary.latent_actions import CODES
 from student.latentvla.system import LatentVlaSystem
 from student.loading.batches import LatentSamples
+from student.policy import policy_of
 from student.runs.checkpoint import read_checkpoint
 from student.runs.evaluate import evaluate
 from student.runs.export import export
@@ -225,3 +226,26 @@ def test_a_student_learns_the_codes_that_images_show(write, tmp_path):
     assert found["code_kl"] < 0.1 * found["code_kl_constant"]
     assert found["code_kl_other_images"] > 0.9 * found["code_kl_constant"]
     assert found["code_agreement"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("latent-transfuser", ()),
+        ("latentvla-distilled", ()),
+        ("latentvla-fused", ("vis_pooled", "act_hidden")),
+        ("latentvla-fused-zero", ("vis_pooled", "act_hidden")),
+    ],
+)
+def test_only_a_student_without_a_model_of_its_own_drives_with_the_teachers_states(dataset_path, name, read):
+    system, dataset = small(name).make_system(), LatentDataset.open(dataset_path)
+    model = system.build(dataset).eval()
+    policy = policy_of(system, model)
+    assert policy.features == ("camera_strip", "command", "can_bus", *read)
+    samples = LatentSamples(dataset, "val", policy.features, device=torch.device("cpu"))
+    with torch.no_grad():
+        output = policy.plan(samples.read(np.arange(3)))
+    assert output.positions.shape == (3, 6, 2)
+    assert output.imitated == {}
+    evaluated = system.evaluate(model, dataset, "val", device=torch.device("cpu"))[1]["student"]
+    np.testing.assert_allclose(output.positions, evaluated[:3], rtol=0, atol=1e-5)

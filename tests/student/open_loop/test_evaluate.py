@@ -14,11 +14,12 @@ from cache_schema.errors import CheckpointError, IdentityError
 from student.open_loop.evaluate import evaluate_open_loop, measure, plan_split
 from student.open_loop.evaluation import COLLISION_COLUMNS, OpenLoopEvaluation
 from student.open_loop.ground_truth import AGENT_FEATURES, read_ground_truth
-from student.open_loop.policies import PolicyOutput, constant_velocity
+from student.open_loop.policies import constant_velocity
 from student.orion_lite.model import OrionLite
 from student.orion_lite.planner import Planner, waypoints
 from student.orion_lite.policies import FEATURES, policies, teacher_planner
 from student.orion_lite.presets import ORION_LITE
+from student.policy import PolicyOutput
 from student.runs.evaluate import evaluate
 from student.runs.presets import changed
 from student.runs.trained import load_trained

@@ -21,7 +21,7 @@ from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, teacher_
 from pipeline.teachers.weights import Fingerprint, is_finite, refuse_misfits, refuse_placeholder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -44,12 +44,15 @@ and torch computes as few in one thread: threads would wait for each other, and 
 LANE_TABLE = "map_head.instance_embedding_lane.weight"
 
 
-def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]]:
+def read_weights(
+    path: Path, config: OrionConfig, names: Container[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Check a checkpoint against the sizes of a model, then yield its tensors one by one, sorted by name.
 
     Args:
         path: A ``.pth`` file or a converted folder.
         config: Sizes it must have.
+        names: Of the tensors that are read and yielded; None for all.
 
     Yields:
         Name (as in ``Orion``'s state dict, the planner's behind ``planner.``) and float32 tensor, adapters
@@ -61,14 +64,14 @@ def read_weights(path: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]
             that is not finite.
     """
     if path.is_dir():
-        return _read_folder(path, config)
+        return _read_folder(path, config, names)
     if not path.exists():
         raise CheckpointError(
             f"the checkpoint {path} does not exist",
             expected="Orion.pth, or a folder made from it by `teachonce convert`",
             repair="download the released weights, or correct the path",
         )
-    return merged(_load_pth(path), config, path)
+    return merged(_load_pth(path), config, path, names)
 
 
 def digest(weights: Iterable[tuple[str, Tensor]], progress: Progress = SILENT) -> str:
@@ -80,12 +83,14 @@ def digest(weights: Iterable[tuple[str, Tensor]], progress: Progress = SILENT) -
     return str(fingerprint)
 
 
-def merged(stored: Mapping[str, Tensor], config: OrionConfig, path: Path) -> Iterator[tuple[str, Tensor]]:
+def merged(
+    stored: Mapping[str, Tensor], config: OrionConfig, path: Path, names: Container[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Turn tensors under the released names into tensors in use; see ``read_weights``."""
     stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
     shapes = teacher_shapes(config)
     _check(stored, released_shapes(shapes, config), config, path)
-    return _merge(stored, shapes, path)
+    return _merge(stored, _chosen(shapes, names), path)
 
 
 def released_shapes(shapes: Shapes, config: OrionConfig) -> Shapes:
@@ -103,6 +108,10 @@ def released_shapes(shapes: Shapes, config: OrionConfig) -> Shapes:
             rank = config.language.lora_rank
             released |= zip(adapters, ((outputs, inputs), (rank, inputs), (outputs, rank)), strict=True)
     return released
+
+
+def _chosen(shapes: Shapes, names: Container[str] | None) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if names is None or name in names}
 
 
 def _released_name(ours: str) -> str:
@@ -196,7 +205,9 @@ def _load_pth(path: Path) -> Mapping[str, Tensor]:
     return content
 
 
-def _read_folder(folder: Path, config: OrionConfig) -> Iterator[tuple[str, Tensor]]:
+def _read_folder(
+    folder: Path, config: OrionConfig, names: Container[str] | None
+) -> Iterator[tuple[str, Tensor]]:
     for file in (folder / CONFIG, folder / INDEX):
         refuse_placeholder(file)
     try:
@@ -223,7 +234,7 @@ def _read_folder(folder: Path, config: OrionConfig) -> Iterator[tuple[str, Tenso
         [f"missing: {name}" for name in shapes.keys() - files.keys()]
         + [f"unexpected: {name}" for name in files.keys() - shapes.keys()],
     )
-    return _read_shards(folder, files, shapes)
+    return _read_shards(folder, files, _chosen(shapes, names))
 
 
 def _read_shards(folder: Path, files: Mapping[str, str], shapes: Shapes) -> Iterator[tuple[str, Tensor]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from cache_schema.vocabulary.orion import planner_shapes
 from pipeline.teachers.orion.network.model import Orion
+from pipeline.teachers.orion.network.vision import VisionStack
 from pipeline.teachers.weights import uniform
 
 if TYPE_CHECKING:
@@ -28,18 +29,28 @@ _TABLE = re.compile(r"(embedding|embedding_lane|embed_tokens|query|pos_embed)(\.
 """Weights that are looked up or added, not multiplied with."""
 
 Shapes = dict[str, tuple[int, ...]]
+Model = TypeVar("Model", bound=VisionStack)
 
 
 def build(config: OrionConfig) -> Orion:
     """Return the model with weights on the meta device; its constants are real."""
+    return build_part(Orion, config)
+
+
+def build_part(kind: type[Model], config: OrionConfig) -> Model:
+    """Return the model, or its vision stack alone, with weights on the meta device."""
     with torch.device("meta"):
-        return Orion(config).eval().requires_grad_(False)
+        return kind(config).eval().requires_grad_(False)
 
 
 def teacher_shapes(config: OrionConfig) -> Shapes:
     """Return every tensor a teacher needs: the model's and the planner's."""
-    planner = {PLANNER_PREFIX + name: shape for name, shape in planner_shapes(config.language.width).items()}
-    return model_shapes(config) | planner
+    return model_shapes(config) | prefixed_planner_shapes(config)
+
+
+def prefixed_planner_shapes(config: OrionConfig) -> Shapes:
+    """Return the planner's tensors, behind their prefix."""
+    return {PLANNER_PREFIX + name: shape for name, shape in planner_shapes(config.language.width).items()}
 
 
 def model_shapes(config: OrionConfig) -> Shapes:
@@ -62,6 +73,12 @@ def random_weights(shapes: Shapes, seed: int, device: str = "cpu") -> Iterator[t
     """
     for name in sorted(shapes):
         yield name, _random_tensor(name, shapes[name], seed, device)
+
+
+def random_planner(config: OrionConfig, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+    """Draw the planner of a teacher with random weights, under the checkpoint's names, on the host."""
+    drawn = random_weights(planner_shapes(config.language.width), seed, device)
+    return {name: weight.cpu() for name, weight in drawn}
 
 
 def _random_tensor(name: str, shape: tuple[int, ...], seed: int, device: str) -> Tensor:

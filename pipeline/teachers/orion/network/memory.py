@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.teachers.orion.network.config import OrionConfig
+
+Memory = TypeVar("Memory", bound=Any)
 
 LONGEST_GAP_S = 2.0
 """A gap of this length or longer between two frames of a clip clears the memory."""
@@ -192,9 +194,19 @@ class OrionMemory:
         return EgoMotion(pose, pose_inv, timestamp, continued=same_clip & near)
 
 
-def mask_slots(x: Tensor, slots: Tensor) -> Tensor:
-    """Return ``x`` (B, ...) where ``slots`` (B) is True, else zero."""
-    return x.where(slots.view(-1, *(1,) * (x.ndim - 1)), 0)
+def mask_slots(x: Tensor, slots: Tensor, other: Tensor | float = 0) -> Tensor:
+    """Return ``x`` (B, ...) where ``slots`` (B) is True, else zero, or what ``other`` (B, ...) has there."""
+    return x.where(slots.view(-1, *(1,) * (x.ndim - 1)), other)
+
+
+def choose_slots(slots: Tensor, memory: Memory, other: Memory) -> Memory:
+    """Return a memory, or a part of one, where ``slots`` (B) is True, else the ``other`` one."""
+    chosen = {}
+    for name, mine in vars(memory).items():
+        theirs = getattr(other, name)
+        is_tensor = isinstance(mine, torch.Tensor)
+        chosen[name] = mask_slots(mine, slots, theirs) if is_tensor else choose_slots(slots, mine, theirs)
+    return replace(memory, **chosen)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -1,63 +1,37 @@
 """ORION from images to planning token.
 
 Source: spec ORION teacher 0.
-Dimension letters: B slots, C cameras, N image tokens, E head width, D token width.
+Dimension letters: B slots, D token width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from pipeline.teachers.orion.network.backbone import Backbone, Block
-from pipeline.teachers.orion.network.detection_head import DetectionHead
 from pipeline.teachers.orion.network.language_model import LanguageModel, decoder_layer
-from pipeline.teachers.orion.network.map_head import MapHead
-from pipeline.teachers.orion.network.memory import OrionMemory
-from pipeline.teachers.orion.network.position import QueryPositions, RayPositions
+from pipeline.teachers.orion.network.vision import VisionOutput, VisionStack, compiled
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.teachers.orion.network.config import OrionConfig
-    from pipeline.teachers.orion.network.detection_head import DetectionOutput
-    from pipeline.teachers.orion.network.map_head import MapOutput
-
-
-Layer = TypeVar("Layer", bound=Callable[..., Tensor])
-
-COMPILER: dict[str, Any] = {"deterministic": True}
-"""Options of torch's compiler. It would otherwise choose the order of sums by timing them: no two processes
-would give the same bits."""
-
-
-def compiled(layer: Layer) -> Layer:
-    """Return a layer's function, compiled once for all layers of its kind."""
-    return cast("Layer", torch.compile(layer, dynamic=False, fullgraph=True, options=COMPILER))
+    from pipeline.teachers.orion.network.memory import OrionMemory
 
 
 @dataclass(frozen=True)
-class OrionOutput:
+class OrionOutput(VisionOutput):
     """Output of ORION for one frame of B slots."""
 
-    detection: DetectionOutput
-    road_map: MapOutput
     planning_token: Tensor
     """(B, D)."""
 
 
-class Orion(nn.Module):
+class Orion(VisionStack):
     """The model from images to planning token; the planner is not part of it."""
 
     def __init__(self, config: OrionConfig) -> None:
-        super().__init__()
-        self.img_backbone = Backbone(config.backbone)
-        self.ray_positions = RayPositions(config)
-        self.query_positions = QueryPositions(config)
-        self.pts_bbox_head = DetectionHead(config)
-        self.map_head = MapHead(config)
+        super().__init__(config)
         self.language_model = LanguageModel(config.language, config.vision_tokens)
 
     def forward(
@@ -71,48 +45,19 @@ class Orion(nn.Module):
         same_clip: Tensor,
         memory: OrionMemory,
     ) -> tuple[OrionOutput, OrionMemory]:
-        """Process one frame of every slot.
-
-        Args:
-            images: (B, C, 3, height, width) float32, normalised.
-            img2lidar: (B, C, 4, 4) float32, pixels of the images (u d, v d, d, 1) to the LiDAR frame.
-            pose: (B, 4, 4) float32, LiDAR to world.
-            pose_inv: (B, 4, 4) float32, world to LiDAR.
-            timestamp: (B) float64, seconds.
-            signals: (B, 19) float64: command index, then the CAN bus.
-            same_clip: (B) bool, the memory is of the same clip.
-            memory: Of the frames before.
-
-        Returns:
-            The output, and the new memory.
-        """
-        ego = memory.ego_motion(pose, pose_inv, timestamp, same_clip)
-        tokens = self.img_backbone(images.flatten(0, 1)).float().flatten(1, 2)
-        tokens = tokens.unflatten(0, images.shape[:2]).flatten(1, 2)  # (B, N, backbone width)
-        rays = self.ray_positions(img2lidar)
-        detection, objects, history, past_signals = self.pts_bbox_head(
-            tokens, rays, signals, ego, memory, self.query_positions
+        """Process one frame of every slot; arguments as of ``VisionStack``."""
+        seen, memory = super().forward(
+            images, img2lidar, pose, pose_inv, timestamp, signals, same_clip, memory
         )
-        road_map, lanes = self.map_head(tokens, rays, ego, memory.lanes, self.query_positions)
-        planning_token = self.language_model(self.vision_tokens(detection, road_map)).float()
-        output = OrionOutput(detection, road_map, planning_token)
-        return output, OrionMemory(objects, lanes, history, past_signals, timestamp)
+        planning_token = self.language_model(self.vision_tokens(seen)).float()
+        return OrionOutput(seen.detection, seen.road_map, planning_token), memory
 
     def compile_layers(self, *, language_model: bool = True) -> None:
-        """Compile the layers of the backbone and of the language model, each kind once.
-
-        The first frame of every number of slots then takes about half a minute longer. Results change by
-        rounding.
+        """Compile the layers of the backbone and of the language model, each kind once; see ``VisionStack``.
 
         Args:
             language_model: Whether its layers can be compiled, too.
         """
-        self.img_backbone.apply_block = compiled(Block.forward)
+        super().compile_layers()
         if language_model:
             self.language_model.apply_layer = compiled(decoder_layer)
-
-    def vision_tokens(self, detection: DetectionOutput, road_map: MapOutput) -> Tensor:
-        """Return (B, scene + history + 1 + map, D): the tokens that stand for the images in the prompt."""
-        scene = self.pts_bbox_head.output_projection(torch.cat((detection.scene, detection.history), dim=1))
-        road = self.map_head.output_projection(road_map.queries)
-        return torch.cat((scene, detection.ego_token[:, None], road), dim=1)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.bench2drive.rehearsal.leaderboard import agent_module, drive_route
+from pipeline.bench2drive.rehearsal.leaderboard import drive_route
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 
 AGENTS = Path(__file__).parent / "agents"
@@ -21,8 +21,7 @@ def scripted(control=STILL, **script):
 
 
 def drive(agent, world, configuration=""):
-    with agent_module(agent) as module:
-        return drive_route(module, configuration, world)
+    return drive_route(agent, configuration, world)
 
 
 def infractions(record):

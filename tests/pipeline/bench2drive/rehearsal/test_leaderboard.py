@@ -7,9 +7,12 @@ import sys
 import pytest
 
 from cache_schema.errors import RequestError
-from pipeline.bench2drive.rehearsal.leaderboard import agent_module, drive_route, evaluate
+from pipeline.bench2drive.rehearsal import leaderboard
+from pipeline.bench2drive.rehearsal.agent_module import agent_module
+from pipeline.bench2drive.rehearsal.leaderboard import evaluate
 from pipeline.bench2drive.rehearsal.results import Checkpoint
-from pipeline.bench2drive.rehearsal.toy import ToyWorld, draw_toy
+from pipeline.bench2drive.rehearsal.toy import ToyWorld
+from pipeline.bench2drive.rehearsal.toys import draw_toy
 from tests.pipeline.bench2drive.rehearsal.driving import FULL_AHEAD, SCRIPTED, drive, scripted
 
 SAVE_NAME = r"RouteScenario_{}_rep0_Town0\d_[A-Za-z]+_1_\d+_\d\d_\d\d_\d\d_\d\d_\d\d"
@@ -24,7 +27,7 @@ def test_the_order_of_calls_and_a_new_agent_for_every_route(tmp_path):
     worlds = [draw_toy(index, cameras=False) for index in range(2)]
     with agent_module(SCRIPTED) as module:
         for world in worlds:
-            drive_route(module, scripted(fails="run_step 0.10"), world)
+            leaderboard.drive(module, scripted(fails="run_step 0.10"), world)
         calls = module.CALLS
     begin = ["__init__", "set_global_plan", "setup", "sensors"]
     one = [*begin, "run_step 0.00", "run_step 0.05", "run_step 0.10", "destroy"]
@@ -36,7 +39,7 @@ def test_the_plan_s_nodes(tmp_path):
     agents = tmp_path / "noting.py"
     agents.write_text(SCRIPTED.read_text().replace('CALLS.append("set_global_plan")', "CALLS.append(self)"))
     with agent_module(agents) as module:
-        drive_route(module, scripted(fails="setup"), world)
+        leaderboard.drive(module, scripted(fails="setup"), world)
         agent = next(call for call in module.CALLS if not isinstance(call, str))
     (node, option), *_ = agent._global_plan
     assert (abs(node["lat"] - 35.25), node["z"], option.name) == (

@@ -40,6 +40,8 @@ def test_one_route_of_a_list(tmp_path):
         assert kept["plans"].shape == (len(kept["poses"]), 6, 2)
         assert np.isfinite(kept["plans"]).all()
         assert kept["controls"].shape == (len(kept["poses"]), 3)
+        assert kept["others"].shape == (len(kept["poses"]), 10, 4, 2)
+        assert kept["road"].shape[::2] == (2, 2)
         assert np.linalg.norm(kept["poses"][-1, :2] - kept["route"][-1]) < 1.0
 
 

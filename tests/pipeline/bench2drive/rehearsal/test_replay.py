@@ -8,7 +8,8 @@ import pytest
 from cache_schema.errors import ClipError, RequestError
 from pipeline.bench2drive.geometry import CAMERAS, lidar2ego, rigid_inverse
 from pipeline.bench2drive.geometry import LIDAR_TOP as LIDAR
-from pipeline.bench2drive.rehearsal.leaderboard import agent_module, drive_route
+from pipeline.bench2drive.rehearsal.agent_module import agent_module
+from pipeline.bench2drive.rehearsal.leaderboard import drive
 from pipeline.bench2drive.rehearsal.replay import replays
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
@@ -28,7 +29,7 @@ def data(tmp_path_factory):
 def replayed(data):
     world = replays(data)[9001]()
     with agent_module(SCRIPTED) as module:
-        done = drive_route(module, scripted(FULL_LEFT, answers=True), world)
+        done = drive(module, scripted(FULL_LEFT, answers=True), world)
         return done, module.DATA
 
 

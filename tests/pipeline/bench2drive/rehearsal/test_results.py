@@ -6,7 +6,7 @@ import re
 import pytest
 
 from pipeline.bench2drive.rehearsal.results import INFRACTIONS, Checkpoint, record_of
-from pipeline.bench2drive.rehearsal.toy import draw_toy
+from pipeline.bench2drive.rehearsal.toys import draw_toy
 from pipeline.bench2drive.rehearsal.world import Event
 from tests.paths import GOLDEN
 

@@ -9,7 +9,8 @@ import pytest
 from cache_schema.errors import RequestError
 from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
 from pipeline.bench2drive.rehearsal.bicycle import Bicycle
-from pipeline.bench2drive.rehearsal.toy import GNSS_NOISE_DEG, ROUTE_M, draw_toy
+from pipeline.bench2drive.rehearsal.toy import GNSS_NOISE_DEG, ROUTE_M
+from pipeline.bench2drive.rehearsal.toys import draw_toy
 from pipeline.bench2drive.rehearsal.world import EARTH_RADIUS_M, geographic
 from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES

@@ -15,7 +15,7 @@ from pipeline.teachers import teacher_preset
 from pipeline.teachers.orion.checkpoints.tensors import random_weights
 from pipeline.teachers.orion.network.detection_head import DetectionOutput
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
-from pipeline.teachers.orion.teacher import features_of
+from pipeline.teachers.orion.stream import features_of
 from pipeline.teachers.weights import random_origin
 
 TOLERANCE = {"lane_points": 1e-3, "agent_xy": 1e-3}

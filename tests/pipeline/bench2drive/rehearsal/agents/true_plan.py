@@ -6,7 +6,7 @@ Configured as "reckless", it steers by the plan only, at full throttle.
 import carla
 from leaderboard.autoagents.autonomous_agent import AutonomousAgent
 
-from student.closed_loop.controller import WaypointController
+from student.closed_loop.controller import AgentController
 
 
 def get_entry_point():
@@ -15,7 +15,7 @@ def get_entry_point():
 
 class TruePlan(AutonomousAgent):
     def setup(self, path_to_conf_file):
-        self.controller = WaypointController()
+        self.controller = AgentController()
         self.reckless = path_to_conf_file.startswith("reckless+")
 
     def sensors(self):
@@ -28,5 +28,4 @@ class TruePlan(AutonomousAgent):
         self.last_answer = {"plan": plan.tolist()}
         if self.reckless:
             return carla.VehicleControl(throttle=1.0, steer=control.steer)
-        throttle = 0.0 if speed["speed"] > 5 else control.throttle
-        return carla.VehicleControl(throttle=throttle, steer=control.steer, brake=control.brake)
+        return carla.VehicleControl(throttle=control.throttle, steer=control.steer, brake=control.brake)
