@@ -1,5 +1,6 @@
 """Whole drives, with an evaluator that really runs, crashes, hangs and leaves its simulator behind."""
 
+import json
 import os
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from cache_schema.errors import DatasetError, RequestError
 from cache_schema.progress import Progress
 from cache_schema.storage.locks import hold
+from student.supervision.conditions import keep_conditions
 from student.supervision.drive import Limits, drive
 from student.supervision.evaluator import own_command
 from tests.student.supervision.driving import (
@@ -179,6 +181,13 @@ def test_results_of_other_conditions_are_refused(tmp_path):
     assert 'policy {"student": "a"}; it is {"student": "b"}' in caught.value.expected
     with pytest.raises(RequestError, match="simulator differ"):
         drive(routes, results, program, conditions={"simulator": "0.9.16"}, limits=QUICK)
+
+
+def test_an_evaluation_may_go_on_on_another_machine_and_all_gpus_are_kept(tmp_path):
+    for gpu in ("H100", "A100; H100", "L40"):
+        keep_conditions(tmp_path, {"gpu": gpu, "mode": "parity"})
+    keep_conditions(tmp_path, {"mode": "parity"})
+    assert json.loads((tmp_path / "drive.json").read_text()) == {"gpu": "A100; H100; L40", "mode": "parity"}
 
 
 def test_two_drives_of_one_folder_are_kept_apart(tmp_path):
