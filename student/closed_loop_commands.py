@@ -42,6 +42,9 @@ def drive(
     agent: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Agent file. [the one that `agent` writes]")
     ] = None,
+    agent_config: Annotated[
+        str | None, typer.Option(help="What an agent of your own is told, instead of the server's address.")
+    ] = None,
     evaluator: Annotated[
         str | None,
         typer.Option(
@@ -75,14 +78,8 @@ def drive(
     from student.supervision.server import ServerAddress
 
     served = None if server is None else ServerAddress(Address.parse(server), token)
-    program = evaluator_of(
-        bench2drive,
-        carla,
-        evaluator,
-        agent=agent,
-        agent_config=served.agent_config if served else "",
-        python=python,
-    )
+    told = agent_config if served is None else served.agent_config
+    program = evaluator_of(bench2drive, carla, evaluator, agent=agent, agent_config=told, python=python)
     listed = routes or program.folder / "leaderboard/data/bench2drive220.xml"
     found = preflight(
         listed,

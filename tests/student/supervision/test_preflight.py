@@ -253,13 +253,19 @@ def test_the_command_names_everything_that_is_to_be_repaired(installed):
 
 
 def test_the_command_says_which_evaluators_there_are(tmp_path):
-    refused = CliRunner().invoke(app, ["drive", "--out", str(tmp_path / "results")])
+    command = ["drive", "--out", str(tmp_path / "results")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert "--server is missing" in refused.stderr
+    refused = CliRunner().invoke(app, [*command, "--server", "tcp://127.0.0.1:1"])
     assert refused.exit_code == 2
     assert "--bench2drive and --carla; or --evaluator and --agent" in refused.stderr
 
 
 def test_routes_that_never_end_are_told_by_the_exit_code(installed):
     write_routes(installed.routes, {"1": "crash"})
-    done = CliRunner().invoke(app, drive_command(installed, "--no-start-simulator", "--attempts", 1))
+    done = CliRunner().invoke(
+        app, drive_command(installed, "--no-start-simulator", "--attempts", 1, "--agent-config", "x")
+    )
     assert done.exit_code == 1
     assert "1 crashed" in done.stdout

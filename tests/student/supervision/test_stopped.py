@@ -29,7 +29,7 @@ from tests.student.supervision.driving import (
 def start(folder: Path, routes: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "cli.py", "drive", "--out", folder / "results", "--routes", routes]
     command += ["--evaluator", TEMPLATE, "--agent", evaluator(folder).agent]
-    command += ["--workers", "2", "--backoff", "0.01", *more]
+    command += ["--workers", "2", "--backoff", "0.01", "--agent-config", "", *more]
     return subprocess.Popen(
         [*map(str, command)],
         cwd=ROOT,
@@ -125,7 +125,7 @@ def test_other_processes_are_left_alone(tmp_path):
 
 @pytest.mark.soak
 def test_fifty_kills_at_any_moment(tmp_path):
-    """Of the supervisor, its keeper, evaluators and simulators; every route has its record once in the end."""
+    """Of the supervisor, its keeper, evaluators and simulators; every route gets one record."""
     chance = random.Random(0)
     behaviours = ["finish", "blocked", "die,finish", "crash,finish", "hang after", "slow", "gone,cut,finish"]
     routes = write_routes(tmp_path / "r.xml", {str(route): chance.choice(behaviours) for route in range(40)})
@@ -153,5 +153,6 @@ def test_fifty_kills_at_any_moment(tmp_path):
     assert left_over(results) == NOTHING_LEFT
     ends = attempts(results)
     assert len(ends) == 40
+    assert any("interrupted" in outcomes for outcomes in ends.values())
     assert all(outcomes.count("finished") == 1 and outcomes[-1] == "finished" for outcomes in ends.values())
     assert {status(results, route) for route in ends} <= {"Completed", "Failed - Agent got blocked"}
