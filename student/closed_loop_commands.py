@@ -37,10 +37,10 @@ def drive(
     carla: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of CARLA 0.9.15.")] = None,
     python: Annotated[str, typer.Option(help="Python in which Bench2Drive runs.")] = "python3.8",
     routes: Annotated[
-        Path | None, typer.Option(metavar="XML", help="Routes. [leaderboard/data/bench2drive220.xml]")
+        Path | None, typer.Option(metavar="XML", help="By default Bench2Drive's bench2drive220.xml.")
     ] = None,
     agent: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Agent file. [the one that `agent` writes]")
+        Path | None, typer.Option(metavar="FILE", help="By default the file that `agent` writes.")
     ] = None,
     agent_config: Annotated[
         str | None, typer.Option(help="What an agent of your own is told, instead of the server's address.")
@@ -55,7 +55,7 @@ def drive(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Simulators beside each other.")] = 1,
     gpus: Annotated[
-        list[int] | None, typer.Option("--gpu", min=0, help="GPU for simulators. Repeatable. [0]")
+        list[int] | None, typer.Option("--gpu", min=0, help="GPU for simulators, 0 by default. Repeatable.")
     ] = None,
     attempts: Annotated[int, typer.Option(min=1, help="Attempts at a route that crashes.")] = 3,
     stuck_after_s: Annotated[
