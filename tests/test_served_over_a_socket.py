@@ -5,9 +5,12 @@ import threading
 import numpy as np
 import pytest
 
+from pipeline.bench2drive.rehearsal.leaderboard import drive_route
+from pipeline.bench2drive.rehearsal.toys import draw_toy
 from student.serving.server import serving
 from tests.observed import observations
-from tests.student.serving.simulator import ANY_PORT, load_agent, new_agent
+from tests.student.serving.simulator import AGENT_FILE, ANY_PORT, load_agent, new_agent
+from tests.test_rehearsal import shortened
 from tests.test_served_students import STUDENTS, clips_of, expected, opened, served  # noqa: F401
 
 
@@ -46,3 +49,18 @@ def test_a_clip_alone_and_beside_seven_others(served, system, monkeypatch):  # n
     assert len(plans) == 8
     for slot, clip in enumerate(clips):
         np.testing.assert_array_equal(plans[slot], expected(trained, clip, slot=slot, slots=8))
+
+
+def test_a_student_drives_the_toy_the_same_to_the_bit(served):  # noqa: F811
+    _, policy = opened(served, "orion-lite", slots=1)
+    with serving(policy, ANY_PORT, mode="corrected", every=2) as address:
+        one, other = (
+            drive_route(AGENT_FILE, str(address), shortened(draw_toy(0, seed=seed), 12)) for seed in (4, 4)
+        )
+        another = drive_route(AGENT_FILE, str(address), shortened(draw_toy(0, seed=5), 12))
+    assert len(one.plans) == 12
+    np.testing.assert_array_equal(one.plans, other.plans)
+    np.testing.assert_array_equal(one.controls, other.controls)
+    np.testing.assert_array_equal(one.poses, other.poses)
+    assert np.isfinite(one.plans).all()
+    assert not (one.plans == another.plans).any()
