@@ -1,29 +1,23 @@
-"""The command line: error handling, four groups of commands, and the commands that join two packages."""
+"""The command line: groups of commands, and the commands that join two packages."""
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from cache_schema import commands as dataset_commands
-from cache_schema.errors import TeachonceError
+from cache_schema.error_handling import ErrorHandlingGroup
 from cache_schema.terminal import (
     FOUND,
-    INTERRUPTED,
-    USER_ERROR,
     DatasetUrl,
     Device,
     ProgressBar,
-    err,
     given,
     out,
     torch_device,
@@ -35,58 +29,9 @@ from student import closed_loop_commands
 from student import commands as student_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from student.serving.policy import Policy
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors that tell of a full disk, whichever file did not fit."""
-
-
-class ErrorHandlingGroup(TyperGroup):
-    """Shows an error that the user can correct as three lines; a bug keeps its traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        arguments = [*ctx.args]
-        try:
-            return super().invoke(ctx)
-        except TeachonceError as error:
-            err.print(str(error), soft_wrap=True)
-            raise typer.Exit(USER_ERROR) from error
-        except OSError as error:
-            if error.errno in FULL:
-                err.print(f"the disk is full: {error}", soft_wrap=True)
-                err.print("  expected: room for what the command writes")
-                err.print("  to do:    free space, or write to another disk; then run the same command again")
-                raise typer.Exit(USER_ERROR) from error
-            if not concerns(error, arguments):
-                raise
-            err.print(f"{error.filename}: {error.strerror}", soft_wrap=True)
-            err.print("  expected: a file or folder that can be read, or created where it is to be written")
-            err.print("  to do:    correct the path, or its permissions")
-            raise typer.Exit(USER_ERROR) from error
-        except KeyboardInterrupt as error:
-            err.print("stopped; what was committed is safe, and the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from error
-
-
-def concerns(error: OSError, arguments: Iterable[str]) -> bool:
-    """Return whether an error is about a path on the command line.
-
-    That is such a path itself, what is inside it, a folder around it, or a file beside it that is named after
-    it, such as a log or a partial copy.
-    """
-    if not isinstance(error.filename, str):
-        return False
-    file = Path(os.path.abspath(error.filename))
-    values = {part for argument in arguments for part in (argument, argument.partition("=")[2]) if part}
-    for named in (Path(os.path.abspath(value)) for value in values):
-        beside = [part for part in (file, *file.parents) if part.parent == named.parent]
-        if file in named.parents or any(part.name.lstrip(".").startswith(named.name) for part in beside):
-            return True
-    return False
 
 
 app = typer.Typer(

@@ -61,10 +61,13 @@ def drive(
     carla: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of CARLA 0.9.15.")] = None,
     python: Annotated[str, typer.Option(help="Python in which Bench2Drive runs.")] = "python3.8",
     routes: Annotated[
-        Path | None, typer.Option(metavar="XML", help="Routes. [leaderboard/data/bench2drive220.xml]")
+        Path | None, typer.Option(metavar="XML", help="By default Bench2Drive's bench2drive220.xml.")
     ] = None,
     agent: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Agent file. [the one that `agent` writes]")
+        Path | None, typer.Option(metavar="FILE", help="By default the file that `agent` writes.")
+    ] = None,
+    agent_config: Annotated[
+        str | None, typer.Option(help="What an agent of your own is told, instead of the server's address.")
     ] = None,
     evaluator: Annotated[
         str | None,
@@ -76,7 +79,7 @@ def drive(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Simulators beside each other.")] = 1,
     gpus: Annotated[
-        list[int] | None, typer.Option("--gpu", min=0, help="GPU for simulators. Repeatable. [0]")
+        list[int] | None, typer.Option("--gpu", min=0, help="GPU for simulators, 0 by default. Repeatable.")
     ] = None,
     attempts: Annotated[int, typer.Option(min=1, help="Attempts at a route that crashes.")] = 3,
     stuck_after_s: Annotated[
@@ -99,14 +102,8 @@ def drive(
     from student.supervision.server import ServerAddress
 
     served = None if server is None else ServerAddress(Address.parse(server), token)
-    program = evaluator_of(
-        bench2drive,
-        carla,
-        evaluator,
-        agent=agent,
-        agent_config=served.agent_config if served else "",
-        python=python,
-    )
+    told = agent_config if served is None else served.agent_config
+    program = evaluator_of(bench2drive, carla, evaluator, agent=agent, agent_config=told, python=python)
     listed = routes or program.folder / "leaderboard/data/bench2drive220.xml"
     found = preflight(
         listed,

@@ -14,7 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from cli import ErrorHandlingGroup, app, concerns
+from cache_schema.error_handling import ErrorHandlingGroup, concerns
+from cli import app
 from tests.paths import GOLDEN, ROOT
 
 RECORDING = GOLDEN / "orion"

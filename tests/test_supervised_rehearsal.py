@@ -94,8 +94,8 @@ def test_routes_under_way_when_the_server_dies_are_repeated_and_no_others(clips_
     assert f"3 finished, {len(repeated)} gone" in shown
     assert f"attempt 1: {AWAY[0]}" in err or f"attempt 1: {AWAY[1]}" in err
     assert running(results) == []
-    policy = json.loads((results / "drive.json").read_text())["policy"]
-    assert policy["identity"] == {"student": "constant velocity"}
+    conditions = json.loads((results / "drive.json").read_text())
+    assert conditions["policy"] == {"student": "constant velocity"}
     for route in ends:
         (record,) = json.loads((results / f"{route}.json").read_text())["_checkpoint"]["records"]
         assert (results / "metrics" / record["save_name"] / "metric_info.json").is_file()

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONDITIONS = "drive.json"
+MAY_CHANGE = {"gpu"}
+"""Of these, all values are kept: an evaluation may go on on another machine."""
+SEPARATOR = "; "
 
 
 def keep_conditions(results: Path, conditions: Mapping[str, Any]) -> None:
@@ -23,6 +26,9 @@ def keep_conditions(results: Path, conditions: Mapping[str, Any]) -> None:
     """
     now = json.loads(json.dumps(conditions))
     before = read_conditions(results)
+    for name in MAY_CHANGE & before.keys():
+        values = {*before[name].split(SEPARATOR), *now.get(name, "").split(SEPARATOR)} - {""}
+        now[name] = before[name] = SEPARATOR.join(sorted(values))
     if differing := sorted(name for name in before.keys() & now.keys() if before[name] != now[name]):
         name = differing[0]
         raise RequestError(
@@ -30,7 +36,7 @@ def keep_conditions(results: Path, conditions: Mapping[str, Any]) -> None:
             expected=f"{name} {json.dumps(before[name])}; it is {json.dumps(now[name])}",
             repair="serve what was served before, or give another folder with --out",
         )
-    if now.keys() - before.keys():
+    if before | now != read_conditions(results):
         write_durably(results / CONDITIONS, json.dumps(before | now, indent=1).encode() + b"\n")
 
 

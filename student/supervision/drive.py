@@ -9,6 +9,7 @@ scored.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -24,12 +25,7 @@ from cache_schema.storage.locks import hold
 from student.supervision.attempt import Attempt, Ended, results_mark, run_attempt
 from student.supervision.conditions import keep_conditions
 from student.supervision.marked import end_marked, keeping
-from student.supervision.outcomes import (
-    AGENT_FAILED,
-    ATTEMPTS,
-    History,
-    Outcome,
-)
+from student.supervision.outcomes import AGENT_FAILED, ATTEMPTS, History, Outcome
 from student.supervision.ports import Ports
 from student.supervision.routes import read_routes
 from student.supervision.schedule import Schedule
@@ -52,6 +48,8 @@ BACKOFF_S = 30.0
 SERVER_PATIENCE_S = 300.0
 """As an agent waits for a server that is started again."""
 LOOK_S = 1.0
+FAILURES = 3
+"""On as many routes: fewer may be the routes' fault, more are hours lost."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,7 @@ def drive(
             )
             run = _Run(results, evaluator, server, [*gpus], limits or Limits(), log, mark, progress)
             run.settle()
+            run.works = any(run.history.is_done(route.id) for route in listed)
             pending = [route for route in listed if run.wants(route)]
             progress.expect(len(listed))
             progress.reach(len(listed) - len(pending))
@@ -147,6 +146,11 @@ class _Run:
         self.writing = threading.Lock()
         self.history = History(results)
         self.agent_failures: list[str] = []
+        """Routes in a row on which the agent itself failed."""
+        self.without_end: set[str] = set()
+        """Routes on which anything else failed."""
+        self.works = False
+        """Whether a route was ever driven to its end."""
 
     def settle(self) -> None:
         """Give the attempts that ended together with their supervisor their ends."""
@@ -190,13 +194,13 @@ class _Run:
                 then = "again later" if self.wants(route) else "no further attempt"
                 how = ended.status or ended.outcome
                 self.progress.message(f"route {route.id}, attempt {count}: {how}; {then}; {ended.failed}")
-            self._check_agent(route, ended)
+            self._check_failures(route, ended)
 
     def _drive(self, route: Route, gpu: int) -> Ended:
-        with self.writing:
-            self.history.numbers[route.id] += 1
-            number = self.history.numbers[route.id]
-        attempt = self._attempt(route.id, number)
+        number = self.history.numbers[route.id] + 1
+        while (attempt := self._attempt(route.id, number)).folder.exists():  # and its log was deleted
+            number += 1
+        self.history.numbers[route.id] = number
         make_folder(attempt.folder)
         with self.ports.lent() as ports:
             self._note("began", attempt, number, port=ports.rpc, gpu=gpu)
@@ -238,6 +242,7 @@ class _Run:
         metrics = self.results / "metrics"
         make_folder(metrics)
         for saved in sorted(attempt.saved.glob("*")):
+            shutil.rmtree(metrics / saved.name, ignore_errors=True)  # of an attempt before
             saved.rename(metrics / saved.name)
         write_durably(self.results / f"{attempt.route}.json", attempt.checkpoint.read_bytes())
 
@@ -253,24 +258,32 @@ class _Run:
             time.sleep(min(LOOK_S, self.limits.server_patience_s / 4))
         return not self.schedule.stopped
 
-    def _check_agent(self, route: Route, ended: Ended) -> None:
-        """Stop all if the agent itself fails on as many routes in a row as a route has attempts."""
+    def _check_failures(self, route: Route, ended: Ended) -> None:
+        """Stop all where something is broken that no further attempt repairs."""
         with self.writing:
-            if ended.outcome is not Outcome.FINISHED:
-                return
-            if ended.status not in AGENT_FAILED:
+            if ended.outcome is Outcome.FINISHED and ended.status not in AGENT_FAILED:
                 self.agent_failures.clear()
-                return
-            self.agent_failures.append(route.id)
-            failed = self.agent_failures[:]
-        if len(failed) >= self.limits.attempts:
-            files = " ".join(str(self.results / f"{name}.json") for name in failed)
-            log = self._attempt(route.id, self.history.numbers[route.id]).log
+                self.works = True
+            elif ended.outcome is Outcome.FINISHED:
+                self.agent_failures.append(route.id)
+            elif ended.outcome is not Outcome.GONE:
+                self.without_end.add(route.id)
+            agent_failures, without_end = self.agent_failures[:], sorted(self.without_end)
+        log = self._attempt(route.id, self.history.numbers[route.id]).log
+        if len(agent_failures) >= FAILURES:
+            files = " ".join(str(self.results / f"{name}.json") for name in agent_failures)
+            names = ", ".join(agent_failures)
             raise RequestError(
-                f"{ended.status!r} on {len(failed)} routes in a row, {', '.join(failed)}: {ended.failed}",
+                f"{ended.status!r} on {len(agent_failures)} routes in a row, {names}: {ended.failed}",
                 expected="an agent that drives, well or badly",
-                repair=f"read {log}, repair the agent or its surroundings, then `rm {files}`, "
-                "and run this again",
+                repair=f"read {log}, repair the agent or its surroundings, and run this again: it drives the "
+                f"other routes, and these, too, after `rm {files}`",
+            )
+        if len(without_end) >= FAILURES and not self.works:
+            raise RequestError(
+                f"no route was driven to its end, and {', '.join(without_end)} failed: {ended.failed}",
+                expected="an evaluator and a simulator that run",
+                repair=f"read {log}, repair what it tells, and run this again",
             )
 
 

@@ -123,14 +123,20 @@ def evaluator_of(
     template: str | None,
     *,
     agent: Path | None,
-    agent_config: str,
+    agent_config: str | None,
     python: str,
 ) -> Evaluator:
     """Return the evaluator that a command line asks for: Bench2Drive's, or one of its user's.
 
     Raises:
-        RequestError: It is not clear which.
+        RequestError: It is not clear which, or what the agent is told.
     """
+    if agent_config is None:
+        raise RequestError(
+            "--server is missing",
+            expected="the policy server's address; for an agent of your own without one, --agent-config",
+            repair="start `teachonce serve`, and give the address that it prints",
+        )
     if template is not None and agent is not None and tree is None:
         return own_command(template, agent=agent, agent_config=agent_config)
     if template is None and tree is not None and carla is not None:

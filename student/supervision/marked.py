@@ -1,7 +1,7 @@
 """Trees of processes that carry a mark: all of a tree can be ended, and nothing beside it.
 
 The leaderboard starts its simulator in a session of its own, so no process group holds the two together. The
-environment does: whatever a process starts inherits it, in whichever session, and whoever its parent dies.
+environment does: whatever a process starts inherits it, in whichever session, and keeps it as an orphan.
 
 This file is a program, too: ``keeping`` starts it, and it ends what is marked once its parent is gone.
 """

@@ -30,7 +30,8 @@ AGENT_FAILED = (
 UNFINISHED = "Started"
 SERVER_AWAY = re.compile(r"^(?:\w+\.)*Server(?:Gone|Lost)\b", re.MULTILINE)
 """How a traceback ends when the agent lost its policy server, or the server its memory of the route."""
-
+SIMULATOR_AWAY = re.compile(r"time-out of \d+ms while waiting for the simulator")
+"""What CARLA's client raises if the simulator is dead. In an agent, it is recorded as the agent's crash."""
 RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*: .+")
 """A line of a traceback that says what was raised."""
 
@@ -41,7 +42,7 @@ class Outcome(enum.StrEnum):
     FINISHED = "finished"
     """The route has its record, however it scored."""
     CRASHED = "crashed"
-    """The leaderboard recorded that the simulation crashed."""
+    """The simulation crashed: by the leaderboard's record, or by what the agent raised."""
     ABSENT = "absent"
     """The evaluator ended without a record."""
     GONE = "gone"
@@ -77,7 +78,7 @@ def outcome_of(checkpoint: Path, log: Path, route: str) -> tuple[Outcome, str | 
     failed = _failed(text)
     if status is None:
         return Outcome.ABSENT, None, failed
-    if status == SIMULATION_CRASHED:
+    if status == SIMULATION_CRASHED or SIMULATOR_AWAY.search(text):
         return Outcome.CRASHED, status, failed
     return Outcome.GONE if SERVER_AWAY.search(text) else Outcome.FINISHED, status, failed
 
@@ -135,4 +136,6 @@ class History:
         status = self.status(route)
         if status is None:
             return False
-        return self._verdict.get(route, status != SIMULATION_CRASHED) in (True, Outcome.FINISHED)
+        if route not in self._verdict:  # it was driven elsewhere
+            return status != SIMULATION_CRASHED
+        return self._verdict[route] == Outcome.FINISHED

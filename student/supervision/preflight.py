@@ -13,8 +13,8 @@ from cache_schema.terminal import size
 from student.supervision.evaluator import MODULES, in_python, last_line
 from student.supervision.ports import Ports
 from student.supervision.routes import Route, read_routes
-from student.supervision.server import OF_POLICY
-from student.supervision.simulator import running_simulators, simulator_program, try_simulator
+from student.supervision.server import RULES
+from student.supervision.simulator import graphics_cards, running_simulators, simulator_program, try_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -133,25 +133,28 @@ def preflight(
     check("disk", lambda: _disk(results, len(listed)))
     check("ports", _ports)
     if has_agent := check("agent file", lambda: _agent(evaluator)):
-        conditions["agent"] = found["agent file"]
+        conditions["agent_file"] = sha256_of(evaluator.agent)
     if server is not None and has_agent:
 
         def look_at_server() -> str:
             greeting = server.greeting(evaluator.agent)
-            conditions["policy"] = {name: greeting.get(name) for name in OF_POLICY}
+            conditions.update({name: greeting.get(name) for name in RULES}, policy=greeting["identity"])
             return _places(server, greeting, workers)
 
         check("policy server", look_at_server)
     imported = has_agent and evaluator.python is not None and check("imports", lambda: _imports(evaluator))
     if evaluator.carla is not None:
         check("other simulators", running_simulators)
+        if gpus_here := graphics_cards():
+            found["GPUs"] = conditions["gpu"] = gpus_here
         if check("CARLA", lambda: simulator_program(evaluator)) and imported and start_simulator:
             towns = {route.town for route in listed}
             for gpu in gpus:
 
                 def look_at_simulator(gpu: int = gpu) -> str:
-                    conditions["simulator"] = try_simulator(evaluator, gpu, towns)
-                    return conditions["simulator"]
+                    server, client = try_simulator(evaluator, gpu, towns)
+                    conditions.update(carla_server=server, carla_client=client)
+                    return f"CARLA {server}"
 
                 check(f"simulator on GPU {gpu}", look_at_simulator)
     return Preflight(found, tuple(errors), conditions)
@@ -187,7 +190,7 @@ def _agent(evaluator: Evaluator) -> str:
             expected="the file that the evaluator loads",
             repair="write it by `teachonce agent BENCH2DRIVE_DIR`, or name yours with --agent",
         )
-    return sha256_of(evaluator.agent)
+    return str(evaluator.agent)
 
 
 def _places(server: ServerAddress, greeting: dict[str, Any], workers: int) -> str:

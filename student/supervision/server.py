@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from student.serving.address import Address
 
-OF_POLICY = ("identity", "mode", "every", "allow_replay")
-"""Fields of the server's greeting that say what drives, and how."""
+RULES = ("mode", "every", "allow_replay")
+"""Fields of the server's greeting that say how its policy drives."""
 
 
 @dataclass(frozen=True)

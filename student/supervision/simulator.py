@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import tempfile
 import time
 import uuid
@@ -15,6 +16,7 @@ import psutil
 
 from cache_schema.errors import RequestError
 from student.supervision.attempt import OF_ATTEMPT
+from student.supervision.conditions import SEPARATOR
 from student.supervision.evaluator import in_python, last_line
 from student.supervision.marked import Tree, keeping
 from student.supervision.ports import Ports
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SIMULATOR = "CarlaUE4"
 STARTS_S = 240.0
 """On a slow disk; usually it takes half a minute."""
+ANSWERS_S = 30.0
 PAUSE_S = 0.5
 
 ASK = """
@@ -62,8 +65,18 @@ def running_simulators() -> str:
     return f"run: processes {', '.join(map(str, running))}" if running else "none"
 
 
-def try_simulator(evaluator: Evaluator, gpu: int, towns: set[str]) -> str:
-    """Start a simulator, ask it for its version and maps, and end it.
+def graphics_cards() -> str:
+    """Return the names of this machine's NVIDIA GPUs, each once; empty where that is not known."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWERS_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return SEPARATOR.join(sorted({name.strip() for name in names.splitlines()}))
+
+
+def try_simulator(evaluator: Evaluator, gpu: int, towns: set[str]) -> tuple[str, str]:
+    """Start a simulator, ask it for its version and maps, and end it; return its version and its client's.
 
     Args:
         evaluator: Whose simulator, and whose Python asks.
@@ -96,12 +109,16 @@ def try_simulator(evaluator: Evaluator, gpu: int, towns: set[str]) -> str:
             expected=f"an answer within {STARTS_S:g} s of {shlex.join(command)}",
             repair="run that command by hand; it needs a Vulkan driver (`vulkaninfo`), and no root",
         )
-    versions, maps = (answer["server"], answer["client"]), {name.split("/")[-1] for name in answer["maps"]}
-    if len({*versions}) > 1:
+    server, client, maps = (
+        answer["server"],
+        answer["client"],
+        {name.split("/")[-1] for name in answer["maps"]},
+    )
+    if server != client:
         raise RequestError(
-            f"CARLA is {versions[0]}, and the evaluator's Python has carla {versions[1]}",
+            f"CARLA is {server}, and the evaluator's Python has carla {client}",
             expected="the same version of both: otherwise positions and maps may differ",
-            repair=f"pip install carla=={versions[0]}, or use the egg that CARLA brings",
+            repair=f"pip install carla=={server}, or use the egg that CARLA brings",
         )
     if missing := sorted(towns - maps):
         raise RequestError(
@@ -109,13 +126,13 @@ def try_simulator(evaluator: Evaluator, gpu: int, towns: set[str]) -> str:
             expected="the towns of all routes",
             repair="put AdditionalMaps_0.9.15.tar.gz into CARLA's folder Import, and run ./ImportAssets.sh",
         )
-    return f"CARLA {versions[0]}"
+    return server, client
 
 
 def _asked(evaluator: Evaluator, tree: Tree, port: int) -> tuple[dict[str, Any] | None, str]:
     give_up, text = time.monotonic() + STARTS_S, "it ended"
     while tree.is_running() and time.monotonic() < give_up:
-        code, text = in_python(evaluator, ASK, str(port), limit_s=30.0)
+        code, text = in_python(evaluator, ASK, str(port), limit_s=ANSWERS_S)
         if code == 0:
             return json.loads(last_line(text)), ""
         time.sleep(PAUSE_S)

@@ -64,9 +64,11 @@ def main() -> int:
         [sys.executable, "-c", SIMULATOR, arguments.checkpoint, str(FOREVER_S)], start_new_session=True
     )
     atexit.register(os.killpg, simulator.pid, signal.SIGKILL)
-    saved = Path(os.environ["SAVE_PATH"]) / f"RouteScenario_{route.get('id')}_rep0_{checkpoint.parent.name}"
+    # The same for every attempt; the leaderboard's name has the time in seconds.
+    saved = Path(os.environ["SAVE_PATH"]) / f"RouteScenario_{route.get('id')}_rep0"
     saved.mkdir()
     with listening, (saved / "metric_info.json").open("w") as metrics:
+        metrics.write(f"attempt {checkpoint.parent.name}\n")
 
         def ticks(seconds: float) -> None:
             until = time.monotonic() + seconds
@@ -95,6 +97,10 @@ def main() -> int:
                 return 255
             case "agent":
                 print("Traceback (most recent call last):\n  File ...\nValueError: no image\n\n> Stopping")
+                record("Failed - Agent crashed")
+            case "simulator":
+                print("Traceback (most recent call last):", flush=True)
+                print("RuntimeError: time-out of 600000ms while waiting for the simulator, make sure ...")
                 record("Failed - Agent crashed")
             case "gone":
                 print(TRACEBACK, flush=True)

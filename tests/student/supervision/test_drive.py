@@ -1,5 +1,6 @@
 """Whole drives, with an evaluator that really runs, crashes, hangs and leaves its simulator behind."""
 
+import json
 import os
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from cache_schema.errors import DatasetError, RequestError
 from cache_schema.progress import Progress
 from cache_schema.storage.locks import hold
+from student.supervision.conditions import keep_conditions
 from student.supervision.drive import Limits, drive
 from student.supervision.evaluator import own_command
 from tests.student.supervision.driving import (
@@ -32,7 +34,7 @@ def test_every_way_to_fail_ends_as_it_should_and_leaves_nothing_running(tmp_path
         "5": ("die,killed,finish", ["absent", "absent", "finished"]),
         "6": ("cut,finish", ["absent", "finished"]),
         "7": ("gone,finish", ["gone", "finished"]),
-        "8": ("crash", ["crashed"] * 3),
+        "8": ("crash,simulator", ["crashed"] * 3),
         "9": ("die", ["absent"] * 3),
     }
     routes = write_routes(tmp_path / "r.xml", {name: how for name, (how, _) in expected.items()})
@@ -45,15 +47,20 @@ def test_every_way_to_fail_ends_as_it_should_and_leaves_nothing_running(tmp_path
         **dict.fromkeys("14567", "Completed"),
         "2": "Failed - Agent got blocked",
         "3": "Failed - Agent crashed",
-        "8": "Failed - Simulation crashed",
+        "8": "Failed - Agent crashed",
     }
     assert not (results / "9.json").exists()
     assert driven.unfinished == {"8": "crashed", "9": "absent"}
     assert driven.ends == {"finished": 7, "crashed": 4, "absent": 6, "gone": 1}
     assert driven.attempts == {name: len(ends) for name, (_, ends) in expected.items()}
     # What the agent saved of the attempt whose record counts.
-    assert (results / "metrics/RouteScenario_5_rep0_3/metric_info.json").is_file()
-    assert not (results / "metrics/RouteScenario_5_rep0_1").exists()
+    saved = {path.name: (path / "metric_info.json").read_text() for path in results.glob("metrics/*")}
+    assert {name: saved[f"RouteScenario_{name}_rep0"].split("\n")[0] for name in "1458"} == {
+        "1": "attempt 1",
+        "4": "attempt 2",
+        "5": "attempt 3",
+        "8": "attempt 3",
+    }
 
 
 def test_the_same_command_drives_nothing_again_and_more_attempts_go_on(tmp_path):
@@ -71,6 +78,16 @@ def test_the_same_command_drives_nothing_again_and_more_attempts_go_on(tmp_path)
         "2": ["finished"],
         "3": ["crashed", "absent", "crashed", "finished"],
     }
+
+
+def test_without_its_log_a_folder_goes_on_and_counts_anew(tmp_path):
+    routes = write_routes(tmp_path / "r.xml", {"1": "crash", "2": "finish"})
+    results, program = tmp_path / "results", evaluator(tmp_path)
+    drive(routes, results, program, limits=QUICK)
+    (results / "attempts.jsonl").unlink()
+    drive(routes, results, program, limits=QUICK)
+    assert attempts(results) == {"1": ["crashed"] * 3}
+    assert sorted(path.name for path in (results / "work/1").iterdir()) == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_what_was_driven_elsewhere_counts_and_a_damaged_file_does_not(tmp_path):
@@ -116,6 +133,20 @@ def test_an_agent_that_fails_again_and_again_stops_all(tmp_path):
     assert f"rm {results / '1.json'} {results / '2.json'} {results / '3.json'}" in caught.value.repair
     assert sorted(attempts(results)) == ["0", "1", "2", "3"]
     assert running(tmp_path) == []
+    (results / "2.json").unlink()
+    with pytest.raises(RequestError, match="on 3 routes in a row, 2, 4, 5"):
+        drive(routes, results, evaluator(tmp_path), limits=QUICK)
+
+
+def test_an_evaluator_that_never_works_stops_all_before_every_route_used_up_its_attempts(tmp_path):
+    routes = write_routes(tmp_path / "r.xml", {str(name): "die,die,finish" for name in range(9)})
+    results = tmp_path / "results"
+    with pytest.raises(RequestError, match="no route was driven to its end, and 0, 1, 2 failed: port"):
+        drive(routes, results, evaluator(tmp_path), limits=QUICK)
+    assert attempts(results) == {"0": ["absent"], "1": ["absent"], "2": ["absent"]}
+    # Once one was, failures are the routes' own.
+    write_routes(routes, {"9": "finish", **{str(name): "die,die,finish" for name in range(9)}})
+    assert drive(routes, results, evaluator(tmp_path), limits=QUICK).unfinished == {}
 
 
 def test_the_log_says_what_failed(tmp_path):
@@ -161,6 +192,13 @@ def test_results_of_other_conditions_are_refused(tmp_path):
     assert 'policy {"student": "a"}; it is {"student": "b"}' in caught.value.expected
     with pytest.raises(RequestError, match="simulator differ"):
         drive(routes, results, program, conditions={"simulator": "0.9.16"}, limits=QUICK)
+
+
+def test_an_evaluation_may_go_on_on_another_machine_and_all_gpus_are_kept(tmp_path):
+    for gpu in ("H100", "A100; H100", "L40"):
+        keep_conditions(tmp_path, {"gpu": gpu, "mode": "parity"})
+    keep_conditions(tmp_path, {"mode": "parity"})
+    assert json.loads((tmp_path / "drive.json").read_text()) == {"gpu": "A100; H100; L40", "mode": "parity"}
 
 
 def test_two_drives_of_one_folder_are_kept_apart(tmp_path):

@@ -1,6 +1,7 @@
 """The checks before a drive, on folders laid out as Bench2Drive's and CARLA's, with a real policy server."""
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -10,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cache_schema.errors import RequestError
+from cache_schema.storage.atomic_io import sha256_of
 from cli import app
+from student.scoring.conditions import WANTED, read_conditions
 from student.serving.address import Address
 from student.serving.policy import ConstantVelocity
 from student.serving.server import serving
@@ -25,6 +28,9 @@ from tests.student.supervision.installation import install
 
 MAPS = ["/Game/Carla/Maps/Town12/Town12", "/Game/Carla/Maps/Town13/Town13"]
 ANY_PORT = Address.parse("tcp://127.0.0.1:0")
+
+
+NVIDIA_SMI = "#!/bin/sh\necho NVIDIA H100\necho NVIDIA A100\necho NVIDIA H100\n"
 
 
 class Installed:
@@ -52,7 +58,11 @@ class Installed:
 
 
 @pytest.fixture
-def installed(tmp_path) -> Installed:
+def installed(tmp_path, monkeypatch) -> Installed:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "bin/nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     return Installed(tmp_path)
 
 
@@ -70,11 +80,15 @@ def test_where_everything_is_there_nothing_is_to_be_repaired(installed):
     assert found.found["imports"] == f"Python {sys.version.split()[0]}"
     assert found.found["simulator on GPU 0"] == found.found["simulator on GPU 3"] == "CARLA 0.9.15"
     assert found.found["policy server"] == f"{address}: student constant velocity; mode parity, every 1"
-    assert found.conditions["policy"] == {
-        "identity": {"student": "constant velocity"},
+    assert found.conditions == {
+        "policy": {"student": "constant velocity"},
         "mode": "parity",
         "every": 1,
         "allow_replay": False,
+        "agent_file": sha256_of(installed.tree / "leaderboard/team_code/teachonce_agent.py"),
+        "carla_server": "0.9.15",
+        "carla_client": "0.9.15",
+        "gpu": "NVIDIA A100; NVIDIA H100",
     }
     assert running(installed.carla) == []
 
@@ -213,15 +227,18 @@ def test_the_command_checks_and_then_drives_with_bench2drive_s_own_arguments(ins
     results = installed.folder / "results"
     assert attempts(results) == {"1": ["finished"], "2": ["crashed", "finished"]}
     conditions = json.loads((results / "drive.json").read_text())
-    assert conditions["policy"]["mode"] == "corrected"
-    assert conditions["simulator"] == "CARLA 0.9.15"
+    assert conditions["mode"] == "corrected"
+    scored = read_conditions(results)
+    assert scored.told == conditions
+    assert {*WANTED} <= {*scored.told}
+    assert (scored.attempts, scored.repeated) == (3, {"2": 2})
     log = (results / "work/1/1/evaluator.log").read_text()
     assert f"agent {address}" in log
     assert f"CARLA_ROOT {installed.carla}" in log
     with serving(ConstantVelocity(2), ANY_PORT, mode="parity") as address:
         other = CliRunner().invoke(app, drive_command(installed, "--server", address))
     assert other.exit_code == 2
-    assert "policy differ" in other.stderr
+    assert "every, mode differ" in other.stderr
 
 
 def test_the_command_names_everything_that_is_to_be_repaired(installed):
@@ -236,13 +253,19 @@ def test_the_command_names_everything_that_is_to_be_repaired(installed):
 
 
 def test_the_command_says_which_evaluators_there_are(tmp_path):
-    refused = CliRunner().invoke(app, ["drive", "--out", str(tmp_path / "results")])
+    command = ["drive", "--out", str(tmp_path / "results")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert "--server is missing" in refused.stderr
+    refused = CliRunner().invoke(app, [*command, "--server", "tcp://127.0.0.1:1"])
     assert refused.exit_code == 2
     assert "--bench2drive and --carla; or --evaluator and --agent" in refused.stderr
 
 
 def test_routes_that_never_end_are_told_by_the_exit_code(installed):
     write_routes(installed.routes, {"1": "crash"})
-    done = CliRunner().invoke(app, drive_command(installed, "--no-start-simulator", "--attempts", 1))
+    done = CliRunner().invoke(
+        app, drive_command(installed, "--no-start-simulator", "--attempts", 1, "--agent-config", "x")
+    )
     assert done.exit_code == 1
     assert "1 crashed" in done.stdout

@@ -1,6 +1,8 @@
 """The supervisor itself is stopped, in every way: nothing keeps running, and the same command goes on."""
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,10 +26,10 @@ from tests.student.supervision.driving import (
 )
 
 
-def start(folder: Path, routes: Path) -> subprocess.Popen:
+def start(folder: Path, routes: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "cli.py", "drive", "--out", folder / "results", "--routes", routes]
     command += ["--evaluator", TEMPLATE, "--agent", evaluator(folder).agent]
-    command += ["--workers", "2", "--backoff", "0.01"]
+    command += ["--workers", "2", "--backoff", "0.01", "--agent-config", "", *more]
     return subprocess.Popen(
         [*map(str, command)],
         cwd=ROOT,
@@ -102,7 +104,7 @@ def test_with_its_keeper_killed_too_the_next_run_ends_what_is_left(tmp_path):
     # The first had its record already: a route is not driven again that has one.
     assert attempts(results) == {"1": ["finished"], "2": ["interrupted", "finished"]}
     assert status(results, "1") == "Completed"
-    assert (results / "metrics/RouteScenario_1_rep0_1/metric_info.json").is_file()
+    assert (results / "metrics/RouteScenario_1_rep0/metric_info.json").is_file()
 
 
 def test_other_processes_are_left_alone(tmp_path):
@@ -119,3 +121,38 @@ def test_other_processes_are_left_alone(tmp_path):
         for other in others:
             other.kill()
             other.wait()
+
+
+@pytest.mark.soak
+def test_fifty_kills_at_any_moment(tmp_path):
+    """Of the supervisor, its keeper, evaluators and simulators; every route gets one record."""
+    chance = random.Random(0)
+    behaviours = ["finish", "blocked", "die,finish", "crash,finish", "hang after", "slow", "gone,cut,finish"]
+    routes = write_routes(tmp_path / "r.xml", {str(route): chance.choice(behaviours) for route in range(40)})
+    results = tmp_path / "results"
+    more = ["--workers", "3", "--attempts", "60", "--stuck-after", "8"]
+    process = start(tmp_path, routes, *more)
+    for _ in range(50):
+        time.sleep(chance.uniform(0, 2))
+        victims = [
+            process.pid,
+            *(child.pid for child in psutil.Process(process.pid).children(recursive=True)),
+        ]
+        for victim in chance.sample(victims, min(len(victims), chance.choice([1, 1, 2]))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        time.sleep(0.2)
+        if process.poll() is not None:
+            process.communicate()
+            process = start(tmp_path, routes, *more)
+    process.communicate()
+    last = start(tmp_path, routes, *more)
+    shown, err = last.communicate()
+    assert last.returncode == 0, (shown, err)
+    assert running(tmp_path) == []
+    assert left_over(results) == NOTHING_LEFT
+    ends = attempts(results)
+    assert len(ends) == 40
+    assert any("interrupted" in outcomes for outcomes in ends.values())
+    assert all(outcomes.count("finished") == 1 and outcomes[-1] == "finished" for outcomes in ends.values())
+    assert {status(results, route) for route in ends} <= {"Completed", "Failed - Agent got blocked"}
