@@ -51,7 +51,9 @@ def _rehearse(options: argparse.Namespace) -> int:
         kind, worlds = ReplayWorld.kind, replays(options.clips)
     else:
         kind = ToyWorld.kind
-        worlds = toys(options.scenes, seed=options.seed, cameras=not options.black)
+        worlds = toys(
+            options.scenes, seed=options.seed, cameras=not options.black and options.write_routes is None
+        )
     if options.routes is not None:
         worlds = choose(worlds, read_route_numbers(options.routes))
     if options.write_routes is not None:

@@ -8,6 +8,7 @@ Axes are the UE world's: x forward, y right, yaw clockwise seen from above, metr
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.bench2drive.rehearsal.criteria import (
     RedLight,
     rectangle,
 )
+from pipeline.bench2drive.rehearsal.sensed import Sensed
 from pipeline.bench2drive.rehearsal.world import (
     TICK_S,
     WARM_UP_TICKS,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
     from pipeline.bench2drive.rehearsal.world import Control
     from pipeline.bench2drive.synthetic.scene import Scene
+
+CAMERA = "sensor.camera.rgb"
 
 ROUTE_M = 60
 """Length of a route: every manoeuvre ends on it."""
@@ -143,10 +147,10 @@ class ToyWorld:
             RequestError: The toy has no such sensor, or a camera of the rig is mounted elsewhere.
         """
         for sensor in sensors:
-            if sensor["type"] not in _SENSES:
+            if sensor["type"] not in (CAMERA, *_SENSES):
                 raise RequestError(
                     f"the agent mounts a {sensor['type']} as {sensor['id']}",
-                    expected=f"sensors that a rehearsal has: {', '.join(_SENSES)}",
+                    expected=f"sensors that a rehearsal has: {', '.join((CAMERA, *_SENSES))}",
                     repair="leave it out, or drive in CARLA",
                 )
             if sensor["id"] in CAMERAS and not _in_rig(sensor):
@@ -157,12 +161,15 @@ class ToyWorld:
                 )
         self._sensors = tuple(sensors)
 
-    def sense(self) -> dict[str, tuple[int, Any]]:
-        """Return the data of all sensors: id -> (frame, data)."""
-        seen = self._images()
-        return {
-            sensor["id"]: (self.tick, _SENSES[sensor["type"]](self, sensor, seen)) for sensor in self._sensors
+    def sense(self) -> Sensed:
+        """Return the data of all sensors."""
+        values = {
+            sensor["id"]: _SENSES[sensor["type"]](self, sensor)
+            for sensor in self._sensors
+            if sensor["type"] != CAMERA
         }
+        cameras = tuple(sensor["id"] for sensor in self._sensors if sensor["type"] == CAMERA)
+        return Sensed(self.tick, values, partial(self._images, self.frame, self.pose), cameras)
 
     def apply(self, control: Control) -> None:
         """Drive on by one tick, and judge it."""
@@ -240,43 +247,36 @@ class ToyWorld:
             kind = OBSTACLES.get(actor.kind, "collisions_layout")
             yield Obstacle(kind, actor.id, actor.type_id, corners)
 
-    def _images(self) -> dict[str, np.ndarray]:
-        """Paint the rig's cameras, if any is mounted: name -> (900, 1600, 4) uint8, BGRA."""
-        if self._painter is None or not any(map(_in_rig, self._sensors)):
-            return {}
-        ego = pose_matrix((self.pose.x, self.pose.y, 0.0), (0.0, 0.0, self.pose.yaw))
+    def _images(self, frame: int, pose: Pose) -> dict[str, np.ndarray]:
+        """Return what the cameras see, (H, W, 4) uint8, BGRA: all that are none of the rig's see black."""
         images = {}
-        for name, image in self._painter.paint(self.frame, ego):
-            rgb = np.asarray(image)
-            images[name] = np.concatenate(
-                [rgb[:, :, ::-1], np.full((*rgb.shape[:2], 1), 255, np.uint8)], axis=2
-            )
+        for sensor in self._sensors:
+            if sensor["type"] == CAMERA:
+                images[sensor["id"]] = np.zeros((sensor["height"], sensor["width"], 4), np.uint8)
+                images[sensor["id"]][:, :, 3] = 255
+        if self._painter is not None and not CAMERAS.keys().isdisjoint(images):
+            ego = pose_matrix((pose.x, pose.y, 0.0), (0.0, 0.0, pose.yaw))
+            for name, image in self._painter.paint(frame, ego):
+                if name in images:
+                    images[name][:, :, 2::-1] = np.asarray(image)
         return images
 
-    def _camera(self, sensor: Mapping[str, Any], seen: Mapping[str, np.ndarray]) -> np.ndarray:
-        if sensor["id"] in seen:
-            return seen[sensor["id"]]
-        black = np.zeros((sensor["height"], sensor["width"], 4), np.uint8)
-        black[:, :, 3] = 255
-        return black
-
-    def _gnss(self, sensor: Mapping[str, Any], seen: object) -> np.ndarray:
+    def _gnss(self, sensor: Mapping[str, Any]) -> np.ndarray:
         ego2world = pose_matrix((self.pose.x, self.pose.y, 0.0), (0.0, 0.0, self.pose.yaw))
         place = (ego2world @ (sensor["x"], sensor["y"], sensor["z"], 1.0))[:3]
         return geographic(place, self.route.reference) + self._rng.normal(0, GNSS_NOISE_DEG, 3)
 
-    def _imu(self, sensor: Mapping[str, Any], seen: object) -> np.ndarray:
+    def _imu(self, sensor: Mapping[str, Any]) -> np.ndarray:
         compass = (math.radians(self.pose.yaw) + math.pi / 2) % (2 * math.pi)
         noise = self._rng.normal(0, (*ACCELEROMETER_NOISE, *GYROSCOPE_NOISE, 0.0))
         true = np.array([*self.ego.acceleration, GRAVITY, 0.0, 0.0, self.ego.yaw_rate, compass])
         return true + noise
 
-    def _speedometer(self, sensor: Mapping[str, Any], seen: object) -> dict[str, float]:
+    def _speedometer(self, sensor: Mapping[str, Any]) -> dict[str, float]:
         return {"speed": self.pose.speed_m_s}
 
 
 _SENSES = {
-    "sensor.camera.rgb": ToyWorld._camera,
     "sensor.other.gnss": ToyWorld._gnss,
     "sensor.other.imu": ToyWorld._imu,
     "sensor.speedometer": ToyWorld._speedometer,
@@ -286,7 +286,7 @@ _SENSES = {
 def _in_rig(sensor: Mapping[str, Any]) -> bool:
     """Return whether a sensor is a camera of Bench2Drive's rig."""
     mount = CAMERAS.get(sensor["id"])
-    if mount is None or sensor["type"] != "sensor.camera.rgb":
+    if mount is None or sensor["type"] != CAMERA:
         return False
     stated = [sensor[key] for key in ("x", "y", "z", "pitch", "roll", "yaw", "fov", "width", "height")]
     turned = (mount.pitch, 0.0, mount.yaw, mount.fov)

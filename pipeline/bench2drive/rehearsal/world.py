@@ -124,7 +124,7 @@ class World(Protocol):
         """
         ...
 
-    def sense(self) -> dict[str, tuple[int, Any]]:
+    def sense(self) -> Mapping[str, tuple[int, Any]]:
         """Return the sensors' data of this tick: id -> (frame, data)."""
         ...
 

@@ -222,6 +222,27 @@ def test_sensors_tell_where_the_ego_is():
         assert (data[name][:, :, 3] == 255).all()
 
 
+def test_nothing_is_painted_before_it_is_looked_at():
+    world = draw_toy(0)
+    world.attach([*rig(), {"type": "sensor.speedometer", "id": "SPEED"}])
+    data, place = world.sense(), (world.frame, world.pose)
+    for _ in range(5):
+        world.apply(_control(1.0, 0.2))
+    painted = []
+    paint, world._painter.paint = world._painter.paint, lambda *at: painted.append(at) or paint(*at)
+    assert list(data) == [*CAMERAS, "SPEED"]
+    assert len(data) == 7
+    assert "CAM_BACK" in data
+    assert "REPLAY" not in data
+    assert data["SPEED"] == (0, {"speed": 0.0})
+    assert painted == []
+    images = {name: data[name][1] for name in CAMERAS}
+    assert len(painted) == 1
+    expected = world._images(*place)  # of when it was sensed
+    assert all((images[name] == expected[name]).all() for name in CAMERAS)
+    assert not (world._images(world.frame, world.pose)["CAM_FRONT"] == images["CAM_FRONT"]).all()
+
+
 def test_black_cameras_see_nothing():
     world = draw_toy(0, cameras=False)
     world.attach(rig())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from cache_schema.vocabulary.route import downsample
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.bench2drive.rehearsal.world import Control, World
 
 hero: World | None = None
@@ -39,14 +41,14 @@ class AutonomousAgent:
         """Return the sensors to mount."""
         return []
 
-    def run_step(self, input_data: dict[str, tuple[int, Any]], timestamp: float) -> Control:
+    def run_step(self, input_data: Mapping[str, tuple[int, Any]], timestamp: float) -> Control:
         """Return the control of a tick."""
         raise NotImplementedError
 
     def destroy(self) -> None:
         """Leave the route."""
 
-    def __call__(self, input_data: dict[str, tuple[int, Any]], timestamp: float) -> Control:
+    def __call__(self, input_data: Mapping[str, tuple[int, Any]], timestamp: float) -> Control:
         """Drive one tick."""
         control: Any = self.run_step(input_data, timestamp)
         control.manual_gear_shift = False
