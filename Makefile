@@ -15,6 +15,8 @@ SLOTS      ?= 4
 WORKERS    ?=
 RUN        ?= demo/run
 PRESET     ?= demo
+SCENES     ?= 1
+SEED       ?= 0
 PYTHON     ?= python3
 
 BIN        := .venv/bin
@@ -23,7 +25,7 @@ TEACHONCE  := $(BIN)/teachonce
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract-teacher verify train-student evaluate report test soak check bench docs
+.PHONY: help setup demo extract-teacher verify train-student evaluate rehearse report test soak check bench docs
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -36,7 +38,7 @@ setup: .venv/.done  ## make .venv with the console script teachonce
 	$(BIN)/pip install -q -e '.[dev]' -c constraints.txt
 	touch $@
 
-demo: extract-teacher verify train-student evaluate report  ## the main job on synthetic clips, in minutes
+demo: extract-teacher verify train-student evaluate rehearse report  ## the main job on synthetic clips, in minutes
 
 # Only the embedded default makes its own data; a real DATA has to be there.
 demo/data: | .venv/.done
@@ -55,6 +57,10 @@ train-student: .venv/.done $(if $(filter demo/latents.zarr,$(OUT)),extract-teach
 
 evaluate: .venv/.done  ## open-loop errors of RUN on OUT
 	$(TEACHONCE) evaluate "$(RUN)" "$(OUT)"
+
+rehearse: .venv/.done  ## let the student of RUN drive in a toy world, without CARLA
+	$(TEACHONCE) rehearse "$(RUN)" "$(OUT)" --out "$(RUN)/rehearsal" --scenes $(SCENES) --seed $(SEED) \
+	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 report: .venv/.done  ## curves and pictures of RUN
 	$(TEACHONCE) report "$(RUN)"

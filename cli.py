@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +35,9 @@ from student import closed_loop_commands
 from student import commands as student_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from student.serving.policy import Policy
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -199,6 +204,136 @@ def export(
             count = fuse(orion, weights, target, teacher=teacher, described=described, progress=bar)
         exported = Exported(target, f"{count} tensors")
     out.print(str(exported))
+
+
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="ORION", help="The teacher's weights, if it has any.")
+]
+Teacher = Annotated[str | None, typer.Option(metavar="MODULE:NAME", help="The teacher, if it is your own.")]
+Every = Annotated[int, typer.Option(min=1, help="Plan at every so manyth of the 20 ticks a second.")]
+
+
+def driving_policy(
+    run: str,
+    dataset: str | None,
+    slots: int,
+    device: str | None,
+    *,
+    checkpoint: Path | None,
+    teacher: str | None,
+    with_datasets: Sequence[str] | None,
+    system: str | None,
+) -> Policy:
+    """Return what drives: a run's student behind the vision of its teacher, or constant velocity."""
+    from student.serving.policy import CONSTANT_VELOCITY, ConstantVelocity
+
+    if run == CONSTANT_VELOCITY:
+        return ConstantVelocity(slots)
+    from pipeline.perception.loading import open_perception
+    from student.device import chosen
+    from student.policy import policy_of
+    from student.runs.trained import load_trained
+    from student.serving.student_policy import StudentPolicy, identity_of
+
+    made_of = given(dataset, "DATASET.zarr", Path(run))
+    trained = load_trained(Path(run), made_of, with_datasets=with_datasets or (), system=system)
+    read, place = policy_of(trained.system, trained.model).features, chosen(torch_device(device))
+    with ProgressBar("load", "tensors") as bar:
+        vision = open_perception(
+            trained.dataset, read, checkpoint, teacher=teacher, device=str(place), progress=bar
+        )
+    who = identity_of(trained)
+    return StudentPolicy(vision, trained.system, trained.model, slots=slots, device=place, identity=who)
+
+
+@app.command(rich_help_panel=closed_loop_commands.PANEL)
+def serve(
+    run: closed_loop_commands.DrivingRun,
+    dataset: closed_loop_commands.DatasetOfRun = None,
+    checkpoint: Checkpoint = None,
+    at: closed_loop_commands.ListenAt = "tcp://127.0.0.1:2100",
+    slots: Annotated[int, typer.Option(min=1, help="Drives at once.")] = 1,
+    mode: closed_loop_commands.ModeChoice = "parity",
+    every: Every = 1,
+    token: closed_loop_commands.TokenFile = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Where to append what happens.")
+    ] = None,
+    teacher: Teacher = None,
+    with_datasets: student_commands.WithDatasets = None,
+    system: student_commands.SystemName = None,
+    device: Device = None,
+) -> None:
+    """Let a student drive: serve its controls to agents in simulators."""
+    from student.serving.address import Address
+    from student.serving.server import serve
+
+    address = Address.parse(at)
+    more = {"checkpoint": checkpoint, "teacher": teacher, "with_datasets": with_datasets, "system": system}
+    policy = driving_policy(run, dataset, slots, device, **more)
+    serve(policy, address, mode=mode, every=every, token=token, log=log)
+
+
+@app.command(rich_help_panel=closed_loop_commands.PANEL)
+def rehearse(
+    run: closed_loop_commands.DrivingRun,
+    results: closed_loop_commands.ResultsFolder,
+    dataset: closed_loop_commands.DatasetOfRun = None,
+    checkpoint: Checkpoint = None,
+    clips: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="Replay clips, instead of scenes.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Drive in so many synthetic scenes, a toy.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Drives beside each other.")] = 1,
+    mode: closed_loop_commands.ModeChoice = "parity",
+    every: Every = 1,
+    teacher: Teacher = None,
+    with_datasets: student_commands.WithDatasets = None,
+    system: student_commands.SystemName = None,
+    device: Device = None,
+) -> None:
+    """Drive without CARLA, by the same server, agent file and supervisor: in a toy world, or along clips."""
+    from student.reporting.drives import write_page
+    from student.scoring.score import score
+    from student.serving.address import Address
+    from student.serving.agent_file import agent_source
+    from student.serving.server import serving
+    from student.supervision.drive import drive
+    from student.supervision.evaluator import own_command
+    from student.supervision.server import ServerAddress
+
+    more = {"checkpoint": checkpoint, "teacher": teacher, "with_datasets": with_datasets, "system": system}
+    policy = driving_policy(run, dataset, workers, device, **more)
+    worlds = [f"--scenes={scenes}", f"--seed={seed}"] if clips is None else [f"--clips={clips.absolute()}"]
+    program = [sys.executable, "-m", "pipeline.bench2drive.rehearsal", *worlds]
+    results.mkdir(parents=True, exist_ok=True)
+    routes, drives = results / "routes.xml", results.absolute() / "drives"
+    subprocess.run([*program, f"--write-routes={routes}"], check=True)
+    filled = [
+        "--routes={routes}",
+        "--checkpoint={checkpoint}",
+        "--agent={agent}",
+        "--agent-config={agent_config}",
+    ]
+    loopback = Address.parse("tcp://127.0.0.1:0")
+    with (
+        agent_source() as agent,
+        serving(policy, loopback, mode=mode, every=every, allow_replay=True) as address,
+        ProgressBar("rehearse", "routes") as bar,
+    ):
+        server = ServerAddress(address)
+        template = shlex.join([*program, f"--drives={drives}", *filled])
+        evaluator = own_command(template, agent=agent, agent_config=server.agent_config)
+        conditions = {"identity": policy.identity, "mode": mode, "every": every, "rehearsal": worlds}
+        driven = drive(
+            routes, results, evaluator, server=server, workers=workers, conditions=conditions, progress=bar
+        )
+    out.print(driven)
+    out.print(score(results, str(routes)))
+    out.print(f"drives from above: {write_page(drives, results / 'drives.html')}")
+    if driven.unfinished:
+        raise typer.Exit(FOUND)
 
 
 if __name__ == "__main__":

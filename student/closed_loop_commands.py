@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cache_schema.terminal import FOUND, ProgressBar, out
+from student.closed_loop import Mode
 from student.scoring import DEFAULT, Keep
 
 commands = typer.Typer()
 PANEL = "Closed loop"
+
+DrivingRun = Annotated[
+    str, typer.Argument(metavar="RUN_DIR", help="Folder of a training run; or constant-velocity.")
+]
+DatasetOfRun = Annotated[
+    str | None, typer.Argument(metavar="DATASET.zarr", help="What the run was trained on.")
+]
+ResultsFolder = Annotated[
+    Path, typer.Option("--out", metavar="RESULTS", help="Folder of results; gone on with if there.")
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token", metavar="FILE", help="The server's secret, for agents of other machines."),
+]
+ReplayedClips = Annotated[
+    Path | None, typer.Option("--clips", metavar="ROOT", help="Replay the clips of a data root instead.")
+]
+ListenAt = Annotated[
+    str,
+    typer.Option(metavar="ADDRESS", help="tcp://HOST:PORT, of which port 0 is a free one; or unix:///PATH."),
+]
+ModeChoice = Annotated[
+    Mode,
+    typer.Option(help="What the student is told of the car: as ORION's agent does, or without its errors."),
+]
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -26,13 +52,11 @@ def agent(
 
 @commands.command(rich_help_panel=PANEL)
 def drive(
-    results: Annotated[
-        Path, typer.Option("--out", metavar="RESULTS", help="Folder of results; gone on with if there.")
-    ],
+    results: ResultsFolder,
     server: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Policy server, as `serve` prints it.")
     ] = None,
-    token: Annotated[Path | None, typer.Option(metavar="FILE", help="The server's token.")] = None,
+    token: TokenFile = None,
     bench2drive: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of Bench2Drive.")] = None,
     carla: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of CARLA 0.9.15.")] = None,
     python: Annotated[str, typer.Option(help="Python in which Bench2Drive runs.")] = "python3.8",

@@ -32,6 +32,7 @@ class Noting:
     def __init__(self, plan):
         self.plan = plan
         self.seen = []
+        self.seconds = {}
 
     def prepare(self, observation):
         return observation

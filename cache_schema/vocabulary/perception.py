@@ -56,6 +56,7 @@ class Perception(Protocol):
     def step(self, batch: Any, state: Any) -> tuple[Mapping[str, Any], Any]:
         """Return a tensor (B, *shape) for every feature, in the type it is stored in, and the new state.
 
-        A slot's memory is cleared when the clip of its observations changes. Rows of idle slots mean nothing.
+        A slot's memory is cleared when the clip of its observations changes. Rows of idle slots mean nothing,
+        and their memories stay: a drive may wait while others go on.
         """
         ...

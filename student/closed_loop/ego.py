@@ -19,7 +19,7 @@ Source: spec closed loop 3, spec Bench2Drive 6.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,8 @@ from student.closed_loop.position_filter import PositionFilter
 from student.closed_loop.rig import ANTENNA_BEHIND_M, LIDAR_TO_EGO
 from student.closed_loop.route_planner import Node, RoutePlanner
 
-Mode = Literal["parity", "corrected"]
+if TYPE_CHECKING:
+    from student.closed_loop import Mode
 
 TICK_RATE_HZ = 20.0
 """Steps of a second in which the leaderboard simulates."""

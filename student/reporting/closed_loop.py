@@ -8,8 +8,7 @@ import matplotlib as mpl
 
 from cache_schema.storage.atomic_io import write_durably
 from cache_schema.storage.paths import refuse_to_replace
-from student.reporting.html import details, figure, page, paragraph, section, table
-from student.reporting.report import PAGE_START
+from student.reporting.html import PAGE_START, details, figure, page, paragraph, section, table
 from student.reporting.svg import COLOURS, STYLE, legend_below, panels, plain, svg
 from student.scoring.comparison import Comparison
 from student.scoring.shown import Shown, words

@@ -38,6 +38,10 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What a browser may load for the page: nothing from outside it."""
 
 
+PAGE_START = b"<!doctype html>\n"
+"""What a page begins with."""
+
+
 class Cell(NamedTuple):
     """One entry of a table."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -14,16 +15,18 @@ from cache_schema.storage.paths import refuse_to_replace
 from student.open_loop.bootstrap import CONFIDENCE
 from student.open_loop.evaluation import By, OpenLoopEvaluation, shown
 from student.reporting import figures, tables
-from student.reporting.html import details, figure, page, section
+from student.reporting.drives import TOY, drawn
+from student.reporting.html import PAGE_START, details, figure, page, paragraph, section
 from student.reporting.run_summary import CODES, Run, RunSummary, read_runs
 from student.reporting.svg import svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-PAGE_START, NUMBERS_START = b"<!doctype html>\n", b'{\n "runs"'
-"""What a page and its numbers begin with."""
+NUMBERS_START = b'{\n "runs"'
+"""What the numbers of a page begin with."""
+REHEARSED = Path("rehearsal/drives")
+"""Folder of drives in a run's folder."""
 
 Describe = Callable[[Run, OpenLoopEvaluation], Iterable[str]]
 
@@ -71,7 +74,8 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
         names = [str(run) for run in runs]
     read = read_runs(runs, names)
     numbers = Report(runs=tuple(run.summary for run in read))
-    content = page(names[0] if len(runs) == 1 else f"{len(runs)} runs", _sections(read))
+    sections = [*_sections(read), *_rehearsed(runs)]
+    content = page(names[0] if len(runs) == 1 else f"{len(runs)} runs", sections)
     try:
         write_durably(target, content.encode())
         write_durably(target_of_numbers, numbers.model_dump_json(indent=1).encode())
@@ -109,6 +113,14 @@ def _sections(runs: Sequence[Run]) -> Iterator[str]:
     yield section("Frames from above", _each(runs, _frames))
     yield section("Other evaluations", tables.other_evaluations(summaries))
     yield section("Provenance", tables.provenance(summaries))
+
+
+def _rehearsed(runs: Sequence[Path]) -> Iterator[str]:
+    """Show the drives that lie in the runs' folders."""
+    for run in runs:
+        if drives := [*drawn(run / REHEARSED)]:
+            title = "Rehearsed drives" + (f", {run.name}" if len(runs) > 1 else "")
+            yield section(title, [paragraph(TOY), *drives])
 
 
 def _each(runs: Sequence[Run], describe: Describe) -> Iterator[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache_schema.errors import RequestError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 SOURCE = "bench2drive_agent.py"
 NAME = "teachonce_agent.py"
@@ -31,5 +35,11 @@ def write_agent(bench2drive: Path) -> Path:
         )
     (bench2drive / AGENTS).mkdir(exist_ok=True)
     target = bench2drive / AGENTS / NAME
-    target.write_bytes(files("student.serving").joinpath(SOURCE).read_bytes())
+    with agent_source() as source:
+        target.write_bytes(source.read_bytes())
     return target
+
+
+def agent_source() -> AbstractContextManager[Path]:
+    """Return a context in which the agent file of this package has a path."""
+    return as_file(files("student.serving").joinpath(SOURCE))

@@ -16,7 +16,7 @@ from student.serving.messages import MessageError, jpeg_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from student.closed_loop.ego import Mode
+    from student.closed_loop import Mode
     from student.serving.messages import Plan, Replay, SensorValues, Tick
 
 CAMERA_SIZE = (1600, 900)

@@ -25,6 +25,8 @@ PROTOCOL = 1
 LONGEST_HEADER = 1 << 16
 LARGEST_BLOB = 1 << 22
 MOST_BLOBS = 8
+MOST_NODES = 20_000
+"""Of a route: 20 km, if it had one every metre."""
 SAVE_NAME = r"^[A-Za-z0-9_.-]{1,200}$"
 BASELINE, JPEG_FRAMES = 0xC0, frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers that begin a baseline JPEG's frame, and a frame of any kind: C4, C8 and CC begin something else."""
@@ -36,6 +38,9 @@ Vector3 = tuple[Finite, Finite, Finite]
 Vector4 = tuple[Finite, Finite, Finite, Finite]
 Matrix3 = tuple[Vector3, Vector3, Vector3]
 Matrix4 = tuple[Vector4, Vector4, Vector4, Vector4]
+
+
+Nodes = Annotated[tuple[tuple[Finite, Finite, Finite, int], ...], Field(min_length=1, max_length=MOST_NODES)]
 
 
 class MessageError(Exception):
@@ -93,9 +98,9 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    gps: Annotated[tuple[tuple[Finite, Finite, Finite, int], ...], Field(min_length=1)]
+    gps: Nodes
     """Latitude, longitude, height and road option of every node."""
-    world: Annotated[tuple[tuple[Finite, Finite, Finite, int], ...], Field(min_length=1)]
+    world: Nodes
     """x, y, z in CARLA's world, and road option."""
 
 

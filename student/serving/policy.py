@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from cache_schema.vocabulary.observation import Observation
 
+CONSTANT_VELOCITY = "constant-velocity"
+"""Name of the smallest policy, in the place of a run."""
+
 
 class Policy(Protocol):
     """Plans from observations, for several drives at once. Every drive has a slot of its own."""

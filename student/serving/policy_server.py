@@ -97,7 +97,7 @@ class PolicyServer:
         with (
             DriveLog(self._log_path) as self._log,
             ThreadPoolExecutor(1, "policy") as policy_thread,
-            ThreadPoolExecutor(min(self._policy.slots, os.cpu_count() or 1), "prepare") as self._pool,
+            ThreadPoolExecutor(self._policy.slots, "prepare") as self._pool,
         ):
             self._sessions = Sessions(self._policy.slots, self._dropped)
             self._rounds = Rounds(self._policy, policy_thread, self._sessions.driving)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from student.closed_loop.ego import Mode
+    from student.closed_loop import Mode
     from student.serving.address import Address
     from student.serving.policy import Policy
 

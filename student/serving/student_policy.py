@@ -1,8 +1,9 @@
 """A trained student as a policy that a server drives with: perception in front, the student behind it.
 
 Both compute a row for every slot at every step, busy or not, so that a drive has the same bits whatever its
-neighbours do. They are the bits of a dataset that was extracted with as many slots, and of the student's
-plans for batches of as many samples.
+neighbours do. For a clip that is replayed they are those of a dataset that was extracted with as many slots,
+where it had the same one, and of the student's plans for batches of as many samples: kernels round otherwise
+for another size of a batch, and for another row of it.
 
 Dimension letters: B slots, T step (of 0.5 s).
 """

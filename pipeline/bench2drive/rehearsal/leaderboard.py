@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from pipeline.bench2drive.rehearsal.world import RouteTask, World
+    from pipeline.bench2drive.rehearsal.world import Control, RouteTask, World
 
 HOST, PORT = "localhost", 2000
 
@@ -201,19 +201,17 @@ def _run(instance: Any, sensors: Sequence[Mapping[str, Any]], world: World, log:
         while not world.over:
             if world.tick >= LONGEST_TICKS:
                 return TICK_RUNTIME
-            pose, others = world.pose, world.others()
+            data = world.sense()
             try:
-                control = instance(world.tick * TICK_S)
-                driven = [float(value) for value in (control.throttle, control.steer, control.brake)]
+                control = instance(data, world.tick * TICK_S)
+                driven, plan = _values(control), _plan_of(instance)
             except Exception:  # noqa: BLE001, whatever the agent does
                 traceback.print_exc()
                 return AGENT_CRASHED
-            log.poses.append(pose)
-            log.others.append(others)
+            log.poses.append(world.pose)
+            log.others.append(world.others())
             log.controls.append(driven)
-            answer = getattr(instance, "last_answer", None)
-            nothing = np.full((TRAJECTORY_STEPS, 2), math.nan)
-            log.plans.append(np.array(answer["plan"], float) if answer and "plan" in answer else nothing)
+            log.plans.append(plan)
             world.apply(control)
     except TeachonceError:
         raise
@@ -221,3 +219,17 @@ def _run(instance: Any, sensors: Sequence[Mapping[str, Any]], world: World, log:
         traceback.print_exc()
         return SIMULATION_CRASHED
     return ""
+
+
+def _values(control: Control) -> tuple[float, float, float]:
+    values = float(control.throttle), float(control.steer), float(control.brake)
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"the agent's control is {control}")
+    return values
+
+
+def _plan_of(instance: Any) -> np.ndarray:
+    answer = getattr(instance, "last_answer", None) or {}
+    plan = np.full((TRAJECTORY_STEPS, 2), math.nan)
+    plan[:] = answer.get("plan", plan)
+    return plan

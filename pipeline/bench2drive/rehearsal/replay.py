@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache_schema.errors import RequestError
+from cache_schema.errors import ClipError, RequestError
 from cache_schema.vocabulary.driving import ACCELERATION, SPEED, YAW_RATE
 from pipeline.bench2drive.clip_annotations import read_annotations
 from pipeline.bench2drive.clips import find_clips
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.bench2drive.clips import RawClip
+    from pipeline.bench2drive.jpeg import Jpeg
     from pipeline.bench2drive.rehearsal.world import Control, Event
 
 REPLAY = "REPLAY"
@@ -95,7 +96,7 @@ class ReplayWorld:
         """Return the frame's observation, and what GPS, IMU and speedometer say of it."""
         sample = self._clip.sample(self.tick)
         observation = {
-            "jpegs": {camera: jpeg_bytes(jpeg) for camera, jpeg in sample.images.items()},
+            "jpegs": {camera: _content(jpeg) for camera, jpeg in sample.images.items()},
             "lidar2cam": sample.lidar2cam,
             "intrinsic": sample.intrinsic,
             "ego_pose": sample.ego_pose,
@@ -146,6 +147,17 @@ class ReplayWorld:
             y = y[0] + np.array([0.0, SHORTEST_ROUTE_M]) * np.sin(radians)
             yaw, frames = np.repeat(yaw, 2), np.repeat(frames, 2)
         return np.column_stack([x, y, np.zeros(len(x))]), yaw, options[frames]
+
+
+def _content(jpeg: Jpeg) -> bytes:
+    try:
+        return jpeg_bytes(jpeg)
+    except OSError as error:
+        raise ClipError(
+            f"an image of the clip cannot be replayed: {error}",
+            expected="a JPEG of every camera for every annotated frame",
+            repair="unpack the clip's archive again, or leave the clip out",
+        ) from error
 
 
 def replays(root: Path) -> dict[int, Callable[[], ReplayWorld]]:

@@ -10,7 +10,7 @@ import torch
 from cache_schema.vocabulary.orion import PLANNING_TOKEN
 from pipeline.teachers.device import make_current
 from pipeline.teachers.orion.inputs import collate, prepare
-from pipeline.teachers.orion.network.memory import OrionMemory, choose_slots
+from pipeline.teachers.orion.network.memory import OrionMemory
 from pipeline.teachers.orion.network.model import Orion, OrionOutput
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class OrionStream:
         Returns:
             A (B, *shape) tensor for each feature, on the model's device and in the type it is stored in
             (infinity where it is too large for that), and the new memories. A slot's memory is cleared when
-            its clip changes or 2 s or more have passed; while it is idle, it stays.
+            its clip changes or 2 s or more have passed.
         """
         output, state = self.forward(batch, state)
         values = features_of(output)
@@ -120,11 +120,7 @@ class OrionStream:
             on_device(same_clip),
             state.memory,
         )
-        if all(batch.clips):
-            return output, OrionState(batch.clips, memory)
-        busy = on_device(torch.tensor([bool(clip) for clip in batch.clips]))
-        clips = tuple(now or before for now, before in zip(batch.clips, state.clips, strict=True))
-        return output, OrionState(clips, choose_slots(busy, memory, state.memory))
+        return output, OrionState(batch.clips, memory)
 
 
 def complete(model: VisionStack, precision: PrecisionConfig, device: str) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from cache_schema.errors import IdentityError
 from cache_schema.processors import usable_processors
@@ -27,8 +28,9 @@ from pipeline.teachers.orion.checkpoints.tensors import (
 )
 from pipeline.teachers.orion.features import vision_features
 from pipeline.teachers.orion.inputs import prepare
+from pipeline.teachers.orion.network.memory import choose_slots
 from pipeline.teachers.orion.network.vision import VisionStack
-from pipeline.teachers.orion.stream import OrionStream, complete
+from pipeline.teachers.orion.stream import OrionState, OrionStream, complete
 from pipeline.teachers.precision import compute_exact_float32
 from pipeline.teachers.weights import random_origin
 
@@ -41,8 +43,9 @@ if TYPE_CHECKING:
     from cache_schema.progress import Progress
     from cache_schema.vocabulary.observation import Observation
     from pipeline.teachers.orion.images import ImagePreprocessing
-    from pipeline.teachers.orion.inputs import OrionInputs
+    from pipeline.teachers.orion.inputs import OrionBatch, OrionInputs
     from pipeline.teachers.orion.network.config import OrionConfig
+    from pipeline.teachers.orion.network.vision import VisionOutput
     from pipeline.teachers.orion.precision import PrecisionConfig
 
 
@@ -93,6 +96,16 @@ class OrionVision(OrionStream):
         """
         sample = sample if isinstance(sample, DrivingSample) else DrivingSample.of(sample)
         return prepare(sample, self.images, shrink=self.shrink_on is None, each=self._each_image)
+
+    @torch.inference_mode()
+    def forward(self, batch: OrionBatch, state: OrionState) -> tuple[VisionOutput, OrionState]:
+        """Run the model as a teacher does, but keep the memory of idle slots: their drives go on."""
+        output, after = super().forward(batch, state)
+        if all(batch.clips):
+            return output, after
+        busy = torch.tensor([bool(clip) for clip in batch.clips], device=self.device)
+        clips = tuple(now or before for now, before in zip(batch.clips, state.clips, strict=True))
+        return output, OrionState(clips, choose_slots(busy, after.memory, state.memory))
 
     def check_made(self, dataset: LatentDataset) -> None:
         """Check that a dataset was made by the teacher that this is the vision of.

@@ -27,7 +27,8 @@ def datasets(clips_root, tmp_path_factory):
     teachers = {"orion": ORION_TINY, "own": OWN, "vlm": LATENTVLA_TINY}
     for name, preset in teachers.items():
         extract(selection, preset.load(None, device="cpu"), home / f"{name}.zarr")
-    return {name: LatentDataset.open(home / f"{name}.zarr") for name in teachers}
+    extract(selection, ORION_TINY.load(None, device="cpu", precision="bf16"), home / "rounded.zarr")
+    return {name: LatentDataset.open(home / f"{name}.zarr") for name in (*teachers, "rounded")}
 
 
 def test_cameras_alone_need_no_teacher(datasets):
@@ -41,11 +42,14 @@ def test_the_vision_of_the_datasets_own_teacher(datasets):
     vision = open_perception(datasets["orion"], ("scene_queries", "ego_token", "command"), None)
     assert isinstance(vision, OrionVision)
     assert vision.identity == {"perception": "vision of orion-tiny", "precision": "fp32"}
-    assert (
-        open_perception(datasets["orion"], ["ego_token"], None, precision="bf16")
-        .identity["precision"]
-        .startswith("bf16")
-    )
+
+
+def test_it_computes_as_exactly_as_the_teacher_did(datasets):
+    recorded = datasets["rounded"].manifest.teacher.precision
+    assert recorded.startswith("bf16 ")
+    assert open_perception(datasets["rounded"], ["ego_token"], None).identity["precision"] == recorded
+    exact = open_perception(datasets["rounded"], ["ego_token"], None, precision="fp32")
+    assert exact.identity["precision"] == "fp32"
 
 
 def test_a_teacher_of_the_users_own_is_named(datasets):

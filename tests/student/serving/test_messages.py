@@ -147,8 +147,14 @@ def test_a_plan_arrives_exactly():
 
 @pytest.mark.parametrize(
     "changed",
-    [{"gps": []}, {"world": [[0.0, 0.0, 4]]}, {"world": [[0.0, 0.0, 0.0, 4.5]]}, {"more": 1}],
-    ids=str,
+    [
+        {"gps": []},
+        {"world": [[0.0, 0.0, 4]]},
+        {"world": [[0.0, 0.0, 0.0, 4.5]]},
+        {"more": 1},
+        {"gps": [[0, 0, 0, 4]] * 20_001},
+    ],
+    ids=lambda changed: str(changed)[:40],
 )
 def test_a_wrong_plan_is_refused(changed):
     with pytest.raises(MessageError):

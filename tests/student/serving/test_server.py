@@ -255,10 +255,11 @@ def test_there_is_an_end_to_connections(monkeypatch):
 
 
 PROGRAM = """
-from pathlib import Path
+import signal
 from student.serving.address import Address
 from student.serving.policy import ConstantVelocity
 from student.serving.server import serve
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 serve(ConstantVelocity(1), Address.parse({address!r}), mode="parity")
 """
 
@@ -270,11 +271,15 @@ def test_a_server_process_says_where_it_listens_and_ends_when_told(how, tmp_path
     for _ in range(2 if how == signal.SIGKILL else 1):  # what a killed server leaves is no obstacle
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(program, cwd=ROOT, text=True, **pipes) as server:
-            assert server.stdout.readline() == f"ready {address}\n"
-            with begun(Address.parse(address)) as wire:
-                assert wire.tick(0, "a")["plan"][0] == [0.0, 1.5]
-            server.send_signal(how)
-            complaint = server.stderr.read()
+            try:
+                assert server.stdout.readline() == f"ready {address}\n"
+                with begun(Address.parse(address)) as wire:
+                    assert wire.tick(0, "a")["plan"][0] == [0.0, 1.5]
+                server.send_signal(how)
+                complaint = server.stderr.read()
+                server.wait()
+            finally:
+                server.kill()
     assert server.returncode == {signal.SIGTERM: 0, signal.SIGINT: -signal.SIGINT}.get(how, -how), complaint
     assert os.path.exists(tmp_path / "socket") is (how == signal.SIGKILL)
     assert ("KeyboardInterrupt" in complaint) is (how == signal.SIGINT)

@@ -1,5 +1,6 @@
 """Sessions: they survive broken connections, and have slots."""
 
+import asyncio
 import json
 import threading
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 
 from student.serving import sessions
+from student.serving.messages import PROTOCOL, Hello
 from student.serving.server import serving
 from tests.student.serving.remembering import Remembering, plans
 from tests.student.serving.simulator import (
@@ -47,6 +49,15 @@ def test_a_step_under_way_is_not_done_twice():
         assert wire.receive()["plan"] == plans("a")[0]
         assert wire.tick(1, "b")["plan"] == plans("a", "b")[1]
     assert len(policy.rounds) == 2
+
+
+def test_a_new_connection_takes_the_place_of_the_old():
+    with serving(Remembering(1), ANY_PORT, mode="parity") as address, begun(address) as wire:
+        old, wire.socket = wire.socket, None
+        with old:
+            resumed(wire)
+            assert old.recv(1) == b""
+        assert wire.tick(0, "a")["plan"] == plans("a")[0]
 
 
 def test_begin_and_its_answer_survive_a_broken_connection():
@@ -156,15 +167,79 @@ def test_more_agents_than_slots_wait_for_one():
         assert second.tick(0, "a")["plan"] == plans("a")[0]
 
 
-def test_an_agent_that_stops_waiting_takes_no_slot():
+def test_an_agent_that_stops_waiting_takes_no_slot(monkeypatch):
+    monkeypatch.setattr(sessions, "YIELD_S", 0.1)
+    monkeypatch.setattr(sessions, "SWEEP_S", 0.02)
     with serving(Remembering(1), ANY_PORT, mode="parity") as address, begun(address) as first:
         for _ in range(5):
             with Wire(address) as waiting:
                 waiting.socket.settimeout(0.05)
                 with pytest.raises(TimeoutError):
                     waiting.hello()
+        first.close()
+        time.sleep(0.5)  # nobody waits any more: the slot is kept
+        assert resumed(first)["type"] == "ready"
         first.end()
         begun(address).close()
+
+
+def test_a_slot_that_comes_as_the_agent_leaves_is_free_again():
+    def hello(session):
+        return Hello(
+            type="hello", protocol=PROTOCOL, token=None, session=session * 32, resume=False, agent="0" * 64
+        )
+
+    async def run():
+        all_sessions = sessions.Sessions(1, lambda session, reason: None)
+        first = await all_sessions.admit(hello("1"))
+        second = asyncio.create_task(all_sessions.admit(hello("2")))
+        await asyncio.sleep(0)
+        all_sessions.drop(first, "end")
+        second.cancel()
+        await asyncio.wait({second})
+        assert second.cancelled()
+        return await asyncio.wait_for(all_sessions.admit(hello("3")), 60)
+
+    assert asyncio.run(run()).slot == 0
+
+
+class Slow(Remembering):
+    """Prepares images that are noted as slow only when it is let."""
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.prepares, self.let, self.prepared = (threading.Event() for _ in range(3))
+
+    def prepare(self, observation):
+        if b"slow" not in observation.jpegs["CAM_FRONT"]:
+            return super().prepare(observation)
+        self.prepares.set()
+        assert self.let.wait(60)
+        self.prepared.set()
+        return super().prepare(observation)
+
+
+def test_what_a_lost_agent_left_does_not_reach_the_next_in_its_slot(monkeypatch):
+    monkeypatch.setattr(sessions, "YIELD_S", 0.1)
+    monkeypatch.setattr(sessions, "SWEEP_S", 0.02)
+    policy = Slow(2)
+    with (
+        serving(policy, ANY_PORT, mode="parity") as address,
+        begun(address, "lost") as lost,
+        begun(address, "other") as other,
+    ):
+        lost.request(tick_header(0), jpegs("slow"))
+        assert policy.prepares.wait(60)
+        resumed(lost)
+        lost.close()
+        with begun(address, "next") as following:  # it waits for the slot
+            assert following.tick(0, "a")["plan"] == plans("a")[0]
+            policy.let.set()
+            assert policy.prepared.wait(60)
+            other.tick(0, "x")
+            assert following.tick(1, "b")["plan"] == plans("a", "b")[1]
+    drives = {drive.partition("#")[0] for round in policy.rounds for drive in round if drive}
+    assert drives == {"next", "other"}
 
 
 def test_a_lost_agent_yields_its_slot_to_one_that_waits(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import types
 
 import pytest
 
@@ -62,6 +63,7 @@ def test_the_plan_s_nodes(tmp_path):
         ({"fails": "run_step 0.00"}, "Agent crashed", 0),
         ({"fails": "run_step 0.50"}, "Agent crashed", 10),
         ({"control": ["fast", 0, 0]}, "Agent crashed", 0),
+        ({"control": [0, float("nan"), 0]}, "Agent crashed", 0),
         ({"sensors": cameras(9)}, "Agent's sensors were invalid", 0),
         ({"sensors": cameras(1, z=3.1)}, "Agent's sensors were invalid", 0),
         ({"sensors": cameras(2, id="the same")}, "Agent's sensors were invalid", 0),
@@ -143,13 +145,18 @@ def test_the_configuration_carries_all_names_so_far(tmp_path, capsys):
     assert told == ["+".join([script, *names[: number + 1]]) for number in range(3)]
 
 
-def test_only_its_own_imports_are_replaced(tmp_path):
+def test_installed_modules_are_hidden_and_come_back(tmp_path, monkeypatch):
+    installed = {name: types.ModuleType(name) for name in ("carla", "leaderboard", "leaderboard.utils")}
+    for name, module in installed.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    agent = tmp_path / "compressing.py"
+    agent.write_text("import cv2\n" + SCRIPTED.read_text())
     before, path = dict(sys.modules), list(sys.path)
-    drive(SCRIPTED, draw_toy(0, cameras=False), scripted(fails="setup"))
+    assert len(drive(agent, draw_toy(0, cameras=False), scripted(fails="run_step 0.05")).controls) == 1
     assert sys.path == path
-    assert {
-        name for name in sys.modules.keys() - before if name.startswith(("carla", "leaderboard"))
-    } == set()
+    assert {name: sys.modules[name] for name in installed} == installed
+    stubs = [name for name in sys.modules.keys() - before if name.startswith(("carla", "leaderboard", "cv2"))]
+    assert stubs == []
 
 
 @pytest.mark.parametrize("text", ["import no_such_module", "def get_entry_point(:", "raise SystemError('x')"])

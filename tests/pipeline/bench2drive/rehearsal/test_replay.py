@@ -94,6 +94,18 @@ def test_clips_that_cannot_be_told_apart_or_read(data, tmp_path):
         replays(tmp_path)
 
 
+def test_a_missing_image_is_no_fault_of_the_agent(tmp_path):
+    write_demo_data(tmp_path / "data", clips=1, frames=3)
+    world = replays(tmp_path / "data")[9001]()
+    (image,) = (tmp_path / "data").rglob("rgb_back/00001.jpg")
+    image.unlink()
+    with (
+        pytest.raises(ClipError, match=r"cannot be replayed: .*rgb_back/00001\.jpg"),
+        agent_module(SCRIPTED) as module,
+    ):
+        drive(module, scripted(), world)
+
+
 def test_a_clip_that_stands_has_a_route_all_the_same(frame_record, write_clip):
     clip = write_clip([frame_record(speed=0.0) for _ in range(4)])
     (world,) = [opened() for opened in replays(clip.path.parent).values()]
@@ -101,3 +113,14 @@ def test_a_clip_that_stands_has_a_route_all_the_same(frame_record, write_clip):
     step = world.route.positions[1] - world.route.positions[0]
     assert step == pytest.approx([np.cos(np.radians(30)), np.sin(np.radians(30)), 0], abs=1e-9)
     json.dumps(world.metric_info())
+
+
+def test_the_motion_of_a_clip(frame_record, write_clip):
+    """Heading 30 degrees, 0.5 m/s2 ahead and 0.2 m/s2 to the right, 0.3 rad/s clockwise, as annotated."""
+    clip = write_clip([frame_record(speed=0.0) for _ in range(2)])
+    (world,) = [opened() for opened in replays(clip.path.parent).values()]
+    told = world.metric_info()
+    cos, sin = np.cos(np.radians(30)), np.sin(np.radians(30))
+    np.testing.assert_allclose(told["acceleration"], [0.5 * cos - 0.2 * sin, 0.5 * sin + 0.2 * cos, 0])
+    np.testing.assert_allclose(told["angular_velocity"], [0, 0, np.degrees(0.3)])
+    np.testing.assert_allclose([*told["location"], told["rotation"][2]], [100, 50, 0, 30], atol=1e-9)

@@ -11,7 +11,7 @@ from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
 from pipeline.bench2drive.rehearsal.bicycle import Bicycle
 from pipeline.bench2drive.rehearsal.toy import GNSS_NOISE_DEG, ROUTE_M
 from pipeline.bench2drive.rehearsal.toys import draw_toy
-from pipeline.bench2drive.rehearsal.world import EARTH_RADIUS_M, geographic
+from pipeline.bench2drive.rehearsal.world import EARTH_RADIUS_M, Pose, geographic
 from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.scene import GREEN, draw_scene
@@ -280,3 +280,33 @@ def test_the_scene_s_own_pose_is_what_is_painted_without_one():
     painter = Painter(scene, 3, np.random.default_rng(4))
     for (_, one), (_, other) in zip(painter.paint(29), painter.paint(29, scene.ego.pose(29)), strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+def test_the_true_plan_is_in_the_lidar_s_frame():
+    """Turned to the right on the spot, the way is to the left; the LiDAR is 0.39 m behind."""
+    world = draw_toy(toy_of("TJunction"), cameras=False)  # straight on for more than 14 m
+    way = world.scene.driver.drive(31, speed=0.0).s[5::5]
+    np.testing.assert_allclose(world.true_plan(), np.stack([np.zeros(6), way], axis=1), atol=1e-9)
+    world.ego.pose = world.pose._replace(yaw=world.pose.yaw + 90)
+    turned = np.stack([0.39 - way, np.full(6, 0.39)], axis=1)
+    assert way[2] > 1.0
+    np.testing.assert_allclose(world.true_plan(), turned, atol=1e-9)
+
+
+def test_the_motion_that_metrics_are_made_of():
+    world = draw_toy(0, cameras=False)
+    world.ego.pose = Pose(1.0, 2.0, 90.0, 4.0)  # along y, with x to its left
+    world.ego.acceleration = (3.0, 2.0)
+    world.ego.yaw_rate = 0.5
+    expected = {
+        "acceleration": [-2.0, 3.0, 0.0],
+        "angular_velocity": [0.0, 0.0, math.degrees(0.5)],
+        "forward_vector": [0.0, 1.0, 0.0],
+        "right_vector": [-1.0, 0.0, 0.0],
+        "location": [1.0, 2.0, 0.0],
+        "rotation": [0.0, 0.0, 90.0],
+    }
+    told = world.metric_info()
+    assert list(told) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(told[name], values, atol=1e-12)

@@ -46,9 +46,9 @@ class AutonomousAgent:
     def destroy(self) -> None:
         """Leave the route."""
 
-    def __call__(self, timestamp: float) -> Control:
+    def __call__(self, input_data: dict[str, tuple[int, Any]], timestamp: float) -> Control:
         """Drive one tick."""
-        control: Any = self.run_step(self.hero_actor.sense(), timestamp)
+        control: Any = self.run_step(input_data, timestamp)
         control.manual_gear_shift = False
         return control
 
