@@ -1,6 +1,6 @@
 """The order of routes, without waiting for any time to pass."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 from student.supervision.routes import Route
 from student.supervision.schedule import Schedule
@@ -28,9 +28,9 @@ def test_a_worker_waits_for_routes_that_others_may_put_back():
     with ThreadPoolExecutor(2) as pool:
         assert schedule.take() is FIRST
         waiting = [pool.submit(schedule.take) for _ in range(2)]
+        assert not wait(waiting, timeout=0.3).done
         schedule.again(FIRST, 0)
-        while not any(future.done() for future in waiting):
-            pass
+        wait(waiting, return_when=FIRST_COMPLETED)
         schedule.done()
-        assert sorted(str(future.result()) for future in waiting) == sorted([str(FIRST), "None"])
+        assert {future.result() for future in waiting} == {FIRST, None}
         assert schedule.take() is None
