@@ -59,7 +59,7 @@ evaluate: .venv/.done  ## open-loop errors of RUN on OUT
 	$(TEACHONCE) evaluate "$(RUN)" "$(OUT)"
 
 rehearse: .venv/.done  ## let the student of RUN drive in a toy world, without CARLA
-	$(TEACHONCE) rehearse "$(RUN)" "$(OUT)" --out "$(RUN)/rehearsal" --scenes $(SCENES) --seed $(SEED) \
+	$(TEACHONCE) rehearse "$(RUN)" "$(OUT)" --out "$(RUN)/rehearsal" --scenes $(SCENES) --seed $(SEED) --every 2 \
 	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 report: .venv/.done  ## curves and pictures of RUN
@@ -71,7 +71,7 @@ test: .venv/.done  ## run the tests, in two processes; ends with what they cover
 docs: .venv/.done  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-soak: .venv/.done  ## kill an extraction 200 times, at random moments
+soak: .venv/.done  ## kill extractions, policy servers and supervisors hundreds of times, at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 3600
 
 bench: .venv/.done  ## measure; each benchmark prints ratios and writes benchmarks/results/

@@ -2,7 +2,7 @@
 
 Axes are those of the simulator's world, east to the right and north up, metres.
 
-Dimension letters: T tick, N node of the route, S step of a plan (of 0.5 s).
+Dimension letters: T tick, N node of the route, S step of a plan (of 0.5 s), A other road user or thing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cache_schema.storage.paths import refuse_to_replace
 from cache_schema.vocabulary.driving import EGO_LENGTH_M, EGO_WIDTH_M
 from student.open_loop.occupancy import box_corners
 from student.reporting.html import PAGE_START, figure, page, paragraph, section
-from student.reporting.svg import COLOURS, GRID, STYLE, legend_below, panels, plain, svg
+from student.reporting.svg import COLOURS, GRID, INK, STYLE, legend_below, panels, plain, svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 EVERY_TICKS = 20
 """Ticks between two cars that are drawn, and two plans."""
+MARGIN_M = 8.0
+"""Around the route and the path."""
+SPAN = np.array([-1.0, 1.0])
 TOY = (
     "A rehearsal without CARLA: the same server, agent file and supervisor, in a toy world or along recorded "
     "clips. Its scores are no Bench2Drive scores."
@@ -68,11 +71,16 @@ def from_above(drive: Mapping[str, np.ndarray]) -> Figure:
 
     Args:
         drive: ``poses`` (T, 4) x, y, yaw in degrees clockwise, speed in m/s; ``plans`` (T, S, 2) in the LiDAR
-            frame, NaN for none; ``route`` (N, 2). All x and y are in the UE world: x east, y south, metres.
+            frame, NaN for none; ``route`` (N, 2); ``road`` (2, N, 2), its edges; ``others`` (T, A, 4, 2),
+            corners. N and A may be 0. All x and y are in the UE world: x east, y south, metres.
     """
-    poses, plans, route = drive["poses"], drive["plans"], drive["route"]
+    poses = drive["poses"]
     figure, (above, speed) = panels(2, columns=2, width=4.2, height=3.6)
-    _add_drive(above, poses, plans, route * (1, -1))
+    for edge in drive["road"] * (1, -1):
+        above.plot(*edge.T, color=INK, linewidth=0.6, alpha=0.5)
+    others = drive["others"][::EVERY_TICKS] * (1, -1)
+    above.add_collection(PolyCollection([*others.reshape(-1, 4, 2)], facecolors="none", edgecolors=GRID))
+    _add_drive(above, poses, drive["plans"], drive["route"] * (1, -1))
     plain(above, "from above, m")
     legend_below(figure, above)
     speed.plot(np.arange(len(poses)) * TICK_S, poses[:, 3], color=COLOURS[0], linewidth=1.2)
@@ -96,5 +104,7 @@ def _add_drive(ax: Axes, poses: np.ndarray, plans: np.ndarray, route: np.ndarray
     lines = np.concatenate([positions[shown, None], planned], axis=1)
     known = lines[np.isfinite(lines).all(axis=(1, 2))]
     ax.add_collection(LineCollection([*known], colors=COLOURS[1], linewidths=0.9, label="planned, 3 s"))
-    ax.set_aspect("equal", adjustable="datalim")
-    ax.autoscale_view()
+    visited = np.concatenate([route, positions])
+    low, high = visited.min(axis=0) - MARGIN_M, visited.max(axis=0) + MARGIN_M
+    middle, half = (low + high) / 2, (high - low).max() / 2
+    ax.set(xlim=middle[0] + half * SPAN, ylim=middle[1] + half * SPAN, aspect="equal")
