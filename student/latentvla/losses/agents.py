@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 
+from cache_schema.assignment import assign
 from cache_schema.vocabulary.driving import VEHICLES
 from student.latentvla.ego_frame import boxes_to_ego
-from student.latentvla.losses.matching import assign
 from student.latentvla.planner.latent_transfuser import BOX_RANGE_M
 from student.latentvla.prediction import Loss, Prediction
 

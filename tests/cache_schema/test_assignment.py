@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from student.latentvla.losses.matching import assign
+from cache_schema.assignment import assign
 
 
 def test_the_greedy_choice_is_not_always_the_best():
