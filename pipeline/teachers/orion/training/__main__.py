@@ -26,9 +26,9 @@ CARD = "CARD.md"
 def main(
     run: Annotated[Path, typer.Argument(help="Folder of the run; one that was interrupted goes on.")],
     data: Annotated[Path | None, typer.Option(help="Folder of drawn clips; by default in the run.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips to learn from.")] = 240,
-    held_out: Annotated[int, typer.Option(min=1, help="Clips to measure with.")] = 18,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1600,
+    clips: Annotated[int, typer.Option(min=1, help="Clips to learn from.")] = 96,
+    held_out: Annotated[int, typer.Option(min=1, help="Clips to measure with.")] = 12,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
     seed: Annotated[int, typer.Option(min=0, help="Of first weights and order.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw clips.")] = 2,
 ) -> None:

@@ -62,6 +62,8 @@ class ClipPlan:
     """First frame of each window."""
     length: int
     """Frames of a window."""
+    frames: int = CLIP_FRAMES
+    """Frames of the clip."""
 
 
 def training_plan(seed: int, index: int, *, windows: int, length: int) -> ClipPlan:
@@ -82,11 +84,11 @@ def draw(plan: ClipPlan, images: ImagePreprocessing) -> Arrays:
     scenario = list(MANOEUVRES)[plan.index % len(MANOEUVRES)]
     weather = list(WEATHERS)[plan.index % len(WEATHERS)]
     rng = np.random.default_rng((plan.seed, plan.index))
-    scene = draw_scene(scenario, CLIP_FRAMES, rng)
+    scene = draw_scene(scenario, plan.frames, rng)
     recorder = Recorder(scene, weather, rng)
     painter = Painter(scene, weather, rng)
     nowhere = Path(f"{scenario}, seed {plan.seed}, clip {plan.index}")
-    annotations = [annotation_of(Record(nowhere, recorder.annotation(frame))) for frame in range(CLIP_FRAMES)]
+    annotations = [annotation_of(Record(nowhere, recorder.annotation(frame))) for frame in range(plan.frames)]
     truth = _Truth(annotations)
     windows = [
         [

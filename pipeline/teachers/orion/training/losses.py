@@ -29,7 +29,7 @@ FOCUS, POSITIVE = 2.0, 0.25
 CLASS_WEIGHT, BOX_WEIGHT, FUTURE_WEIGHT = 2.0, 0.25, 0.2
 LANE_WEIGHT = 0.1
 """Of a lane's mean distance in metres."""
-DIVERGENCE_WEIGHT = 0.01
+PLAN_WEIGHT, DIVERGENCE_WEIGHT = 2.0, 0.01
 LOG_SIZE_WEIGHT = 4.0
 """Of the numbers of a box that are no metres: logarithms of sizes, sine and cosine of the yaw."""
 VELOCITY_WEIGHT = 0.2
@@ -126,6 +126,6 @@ def planning_loss(
     error = (commanded(offsets, truth["command"]) - truth["trajectory"]).abs().sum(dim=-1)  # (N, T)
     known = truth["trajectory_mask"]
     return {
-        "plan": (error * known).sum() / known.sum(),
+        "plan": PLAN_WEIGHT * (error * known).sum() / known.sum(),
         "divergence": DIVERGENCE_WEIGHT * future.divergence(present).mean(),
     }

@@ -44,21 +44,21 @@ class TeacherTraining(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    clips: int = Field(240, gt=0)
+    clips: int = Field(96, gt=0)
     """Clips to learn from."""
     windows: int = Field(3, gt=0)
     """Windows of each."""
     length: int = Field(4, gt=0)
     """Frames of a window, over which the memory is unrolled."""
-    held_out: int = Field(18, gt=0)
+    held_out: int = Field(12, gt=0)
     """Clips to measure with, of another seed."""
     data_seed: int = 1
     """Of the clips to learn from; the next one is of those to measure with."""
     seed: int = 0
     """Of the first weights, and of what each step draws."""
-    steps: int = Field(1600, gt=0)
+    steps: int = Field(1200, gt=0)
     """Optimiser steps."""
-    batch: int = Field(8, gt=0)
+    batch: int = Field(4, gt=0)
     """Windows of a step."""
     learning_rate: float = 1e-3
     """Of AdamW, after the warm-up; it falls to 0 by a cosine."""
