@@ -10,7 +10,7 @@ from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.bench2drive.synthetic.route import Piece, Route
 from pipeline.teachers.orion.inputs import prepare
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM as TINY
 from pipeline.teachers.orion.training.cache import windows_of
 from pipeline.teachers.orion.training.examples import (
     PLANNED_FRAMES,
@@ -34,13 +34,13 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def windows():
-    return draw(ClipPlan(seed=SEED, index=0, starts=(0, 5), length=2, frames=FRAMES), ORION_TINY.images)
+    return draw(ClipPlan(seed=SEED, index=0, starts=(0, 5), length=2, frames=FRAMES), TINY.images)
 
 
 def test_a_window_shows_what_the_files_of_the_same_clip_show(written, windows):
     for window, start in enumerate((0, 5)):
         for frame in range(2):
-            row = prepare(written.sample(start + frame), ORION_TINY.images)
+            row = prepare(written.sample(start + frame), TINY.images)
             assert np.array_equal(windows["images"][window, frame], row.images.numpy())
             for name in ("lidar2img", "ego_pose", "ego_pose_inv", "timestamp_s", "command", "can_bus"):
                 assert np.array_equal(windows[name][window, frame], getattr(row, name)), name
@@ -72,7 +72,7 @@ def test_lanes_of_a_straight_road_lie_beside_the_ego():
     across, along, up = np.moveaxis(found["lanes"], -1, 0)
     # Lines and lanes of three lanes of 3.5 m, of which the ego drives in the right one.
     np.testing.assert_allclose(across[:, 0], [-8.75, -5.25, -1.75, 1.75, -7.0, -3.5, 0.0], atol=1e-5)
-    # From 10 m behind the ego's origin, 0.39 m ahead of the LiDAR, to 40 m ahead; the road is 1.84 m below it.
+    # From 10 m behind the ego's origin, 0.39 m ahead of the LiDAR, to 40 m ahead, and 1.84 m below.
     np.testing.assert_allclose(along, np.tile(np.arange(-10, 41, 5) + 0.39, (7, 1)), atol=0.26)
     np.testing.assert_allclose(up, -1.84, atol=1e-5)
     assert found["lane_labels"].tolist()[-3:] == [CENTRE] * 3
@@ -93,9 +93,9 @@ def test_windows_begin_with_the_clip_and_stay_where_the_trajectory_is_whole():
 
 def test_a_clip_is_drawn_once(tmp_path):
     plans = [ClipPlan(SEED, 1, (0,), 1, frames=2), ClipPlan(SEED, 0, (1,), 1, frames=2)]
-    first = windows_of(plans, ORION_TINY.images, tmp_path)
+    first = windows_of(plans, TINY.images, tmp_path)
     times = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    again = windows_of(plans[::-1], ORION_TINY.images, tmp_path)
+    again = windows_of(plans[::-1], TINY.images, tmp_path)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == times
     assert first["can_bus"].shape == (2, 1, 18)
     assert torch.equal(again["images"], first["images"].flip(0))

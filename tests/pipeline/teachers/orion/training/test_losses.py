@@ -32,9 +32,7 @@ def detection(boxes, logits):
     nothing = torch.zeros(frames, 0)
     futures = torch.zeros(frames, queries, 2, 6, 2)
     futures[:, :, 1, :, 0] = 1.0
-    return DetectionOutput(
-        nothing, nothing, nothing, boxes, logits, futures, torch.zeros(frames, queries, 2)
-    )
+    return DetectionOutput(nothing, nothing, nothing, boxes, logits, futures, torch.zeros(frames, queries, 2))
 
 
 def truth_of(boxes, labels):
