@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FOCUS, POSITIVE = 2.0, 0.25
 """Gamma and alpha of the focal loss (arXiv:1708.02002)."""
 CLASS_WEIGHT, BOX_WEIGHT, FUTURE_WEIGHT = 2.0, 0.25, 0.2
-LANE_WEIGHT = 0.1
+LANE_WEIGHT = 0.2
 """Of a lane's mean distance in metres."""
 PLAN_WEIGHT, DIVERGENCE_WEIGHT = 2.0, 0.01
 LOG_SIZE_WEIGHT = 4.0

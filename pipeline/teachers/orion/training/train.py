@@ -7,7 +7,6 @@ on as if it had not been.
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 """Weights and optimiser of a run that is not finished."""
+_SEEDS = 10**6
+"""More than any run has steps."""
 LOG = "log.jsonl"
 """Mean losses between two checkpoints."""
 
@@ -44,13 +45,13 @@ class TeacherTraining(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    clips: int = Field(96, gt=0)
+    clips: int = Field(168, gt=0)
     """Clips to learn from."""
     windows: int = Field(3, gt=0)
     """Windows of each."""
     length: int = Field(4, gt=0)
     """Frames of a window, over which the memory is unrolled."""
-    held_out: int = Field(12, gt=0)
+    held_out: int = Field(18, gt=0)
     """Clips to measure with, of another seed."""
     data_seed: int = 1
     """Of the clips to learn from; the next one is of those to measure with."""
@@ -61,9 +62,11 @@ class TeacherTraining(BaseModel):
     batch: int = Field(4, gt=0)
     """Windows of a step."""
     learning_rate: float = 1e-3
-    """Of AdamW, after the warm-up; it falls to 0 by a cosine."""
+    """Of AdamW, between warm-up and cool-down."""
     warmup: int = 50
     """Steps in which the rate rises."""
+    cooldown: int = 400
+    """Last steps, in which the rate falls to 0."""
     weight_decay: float = 1e-2
     """Of AdamW."""
     clip_norm: float = 35.0
@@ -86,8 +89,7 @@ class TeacherTraining(BaseModel):
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return self.learning_rate * rise * (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.cooldown)
 
 
 class Trained(NamedTuple):
@@ -159,7 +161,7 @@ def _step(
     step: int,
 ) -> dict[str, float]:
     """Make one step; return its losses."""
-    generator = torch.Generator().manual_seed(settings.seed * settings.steps + step)
+    generator = torch.Generator().manual_seed(settings.seed * _SEEDS + step)
     rows = torch.randint(len(windows["command"]), (settings.batch,), generator=generator)
     chosen = {name: values[rows] for name, values in windows.items()}
     output, truth = unroll(trained.model, preset.config, preset.images, chosen), in_order(chosen)
