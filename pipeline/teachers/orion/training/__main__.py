@@ -21,15 +21,16 @@ from pipeline.teachers.orion.training.train import TeacherTraining, train
 WEIGHTS = "weights"
 """Folder in the run, for ``--checkpoint``."""
 CARD = "CARD.md"
+DEFAULT = TeacherTraining()
 
 
 def main(
     run: Annotated[Path, typer.Argument(help="Folder of the run; one that was interrupted goes on.")],
     data: Annotated[Path | None, typer.Option(help="Folder of drawn clips; by default in the run.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips to learn from.")] = 96,
-    held_out: Annotated[int, typer.Option(min=1, help="Clips to measure with.")] = 12,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights and order.")] = 0,
+    clips: Annotated[int, typer.Option(min=1, help="Clips to learn from.")] = DEFAULT.clips,
+    held_out: Annotated[int, typer.Option(min=1, help="Clips to measure with.")] = DEFAULT.held_out,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = DEFAULT.steps,
+    seed: Annotated[int, typer.Option(min=0, help="Of first weights and order.")] = DEFAULT.seed,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw clips.")] = 2,
 ) -> None:
     """Train the tiny ORION of the demo on synthetic clips, and write its weights and their card."""

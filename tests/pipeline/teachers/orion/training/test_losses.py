@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
+from cache_schema.vocabulary.orion import PLANNER_LATENT
 from pipeline.teachers.orion.network.detection_head import DetectionOutput
 from pipeline.teachers.orion.network.map_head import MapOutput
 from pipeline.teachers.orion.training.losses import (
     BOX_WEIGHT,
     CLASS_WEIGHT,
+    DIVERGENCE_WEIGHT,
     LANE_WEIGHT,
     PLAN_WEIGHT,
     detection_loss,
@@ -18,7 +20,7 @@ from pipeline.teachers.orion.training.losses import (
     planning_loss,
 )
 from pipeline.teachers.orion.training.measure import _Ranking
-from pipeline.teachers.orion.training.planner import Gaussian
+from pipeline.teachers.orion.training.planner import Planner
 
 
 def test_focal_loss_of_an_undecided_logit():
@@ -70,33 +72,27 @@ def test_lanes_pay_for_the_mean_distance_of_their_points():
     assert losses["points"].item() == pytest.approx(LANE_WEIGHT * 2.0)
 
 
-class Constant:
-    """A planner that plans the same whatever the token."""
-
-    def __init__(self, offsets):
-        self.offsets = offsets
-
-    def present(self, token):
-        return Gaussian(torch.zeros(len(token), 4), torch.zeros(len(token), 4))
-
-    def future(self, token, trajectory):
-        return Gaussian(torch.ones(len(token), 4), torch.zeros(len(token), 4))
-
-    def __call__(self, token, z):
-        return self.offsets.expand(len(token), -1, -1, -1)
+def constant_planner():
+    """A planner that goes 1 m ahead a step on command 2, and stands still on all others."""
+    planner = Planner(width=8)
+    for weight in planner.parameters():
+        weight.data.zero_()
+    planner.ego_fut_decoder[4].bias.data[2 * 2 + 1] = 1.0
+    latent = planner.future_distribution.last_conv[1].bias.data
+    latent[:PLANNER_LATENT] = 1.0  # its mean; the present's is 0, and both have a variance of 1
+    return planner
 
 
 def test_only_the_commanded_plan_pays_and_only_for_steps_that_are_known():
-    offsets = torch.zeros(1, 6, 6, 2)
-    offsets[0, 2, :, 1] = 1.0
+    planner = constant_planner()
     mask = torch.tensor([[True, True, False, False, False, False]])
     truth = {"trajectory": torch.zeros(1, 6, 2), "trajectory_mask": mask, "command": torch.tensor([2])}
-    losses = planning_loss(Constant(offsets), torch.zeros(1, 8), truth, torch.Generator())
+    losses = planning_loss(planner, torch.zeros(1, 8), truth, torch.Generator())
     assert losses["plan"].item() == pytest.approx(PLAN_WEIGHT * 1.0)
-    # Two normal distributions of variance 1, 1 apart: half a nat for each of four dimensions.
-    assert losses["divergence"].item() == pytest.approx(0.01 * 2.0)
+    # Two normal distributions of variance 1, 1 apart: half a nat for each dimension.
+    assert losses["divergence"].item() == pytest.approx(DIVERGENCE_WEIGHT * 0.5 * PLANNER_LATENT)
     truth["command"] = torch.tensor([3])
-    losses = planning_loss(Constant(offsets), torch.zeros(1, 8), truth, torch.Generator())
+    losses = planning_loss(planner, torch.zeros(1, 8), truth, torch.Generator())
     assert losses["plan"].item() == 0.0
 
 
