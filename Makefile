@@ -25,7 +25,7 @@ TEACHONCE  := $(BIN)/teachonce
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract-teacher verify train-student evaluate rehearse report test soak check bench docs
+.PHONY: help setup demo extract-teacher verify train-student evaluate rehearse report test soak check bench docs demo-teacher
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -73,6 +73,9 @@ docs: .venv/.done  ## build the documentation into site/
 
 soak: .venv/.done  ## kill extractions, policy servers and supervisors hundreds of times, at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 3600
+
+demo-teacher: .venv/.done  ## train orion-tiny again, from random weights
+	$(BIN)/python -m pipeline.teachers.orion.training demo/teacher
 
 bench: .venv/.done  ## measure; each benchmark prints ratios and writes benchmarks/results/
 	for benchmark in benchmarks/*.py; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark .py)" || exit; done

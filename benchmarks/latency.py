@@ -49,7 +49,7 @@ from benchmarks.record import Record, hardware
 from benchmarks.teachers import MID_WIDTH
 from cache_schema.vocabulary.orion import EGO_TOKEN, HEADS, SCENE_QUERIES, vision_tokens
 from pipeline.teachers.orion.checkpoints.tensors import model_shapes
-from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
+from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY_RANDOM
 from pipeline.teachers.precision import TYPES
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
@@ -395,7 +395,7 @@ def main(
     if quick:
         preset, seconds, at_least, limit = MID_WIDTH, min(seconds, QUICK_ROW_S), 1, limit or QUICK_LIMIT_S
     if tiny:
-        preset = ORION_TINY
+        preset = ORION_TINY_RANDOM
         sizes = OrionLiteConfig(hidden=32, layers=2, heads=4, feedforward=64)
     preset = dataclasses.replace(preset, random_device=device)
     results = Record("latency", out, quick=quick or tiny, preset=preset.name, limit_s=limit)

@@ -76,7 +76,7 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         help="Orion.pth, or a folder made by `convert`; an InternVL3's or Qwen2.5-VL's folder as it is. "
-        "Without it weights are random."
+        "Without it, those that come with the preset, or random ones."
     ),
 ]
 Slots = Annotated[

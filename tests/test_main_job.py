@@ -10,7 +10,7 @@ import torch
 from cache_schema.dataset.reader import LatentDataset
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
-from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY
+from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY_RANDOM
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.model import OrionLite
 from student.orion_lite.planner import PlannerConfig
@@ -37,7 +37,7 @@ class WithoutPlanner:
 @pytest.fixture(scope="module")
 def full_width():
     """Released token width and counts, tiny everything else, random weights."""
-    tiny, released = ORION_TINY.config, ORION_7B.config
+    tiny, released = ORION_TINY_RANDOM.config, ORION_7B.config
     config = dataclasses.replace(
         tiny,
         width=released.width,
@@ -45,7 +45,7 @@ def full_width():
         lanes=dataclasses.replace(released.lanes, decoder=tiny.lanes.decoder),
         language=dataclasses.replace(tiny.language, width=4096, layers=1, mlp_width=8, max_positions=600),
     )
-    return dataclasses.replace(ORION_TINY, config=config).load(None, device="cpu")
+    return dataclasses.replace(ORION_TINY_RANDOM, config=config).load(None, device="cpu")
 
 
 def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clips_root, tmp_path: Path):
@@ -96,7 +96,7 @@ def test_tokens_are_stored_15_times_smaller_and_nothing_is_lost(full_width, clip
 
 
 def test_a_student_trains_from_the_features_of_the_tiny_teacher(clips_root, tmp_path: Path):
-    teacher = ORION_TINY.load(None, device="cpu")
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu")
     path, run = tmp_path / "latents.zarr", tmp_path / "run"
     extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
     config = preset("demo", {"epochs": 2})

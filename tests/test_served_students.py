@@ -14,7 +14,7 @@ from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
 from pipeline.perception.loading import open_perception
 from pipeline.source import with_inputs
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from student.loading.batches import LatentSamples
 from student.policy import policy_of
 from student.runs.presets import preset
@@ -45,7 +45,7 @@ def served(clips_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Served
     datasets = {slots: home / f"{slots}.zarr" for slots in (1, 8)}
     selection = with_inputs(Bench2Drive(clips_root), ["camera_strip_256"]).select()
     for slots, path in datasets.items():
-        extract(selection, ORION_TINY.load(None, device="cpu"), path, slots=slots)
+        extract(selection, ORION_TINY_RANDOM.load(None, device="cpu"), path, slots=slots)
     for system, name in STUDENTS.items():
         train(datasets[1], home / system, preset(name, {"epochs": "1"}), trackers=())
     return Served(clips_root, datasets, home)
@@ -152,8 +152,8 @@ def test_it_says_who_drives(served: Served):
     identity = policy.identity
     assert identity["system"] == "orion-lite"
     assert identity["trained"].startswith("1 epochs, ")
-    assert "orion-tiny (random:0)" in identity["trained_on"]
-    assert (identity["perception"], identity["precision"]) == ("vision of orion-tiny", "fp32")
+    assert "orion-tiny-random (random:0)" in identity["trained_on"]
+    assert (identity["perception"], identity["precision"]) == ("vision of orion-tiny-random", "fp32")
     assert identity_of(trained)["student"] == identity["student"]
     with torch.no_grad():
         next(trained.model.parameters()).add_(1e-3)

@@ -74,8 +74,16 @@ BENCH2DRIVE = Credits(
     ),
     terms=(),
 )
-TEACHERS = {"orion": ORION, "internvl3": INTERNVL3, "latentvla": LATENT_ACTIONS, "autovla": AUTOVLA}
-"""Credits by the beginning of a teacher's name."""
+TINY_ORION = Credits(papers=ORION.papers, terms=())
+"""Trained on synthetic clips alone."""
+TEACHERS = {
+    "orion-tiny": TINY_ORION,
+    "orion-": ORION,
+    "internvl3": INTERNVL3,
+    "latentvla": LATENT_ACTIONS,
+    "autovla": AUTOVLA,
+}
+"""Credits by the beginning of a teacher's name; the first that fits counts."""
 DATA = {"Bench2Drive": BENCH2DRIVE}
 """Credits by the name of the raw data. Their licence is in the manifest."""
 
@@ -83,7 +91,7 @@ DATA = {"Bench2Drive": BENCH2DRIVE}
 def credits_of(teacher: TeacherIdentity, data: DataIdentity) -> Credits:
     """Return the papers and terms behind a dataset; the terms of weights do not bind random ones."""
     known = [DATA[data.name]] if data.name in DATA else []
-    known += [found for prefix, found in TEACHERS.items() if teacher.name.startswith(prefix)]
+    known += [found for prefix, found in TEACHERS.items() if teacher.name.startswith(prefix)][:1]
     random = teacher.weights.startswith("random:")
     return Credits(
         papers=tuple(paper for found in known for paper in found.papers),

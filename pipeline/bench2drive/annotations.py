@@ -57,7 +57,15 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         ClipError: The file is not whole, or a key is missing or misshapen.
     """
-    record = Record.read(path)
+    return annotation_of(Record.read(path))
+
+
+def annotation_of(record: Record) -> Annotation:
+    """Return what one frame's JSON object says.
+
+    Raises:
+        ClipError: A key is missing or misshapen.
+    """
     sensors = record.child("sensors")
     cameras = [sensors.child(name) for name in CAMERAS]
     for camera in cameras:

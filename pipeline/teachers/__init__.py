@@ -22,6 +22,7 @@ TEACHERS = {
     "latentvla-tiny": "pipeline.teachers.latent_action_vlm.presets:LATENTVLA_TINY",
     "orion-7b": "pipeline.teachers.orion.presets:ORION_7B",
     "orion-tiny": "pipeline.teachers.orion.presets:ORION_TINY",
+    "orion-tiny-random": "pipeline.teachers.orion.presets:ORION_TINY_RANDOM",
     "internvl3-8b": "pipeline.teachers.internvl3.presets:INTERNVL3_8B",
     "internvl3-14b": "pipeline.teachers.internvl3.presets:INTERNVL3_14B",
     "internvl3-38b": "pipeline.teachers.internvl3.presets:INTERNVL3_38B",

@@ -128,7 +128,7 @@ class TeacherPreset(Protocol):
         """Build the teacher.
 
         Args:
-            checkpoint: Its weights. None: they are random, and its identity records that.
+            checkpoint: Its weights. None: the preset's own, or random ones, as its identity records.
             device: Where it runs.
             precision: Number format that its large parts compute in, such as fp16.
             quantize: How its language model is quantised, such as nf4; None for not.

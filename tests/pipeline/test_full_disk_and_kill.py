@@ -20,10 +20,10 @@ from pipeline.importers.orion_lite.import_npz import import_npz
 from pipeline.teachers.orion.checkpoints.convert import convert
 from pipeline.teachers.orion.checkpoints.reader import digest, read_weights, released_shapes
 from pipeline.teachers.orion.checkpoints.tensors import random_weights, teacher_shapes
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.paths import ROOT
 
-CONFIG = ORION_TINY.config
+CONFIG = ORION_TINY_RANDOM.config
 CLIPS = ("Accident_Town03_Route1_Weather0", "LaneChange_Town06_Route2_Weather1")
 FRAMES = 40
 
@@ -32,7 +32,7 @@ import os, signal, sys
 from pathlib import Path
 from cache_schema.progress import Progress
 from pipeline.teachers.orion.checkpoints.convert import convert
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 
 class Killer(Progress):
     def expect(self, total): self.left = int(total * float(sys.argv[3]))
@@ -41,7 +41,7 @@ class Killer(Progress):
         if self.left <= 0: os.kill(os.getpid(), signal.SIGKILL)
 
 checkpoint, out = map(Path, sys.argv[1:3])
-convert(checkpoint, out, config=ORION_TINY.config, shard_bytes=200_000, progress=Killer())
+convert(checkpoint, out, config=ORION_TINY_RANDOM.config, shard_bytes=200_000, progress=Killer())
 """
 KILLED_IN_IMPORT = """
 import os, signal, sys, threading

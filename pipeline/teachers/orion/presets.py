@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from cache_schema.errors import RequestError
@@ -20,8 +21,6 @@ from pipeline.teachers.orion.network.config import (
 from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cache_schema.format.features import FeatureSpec
     from cache_schema.progress import Progress
     from pipeline.teachers.orion.teacher import OrionTeacher
@@ -39,8 +38,10 @@ class OrionPreset:
     """Sizes."""
     images: ImagePreprocessing = field(default_factory=ImagePreprocessing)
     """How camera images are prepared."""
+    weights: Path | None = None
+    """Folder of weights as ``convert`` writes one, for where no checkpoint is given."""
     random_seed: int | None = None
-    """Seed of the weights where no checkpoint is given; None: a checkpoint must be given."""
+    """Seed of random weights, for where neither is given; None: a checkpoint must be given."""
     random_device: str = "cpu"
     """Where these weights are drawn. Another kind of device draws other weights, as the identity records."""
 
@@ -75,7 +76,7 @@ class OrionPreset:
 
         Raises:
             CheckpointError: The checkpoint does not fit the sizes.
-            RequestError: No checkpoint is given, and this preset has no random weights; or precision and
+            RequestError: No checkpoint is given, and this preset has no weights of its own; or precision and
                 quantisation are unknown, or do not go together or with the device.
         """
         weights = self._weights(checkpoint)
@@ -124,8 +125,9 @@ class OrionPreset:
         )
 
     def _weights(self, checkpoint: Path | None) -> Path | int:
-        """Return where weights come from: a checkpoint, or the seed of random ones."""
-        weights = self.random_seed if checkpoint is None else checkpoint
+        """Return where weights come from: a checkpoint, the preset's own, or the seed of random ones."""
+        weights = checkpoint or self.weights
+        weights = self.random_seed if weights is None else weights
         if weights is None:
             raise RequestError(
                 f"the teacher {self.name} needs a checkpoint",
@@ -178,6 +180,9 @@ ORION_TINY = OrionPreset(
         ),
     ),
     images=ImagePreprocessing(resized=(96, 54), crop_top=6, network=(96, 96)),
-    random_seed=0,
+    weights=Path(__file__).parent / "orion_tiny",
 )
-"""The same code with small numbers and random weights."""
+"""The same code with small numbers, trained on synthetic clips; see the card beside its weights."""
+
+ORION_TINY_RANDOM = replace(ORION_TINY, name="orion-tiny-random", weights=None, random_seed=0)
+"""The same sizes with random weights."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 
 from cache_schema.vocabulary.driving import VEHICLES
 from student.latentvla.ego_frame import boxes_to_ego
-from student.latentvla.losses.matching import assign
 from student.latentvla.planner.latent_transfuser import BOX_RANGE_M
 from student.latentvla.prediction import Loss, Prediction
 
@@ -82,7 +82,10 @@ def box_losses(
         cost = cost.nan_to_num()  # the step's losses say that they are not finite
     agents = counts.cpu()
     rows = [torch.full((int(own.sum()),), frame) for frame, own in enumerate(agents)]
-    columns = [torch.from_numpy(assign(of[own].numpy())) for of, own in zip(cost, agents, strict=True)]
+    columns = [
+        torch.from_numpy(linear_sum_assignment(of[own].numpy())[1])
+        for of, own in zip(cost, agents, strict=True)
+    ]
     frame, column = (torch.cat(pieces).to(places.device) for pieces in (rows, columns))  # (M)
     matched = F.l1_loss(places[frame, column], boxes[counts], reduction="sum") / max(len(frame), 1)
     present = torch.zeros_like(plan.box_logits)

@@ -30,7 +30,12 @@ def test_papers_and_terms_of_teachers_of_latent_actions():
 def test_the_terms_of_weights_do_not_bind_random_ones():
     terms = credits_of(teacher("orion-7b", "sha256:0"), OTHER).terms
     assert [term.what for term in terms] == ["ORION", "Vicuna 1.5"]
-    assert credits_of(teacher("orion-tiny", "random:0"), DATA).terms == ()
+    assert credits_of(teacher("orion-7b", "random:0"), DATA).terms == ()
+
+
+def test_the_tiny_orion_is_bound_by_no_terms_of_the_released_one():
+    tiny = credits_of(teacher("orion-tiny", "sha256:0"), OTHER)
+    assert tiny == (credits_of(teacher("orion-7b", "sha256:0"), OTHER).papers, ())
 
 
 def test_every_internvl3_is_credited_with_its_terms():

@@ -3,7 +3,7 @@
 import os
 import time
 
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.toy.teacher import ToyPreset, ToyTeacher
 
 
@@ -22,10 +22,10 @@ class SlowTeacher:
 
 
 class SlowPreset:
-    kind, features = ORION_TINY.kind, ORION_TINY.features
+    kind, features = ORION_TINY_RANDOM.kind, ORION_TINY_RANDOM.features
 
     def load(self, checkpoint, **options) -> SlowTeacher:
-        return SlowTeacher(ORION_TINY.load(checkpoint, **options))
+        return SlowTeacher(ORION_TINY_RANDOM.load(checkpoint, **options))
 
 
 SLOW = SlowPreset()

@@ -17,7 +17,7 @@ from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.paths import ROOT
 
 AT_WORK = """
@@ -37,7 +37,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def teacher():
-    return ORION_TINY.load(None, device="cpu")
+    return ORION_TINY_RANDOM.load(None, device="cpu")
 
 
 @pytest.fixture(scope="module")

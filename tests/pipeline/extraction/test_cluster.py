@@ -22,7 +22,7 @@ from pipeline.extraction.cluster import TeacherPlugin
 from pipeline.extraction.dask_cluster import local_cluster, visible_gpus
 from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.paths import ROOT
 
 EXTRACT = [
@@ -44,7 +44,7 @@ def digests(path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def teacher():
-    return ORION_TINY.load(None, device="cpu")
+    return ORION_TINY_RANDOM.load(None, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(tmp_
     """So that its sums are rounded as on other workers."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "2")
-    load = functools.partial(ORION_TINY.load, None, device="cpu")
+    load = functools.partial(ORION_TINY_RANDOM.load, None, device="cpu")
     with local_cluster(1) as client:
         client.register_plugin(TeacherPlugin(load, tmp_path / "latents.zarr", slots=1))
         assert client.submit(torch.get_num_threads).result() == 1

@@ -23,7 +23,7 @@ from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
 from pipeline.extraction.worker import computed_by
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.protocol import is_compiled
 from tests.paths import ROOT
 from tests.recorded_progress import RecordedProgress
@@ -31,7 +31,7 @@ from tests.recorded_progress import RecordedProgress
 
 @pytest.fixture(scope="module")
 def teacher():
-    return ORION_TINY.load(None, device="cpu")
+    return ORION_TINY_RANDOM.load(None, device="cpu")
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -95,7 +95,7 @@ def test_images_that_are_shrunk_where_the_teacher_computes_give_the_same_digests
     undisturbed, clips_root, tmp_path
 ):
     """As on a GPU, though this is a CPU."""
-    teacher = ORION_TINY.load(None, device="cpu")
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu")
     teacher.shrink_on = torch.device("cpu")
     path = tmp_path / "x.zarr"
     extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
@@ -106,7 +106,7 @@ def test_images_that_are_shrunk_where_the_teacher_computes_give_the_same_digests
 def test_a_gpu_computes_the_same_bits_twice_and_on_any_gpu_of_the_machine(undisturbed, clips_root, tmp_path):
     paths = []
     for number in range(torch.cuda.device_count()):
-        teacher = ORION_TINY.load(None, device=f"cuda:{number}")
+        teacher = ORION_TINY_RANDOM.load(None, device=f"cuda:{number}")
         for turn in ("first", "second"):
             paths.append(tmp_path / f"{number}-{turn}.zarr")
             report = extract(Bench2Drive(clips_root).select(), teacher, paths[-1], slots=2)
@@ -154,19 +154,19 @@ def test_an_entry_says_which_gpus_computed_and_whether_they_ran_compiled_layers(
     assert (
         computed_by(["NVIDIA H200", "NVIDIA A100"], compiled=True) == "NVIDIA A100 and NVIDIA H200, compiled"
     )
-    assert is_compiled(ORION_TINY.load(None, device="cpu", compile=True))
-    assert not is_compiled(ORION_TINY.load(None, device="cpu"))
+    assert is_compiled(ORION_TINY_RANDOM.load(None, device="cpu", compile=True))
+    assert not is_compiled(ORION_TINY_RANDOM.load(None, device="cpu"))
 
 
 @pytest.mark.gpu
 def test_an_entry_names_the_gpu_that_computed_its_clip(clips_root, tmp_path):
     path = tmp_path / "gpu.zarr"
-    extract(Bench2Drive(clips_root).select(), ORION_TINY.load(None, device="cuda"), path)
+    extract(Bench2Drive(clips_root).select(), ORION_TINY_RANDOM.load(None, device="cuda"), path)
     assert {Ledger(path).read(clip).gpu for clip in Ledger(path).clips()} == {torch.cuda.get_device_name()}
 
 
 def test_the_plan_is_what_the_dataset_becomes(undisturbed, clips_root, tmp_path):
-    cost = plan(tmp_path / "none.zarr", Bench2Drive(clips_root).select(), ORION_TINY)
+    cost = plan(tmp_path / "none.zarr", Bench2Drive(clips_root).select(), ORION_TINY_RANDOM)
     assert (cost.clips, cost.frames, cost.hours_left()) == (3, 19, None)
     files = [f for part in ("clips/*", "ledger") for f in undisturbed.glob(f"{part}/**/*") if f.is_file()]
     assert cost.files == len(files)
@@ -181,7 +181,7 @@ def test_the_plan_is_what_the_dataset_becomes(undisturbed, clips_root, tmp_path)
 def test_the_plan_of_a_half_done_dataset(clips_root, teacher, tmp_path):
     path = tmp_path / "half.zarr"
     report = extract(Bench2Drive(clips_root).select("val"), teacher, path)
-    cost = plan(path, Bench2Drive(clips_root).select(), ORION_TINY)
+    cost = plan(path, Bench2Drive(clips_root).select(), ORION_TINY_RANDOM)
     assert (cost.committed_clips, cost.committed_frames) == (1, report.frames)
     assert cost.frames_per_second is not None
     assert cost.hours_left() == pytest.approx((19 - report.frames) / cost.frames_per_second / 3600)
@@ -194,7 +194,7 @@ def test_the_plan_of_a_half_done_dataset(clips_root, teacher, tmp_path):
 
 
 def arguments(path: Path, root: Path) -> list[str]:
-    return ["extract", str(path), "--data", str(root), "--slots", "2"]
+    return ["extract", str(path), "--data", str(root), "--slots", "2", "--teacher", "orion-tiny-random"]
 
 
 def start(path: Path, root: Path, *options: str) -> subprocess.Popen:
@@ -356,7 +356,7 @@ def test_a_nan_from_the_teacher_is_refused_by_name(undisturbed, clips_root, teac
 def test_another_teacher_is_refused(undisturbed, clips_root):
     import dataclasses
 
-    other = dataclasses.replace(ORION_TINY, random_seed=1).load(None, device="cpu")
+    other = dataclasses.replace(ORION_TINY_RANDOM, random_seed=1).load(None, device="cpu")
     with pytest.raises(IdentityError, match=r"teacher\.weights: 'random:0' there, 'random:1' now"):
         extract(Bench2Drive(clips_root).select(), other, undisturbed)
 

@@ -15,7 +15,7 @@ from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 
 KILLS = 200
 LONGEST_S = 2.5
@@ -24,7 +24,7 @@ LONGEST_S = 2.5
 
 def run(root: str, path: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    extract(Bench2Drive(Path(root)).select(), ORION_TINY.load(None, device="cpu"), Path(path), slots=2)
+    extract(Bench2Drive(Path(root)).select(), ORION_TINY_RANDOM.load(None, device="cpu"), Path(path), slots=2)
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_two_hundred_kills(clips_root: Path, tmp_path: Path):
     moments = random.Random(0)
 
     reference = tmp_path / "undisturbed.zarr"
-    extract(Bench2Drive(clips_root).select(), ORION_TINY.load(None, device="cpu"), reference, slots=2)
+    extract(Bench2Drive(clips_root).select(), ORION_TINY_RANDOM.load(None, device="cpu"), reference, slots=2)
     expected = digests(reference)
 
     path = tmp_path / "killed.zarr"
@@ -63,7 +63,9 @@ def test_two_hundred_kills(clips_root: Path, tmp_path: Path):
         for clip in committed:
             LatentDataset.open(path).read(clip, "planning_token")
         if process.exitcode == 0 or committed == expected:
-            extract(Bench2Drive(clips_root).select(), ORION_TINY.load(None, device="cpu"), path, slots=2)
+            extract(
+                Bench2Drive(clips_root).select(), ORION_TINY_RANDOM.load(None, device="cpu"), path, slots=2
+            )
             assert digests(path) == expected
             assert verify(path).problems == ()
             shutil.rmtree(path)

@@ -12,11 +12,11 @@ from pipeline.perception.cameras import CameraStripPerception
 from pipeline.perception.loading import open_perception
 from pipeline.source import with_inputs
 from pipeline.teachers.latent_action_vlm.presets import LATENTVLA_TINY
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.orion.vision import OrionVision
 
-OWN = dataclasses.replace(ORION_TINY, name="own-orion")
-OTHER = dataclasses.replace(ORION_TINY, random_seed=1)
+OWN = dataclasses.replace(ORION_TINY_RANDOM, name="own-orion")
+OTHER = dataclasses.replace(ORION_TINY_RANDOM, random_seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def datasets(clips_root, tmp_path_factory):
     """By three teachers, each with the strip of the cameras."""
     home = tmp_path_factory.mktemp("perception")
     selection = with_inputs(Bench2Drive(clips_root), ["camera_strip_512"]).select("val")
-    teachers = {"orion": ORION_TINY, "own": OWN, "vlm": LATENTVLA_TINY}
+    teachers = {"orion": ORION_TINY_RANDOM, "own": OWN, "vlm": LATENTVLA_TINY}
     for name, preset in teachers.items():
         extract(selection, preset.load(None, device="cpu"), home / f"{name}.zarr")
-    extract(selection, ORION_TINY.load(None, device="cpu", precision="bf16"), home / "rounded.zarr")
+    extract(selection, ORION_TINY_RANDOM.load(None, device="cpu", precision="bf16"), home / "rounded.zarr")
     return {name: LatentDataset.open(home / f"{name}.zarr") for name in (*teachers, "rounded")}
 
 
@@ -41,7 +41,7 @@ def test_cameras_alone_need_no_teacher(datasets):
 def test_the_vision_of_the_datasets_own_teacher(datasets):
     vision = open_perception(datasets["orion"], ("scene_queries", "ego_token", "command"), None)
     assert isinstance(vision, OrionVision)
-    assert vision.identity == {"perception": "vision of orion-tiny", "precision": "fp32"}
+    assert vision.identity == {"perception": "vision of orion-tiny-random", "precision": "fp32"}
 
 
 def test_it_computes_as_exactly_as_the_teacher_did(datasets):

@@ -14,7 +14,7 @@ from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
 from pipeline.perception.cameras import CameraStripPerception
 from pipeline.source import with_inputs
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from student.loading.batches import Batch, LatentSamples
 from student.policy import DrivingPolicy, PolicyOutput
 from student.serving.student_policy import StudentPolicy
@@ -57,7 +57,7 @@ def policy_with(system: Reader, slots: int) -> StudentPolicy:
 
 def test_features_arrive_as_from_a_dataset(clips_root, tmp_path):
     source = with_inputs(Bench2Drive(clips_root), ["camera_strip_256"])
-    extract(source.select("val"), ORION_TINY.load(None, device="cpu"), tmp_path / "d.zarr")
+    extract(source.select("val"), ORION_TINY_RANDOM.load(None, device="cpu"), tmp_path / "d.zarr")
     dataset = LatentDataset.open(tmp_path / "d.zarr")
     (clip,) = dataset.clips
     samples = LatentSamples(dataset, "val", READ, device=CPU)

@@ -19,7 +19,10 @@ from pipeline.teachers.orion.checkpoints.reader import CONFIG, INDEX, as_json, r
 from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from torch import Tensor
 
     from cache_schema.progress import Progress
     from pipeline.teachers.orion.network.config import OrionConfig
@@ -38,12 +41,9 @@ def convert(
 ) -> None:
     """Write the tensors a teacher needs to a folder that ``read_weights`` opens.
 
-    The folder appears under its name when it is whole; a run that is killed leaves ``OUT.partial``, which
-    the next run clears.
-
     Args:
         checkpoint: ``Orion.pth``.
-        out: Folder to make; must not exist.
+        out: As of ``write_folder``, and the further arguments.
         config: Sizes of the model.
         shard_bytes: Largest file.
         progress: Counts tensors.
@@ -52,15 +52,35 @@ def convert(
         CheckpointError: The checkpoint does not fit the sizes.
         RequestError: ``out`` exists, is inside a dataset, or the disk refuses.
     """
-    out = absolute(out)
-    refuse_inside_store(out)
-    if out.exists():
-        raise RequestError(
-            f"{out} exists already",
-            expected="a folder that does not exist yet",
-            repair="choose another name, or remove it",
-        )
+    out = _new(out)
     weights = read_weights(checkpoint, config)
+    write_folder(weights, out, config=config, shard_bytes=shard_bytes, progress=progress)
+
+
+def write_folder(
+    weights: Iterator[tuple[str, Tensor]],
+    out: Path,
+    *,
+    config: OrionConfig,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = SILENT,
+) -> None:
+    """Write a teacher's tensors to a folder that ``read_weights`` opens.
+
+    The folder appears under its name when it is whole; a run that is killed leaves ``OUT.partial``, which
+    the next run clears.
+
+    Args:
+        weights: All of ``teacher_shapes``, sorted by name.
+        out: Folder to make; must not exist.
+        config: Sizes of the model.
+        shard_bytes: Largest file.
+        progress: Counts tensors.
+
+    Raises:
+        RequestError: ``out`` exists, is inside a dataset, or the disk refuses.
+    """
+    out = _new(out)
     shapes = teacher_shapes(config)
     plan = split_torch_state_dict_into_shards(
         {name: torch.empty(shapes[name], device="meta") for name in sorted(shapes)},
@@ -94,3 +114,20 @@ def convert(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _new(out: Path) -> Path:
+    """Return the absolute path of a folder that may be made.
+
+    Raises:
+        RequestError: It exists, or is inside a dataset.
+    """
+    out = absolute(out)
+    refuse_inside_store(out)
+    if out.exists():
+        raise RequestError(
+            f"{out} exists already",
+            expected="a folder that does not exist yet",
+            repair="choose another name, or remove it",
+        )
+    return out

@@ -22,10 +22,10 @@ from pipeline.importers.orion_lite.npz_dump import find_dump, read_frame
 from pipeline.importers.orion_lite.query_recovery import QueryRecovery
 from pipeline.teachers.orion.checkpoints.reader import digest, read_weights, released_shapes
 from pipeline.teachers.orion.checkpoints.tensors import random_weights, teacher_shapes
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.tokens import vision_tokens
 
-CONFIG = ORION_TINY.config
+CONFIG = ORION_TINY_RANDOM.config
 WIDTH, QUERY = CONFIG.language.width, CONFIG.width
 SCENE, HISTORY, MAP = (length for _, length in CONFIG.scene_segments)
 AGENTS, MODES, LANES = CONFIG.detection.objects, CONFIG.detection.modes, CONFIG.lanes.lanes
@@ -113,7 +113,7 @@ def dump(pristine, tmp_path) -> Path:
 
 
 def run(dump: Path, out: Path, heads: Path | str | None = "teacher_heads.safetensors"):
-    return import_npz(dump, out, None if heads is None else dump / heads, preset=ORION_TINY)
+    return import_npz(dump, out, None if heads is None else dump / heads, preset=ORION_TINY_RANDOM)
 
 
 def test_what_was_dumped_is_what_is_read(dump, tmp_path):

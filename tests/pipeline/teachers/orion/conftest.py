@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.teachers.orion.inputs import OrionBatch
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.paths import GOLDEN
 
 
@@ -18,7 +18,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny():
-    return ORION_TINY.load(None, device="cpu")
+    return ORION_TINY_RANDOM.load(None, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.teachers.orion.images import _per_channel
 from pipeline.teachers.orion.network.gated_norm import gated_norm
 from pipeline.teachers.orion.precision import PrecisionConfig
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.precision import TYPES, attention_in_fixed_order
 
 WAITS = {"_local_scalar_dense", "nonzero", "item", "unique_consecutive", "masked_select", "equal"}
@@ -99,7 +99,7 @@ def no_fake_stays_cached():
 def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(device, mode, precision, frame_of, together):
     frames = [together([frame_of("a", 0), frame_of("", 0)]), together([frame_of("a", 1), frame_of("b", 0)])]
     with mode():
-        teacher = ORION_TINY.load(None, device=device, precision=precision)
+        teacher = ORION_TINY_RANDOM.load(None, device=device, precision=precision)
         state = teacher.begin(2)
         with Operators() as operators:
             for frame in frames:
@@ -112,7 +112,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(device, mode, pr
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_tensor_cores_compute_linear_maps_and_attention_of_the_heads(precision, tiny, frame_of):
-    teacher = ORION_TINY.load(None, device="cpu")
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu")
     PrecisionConfig(precision).prepare_heads(teacher.model, "cuda:0")
     with Operators() as operators, Attentions() as attentions:
         output, _ = teacher.forward(frame_of("a", 0), teacher.begin(1))
@@ -169,7 +169,7 @@ def test_a_single_query_attends_in_fixed_order():
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_two_runs_on_a_gpu_give_the_same_bits(precision, compiled, frame_of):
     def run():
-        teacher = ORION_TINY.load(None, device="cuda", precision=precision, compile=compiled)
+        teacher = ORION_TINY_RANDOM.load(None, device="cuda", precision=precision, compile=compiled)
         state, said = teacher.begin(1), []
         for index in range(3):
             features, state = teacher.step(frame_of("a", index), state)
@@ -190,7 +190,7 @@ def test_positions_are_resized_once_in_float32(frame_of, monkeypatch):
         return resize(x, *args, mode=mode, **kwargs)
 
     monkeypatch.setattr(F, "interpolate", noted)
-    teacher = ORION_TINY.load(None, device="cpu", precision="bf16")
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu", precision="bf16")
     state = teacher.begin(1)
     for index in range(2):
         _, state = teacher.step(frame_of("a", index), state)

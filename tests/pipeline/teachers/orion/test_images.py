@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from pipeline.bench2drive.geometry import CAMERAS, LIDAR_TOP, cam2ego, lidar2ego, pinhole, rigid_inverse
 from pipeline.teachers.orion.images import ImagePreprocessing
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.orion.resize import resize
 from tests.paths import GOLDEN
 
@@ -31,7 +31,7 @@ def test_resize_and_crop(golden, shrunk):
     np.testing.assert_array_equal(shrunk[::-1].transpose(1, 2, 0), golden["after_pil_bgr"])
 
 
-@pytest.mark.parametrize("preprocessing", [IMAGES, ORION_TINY.images], ids=["released", "tiny"])
+@pytest.mark.parametrize("preprocessing", [IMAGES, ORION_TINY_RANDOM.images], ids=["released", "tiny"])
 def test_rows_that_are_dropped_change_nothing_by_not_being_made(preprocessing):
     noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), dtype=np.uint8)
     whole = Image.fromarray(noise).resize(preprocessing.resized, Image.Resampling.BICUBIC)
@@ -59,7 +59,7 @@ def draw(kind: str) -> np.ndarray:
     "device", [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)], ids=["cpu", "gpu"]
 )
 @pytest.mark.parametrize("kind", ["smooth", "noise", "edges", "black and white", "white"])
-@pytest.mark.parametrize("preprocessing", [IMAGES, ORION_TINY.images], ids=["released", "tiny"])
+@pytest.mark.parametrize("preprocessing", [IMAGES, ORION_TINY_RANDOM.images], ids=["released", "tiny"])
 def test_a_device_shrinks_to_the_bits_of_pillow(preprocessing, kind, device):
     image = draw(kind)
     both = torch.from_numpy(np.stack([image, image[::-1, ::-1]])).to(device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.teachers.orion.network.language_model import LanguageModel
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 
 VISION = 37
 WAYPOINT = 8 + VISION
@@ -18,7 +18,7 @@ after them; one more follows."""
 def language(request) -> LanguageModel:
     torch.manual_seed(0)
     layers, cached = request.param
-    sizes = dataclasses.replace(ORION_TINY.config.language, layers=layers)
+    sizes = dataclasses.replace(ORION_TINY_RANDOM.config.language, layers=layers)
     language = LanguageModel(sizes, VISION).eval().requires_grad_(False)
     if cached:
         language.cache_prefix()

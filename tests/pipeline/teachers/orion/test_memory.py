@@ -11,7 +11,7 @@ from pipeline.teachers.orion.network.memory import (
     SignalMemory,
     product,
 )
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 
 
 def ego_at(x: float, seconds: float, *, continued: bool = True) -> EgoMotion:
@@ -66,7 +66,7 @@ def test_signals_of_unseen_frames_stay_zero():
 
 
 def test_two_seconds_end_a_memory_and_less_does_not():
-    memory = OrionMemory.empty(ORION_TINY.config, slots=4, device="cpu")
+    memory = OrionMemory.empty(ORION_TINY_RANDOM.config, slots=4, device="cpu")
     times = torch.tensor([0.1, 1.999, 2.0, 0.1], dtype=torch.float64)
     pose = torch.eye(4).expand(4, 4, 4)
     same = torch.tensor([True, True, True, False])

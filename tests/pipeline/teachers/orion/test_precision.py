@@ -14,19 +14,19 @@ from cache_schema.errors import RequestError
 from pipeline.teachers.orion.checkpoints.tensors import random_weights
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.precision import Fp8Linear, PrecisionConfig, fp8_rows
-from pipeline.teachers.orion.presets import ORION_TINY, OrionPreset
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM, OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
 
 MID = dataclasses.replace(
-    ORION_TINY,
+    ORION_TINY_RANDOM,
     config=dataclasses.replace(
-        ORION_TINY.config,
+        ORION_TINY_RANDOM.config,
         language=dataclasses.replace(
-            ORION_TINY.config.language, width=512, mlp_width=1376, layers=4, heads=8
+            ORION_TINY_RANDOM.config.language, width=512, mlp_width=1376, layers=4, heads=8
         ),
     ),
 )
-PRESETS = {"tiny": ORION_TINY, "mid": MID}
+PRESETS = {"tiny": ORION_TINY_RANDOM, "mid": MID}
 QUERY = "language_model.model.layers.0.self_attn.q_proj"
 
 
@@ -68,7 +68,7 @@ def test_what_a_planning_token_loses(preset, exact, frame_of, precision, quantiz
 
 
 def test_the_heads_compute_in_float32_and_only_they():
-    teacher = ORION_TINY.load(None, device="cpu", precision="bf16")
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu", precision="bf16")
     half = {name for name, weight in teacher.model.named_parameters() if weight.dtype == torch.bfloat16}
     whole = {name for name, weight in teacher.model.named_parameters() if weight.dtype == torch.float32}
     assert {name.partition(".")[0] for name in half} == {"img_backbone", "language_model"}
@@ -85,7 +85,7 @@ def test_the_heads_compute_in_float32_and_only_they():
     ("quantize", "kind"), [("int8", Linear8bitLt), ("nf4", Linear4bit), ("fp8", Fp8Linear)]
 )
 def test_the_language_model_s_linear_layers_are_quantised_and_only_they(quantize, kind):
-    teacher = ORION_TINY.load(None, device="cpu", precision="fp16", quantize=quantize)
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu", precision="fp16", quantize=quantize)
     kinds = {name: type(module) for name, module in teacher.model.named_modules()}
     quantised = {name for name in kinds if kinds[name] is kind}
     assert Counter(name.rpartition(".")[2] for name in quantised) == dict.fromkeys(
@@ -147,7 +147,7 @@ def test_adapters_are_merged_before_anything_is_quantised_and_the_digest_is_of_f
 
 def test_the_identity_records_the_precision():
     identities = {
-        choice: ORION_TINY.load(None, device="cpu", precision=choice[0], quantize=choice[1]).identity
+        choice: ORION_TINY_RANDOM.load(None, device="cpu", precision=choice[0], quantize=choice[1]).identity
         for choice in (
             ("fp32", None),
             ("fp16", None),
@@ -173,5 +173,5 @@ def test_what_does_not_exist_or_does_not_go_together():
     with pytest.raises(RequestError, match="no quantisation 'int4'"):
         PrecisionConfig("fp16", "int4")
     with pytest.raises(RequestError, match="int8 does not go with fp32") as caught:
-        ORION_TINY.load(None, device="cpu", quantize="int8")
+        ORION_TINY_RANDOM.load(None, device="cpu", quantize="int8")
     assert "fp16" in caught.value.expected

@@ -14,7 +14,7 @@ from cache_schema.format.manifest import CodeIdentity, DataIdentity, Manifest
 from pipeline.teachers import teacher_preset
 from pipeline.teachers.orion.checkpoints.tensors import random_weights
 from pipeline.teachers.orion.network.detection_head import DetectionOutput
-from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
+from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY_RANDOM, OrionPreset
 from pipeline.teachers.orion.stream import features_of
 from pipeline.teachers.weights import random_origin
 
@@ -104,7 +104,7 @@ def test_a_step_rounds_the_output_as_the_dataset_would(tiny, frame_of):
 
 
 def test_what_is_too_large_to_be_stored_is_refused_by_name(frame_of, tmp_path):
-    teacher = ORION_TINY.load(None, device="cpu", precision="fp16")
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu", precision="fp16")
     teacher.model.pts_bbox_head.can_bus_embed[2].bias[7] = 1e5  # the largest float16 is 65504
     outputs, _ = teacher.step(frame_of("a", 0), teacher.begin(1))
     manifest = Manifest(
@@ -213,7 +213,7 @@ def test_a_gpu_draws_weights_of_the_same_distributions():
     assert drawn["a.weight"].abs().max() <= math.sqrt(3 / 300)
     assert drawn["a.weight"].var().item() * 300 == pytest.approx(1, rel=0.01)
     assert 0 <= drawn["head.reference_points.weight"].min() < 0.01
-    preset = dataclasses.replace(ORION_TINY, random_device="cuda")
+    preset = dataclasses.replace(ORION_TINY_RANDOM, random_device="cuda")
     teacher = preset.load(None, device="cuda")
     assert teacher.identity.weights == "random:0@cuda"
     assert {weight.device.type for weight in teacher.assets()["teacher_planner"].values()} == {"cpu"}
@@ -237,11 +237,11 @@ def test_the_released_model_asks_for_its_checkpoint():
 
 def test_a_preset_refuses_images_of_another_size():
     with pytest.raises(ValueError, match="640x640"):
-        OrionPreset(name="mixed", config=ORION_7B.config, images=ORION_TINY.images)
+        OrionPreset(name="mixed", config=ORION_7B.config, images=ORION_TINY_RANDOM.images)
 
 
 def test_full_token_width_and_counts_on_tiny_everything_else(frame_of):
-    tiny = ORION_TINY.config
+    tiny = ORION_TINY_RANDOM.config
     released = ORION_7B.config
     config = dataclasses.replace(
         tiny,
@@ -250,7 +250,7 @@ def test_full_token_width_and_counts_on_tiny_everything_else(frame_of):
         lanes=dataclasses.replace(released.lanes, decoder=tiny.lanes.decoder),
         language=dataclasses.replace(tiny.language, width=4096, layers=1, mlp_width=8, max_positions=600),
     )
-    preset = dataclasses.replace(ORION_TINY, config=config)
+    preset = dataclasses.replace(ORION_TINY_RANDOM, config=config)
     teacher = preset.load(None, device="cpu")
     features, _ = teacher.step(frame_of("a", 0), teacher.begin(1))
     assert features["scene_queries"].shape == (1, 528, 256)

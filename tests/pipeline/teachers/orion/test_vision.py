@@ -15,7 +15,7 @@ from pipeline.extraction.run import extract
 from pipeline.teachers.orion.checkpoints.convert import convert
 from pipeline.teachers.orion.checkpoints.reader import read_weights
 from pipeline.teachers.orion.images import ImagePreprocessing
-from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY, OrionPreset
+from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY_RANDOM, OrionPreset
 from pipeline.teachers.orion.recording import recorded_sizes
 from tests.observed import observations
 from tests.recorded_progress import RecordedProgress
@@ -65,12 +65,12 @@ def assert_vision_of(whole, vision) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_has_the_teachers_bits_of_samples_and_of_what_is_observed(clips_root, precision):
-    teacher = ORION_TINY.load(None, device="cpu", precision=precision)
-    vision = ORION_TINY.load_vision(None, device="cpu", precision=precision)
+    teacher = ORION_TINY_RANDOM.load(None, device="cpu", precision=precision)
+    vision = ORION_TINY_RANDOM.load_vision(None, device="cpu", precision=precision)
     assert [spec.name for spec in vision.features] == [
         spec.name for spec in teacher.features if spec.name != "planning_token"
     ]
-    assert vision.features == ORION_TINY.vision_features
+    assert vision.features == ORION_TINY_RANDOM.vision_features
     clip = Bench2Drive(clips_root).select().clips[2]
     opened = clip.open()
     samples = [opened.sample(index) for index in range(clip.samples)]
@@ -113,7 +113,7 @@ def datasets(recorded, checkpoint, clips_root, tmp_path_factory):
     """One by random weights, and one by a checkpoint."""
     home = tmp_path_factory.mktemp("datasets")
     selection = Bench2Drive(clips_root).select("val")
-    extract(selection, ORION_TINY.load(None, device="cpu"), home / "random.zarr")
+    extract(selection, ORION_TINY_RANDOM.load(None, device="cpu"), home / "random.zarr")
     extract(selection, recorded.load(checkpoint, device="cpu"), home / "recorded.zarr")
     return home
 
@@ -122,12 +122,12 @@ def test_it_is_checked_against_what_a_dataset_holds(recorded, stored, checkpoint
     by_random, by_checkpoint = (
         LatentDataset.open(datasets / f"{name}.zarr") for name in ("random", "recorded")
     )
-    ORION_TINY.load_vision(None, device="cpu").check_made(by_random)
+    ORION_TINY_RANDOM.load_vision(None, device="cpu").check_made(by_random)
     recorded.load_vision(checkpoint, device="cpu").check_made(by_checkpoint)
 
     with pytest.raises(IdentityError, match="the sizes of the model, the preparation of images"):
-        ORION_TINY.load_vision(None, device="cpu").check_made(by_checkpoint)
-    other = dataclasses.replace(ORION_TINY, random_seed=1).load_vision(None, device="cpu")
+        ORION_TINY_RANDOM.load_vision(None, device="cpu").check_made(by_checkpoint)
+    other = dataclasses.replace(ORION_TINY_RANDOM, random_seed=1).load_vision(None, device="cpu")
     with pytest.raises(IdentityError, match=r"the weights, random:0 there and random:1 here") as caught:
         other.check_made(by_random)
     assert caught.value.expected
@@ -151,7 +151,7 @@ def test_the_released_vision_asks_for_its_checkpoint():
 
 def test_other_cameras_are_refused(clips_root):
     first = next(observations(clips_root, Bench2Drive(clips_root).select().clips[0].name))
-    vision = ORION_TINY.load_vision(None, device="cpu")
+    vision = ORION_TINY_RANDOM.load_vision(None, device="cpu")
     turned = dict(reversed(first.jpegs.items()))
     for jpegs in (turned, dict([*first.jpegs.items()][1:])):
         with pytest.raises(RequestError, match="has the cameras"):

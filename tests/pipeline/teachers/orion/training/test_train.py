@@ -1,0 +1,123 @@
+"""Training of the tiny teacher: the same network as the teacher's, and steps that can be repeated."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.teachers.orion.checkpoints.tensors import teacher_shapes
+from pipeline.teachers.orion.inputs import OrionBatch
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM as TINY
+from pipeline.teachers.orion.training.cache import windows_of
+from pipeline.teachers.orion.training.examples import ClipPlan
+from pipeline.teachers.orion.training.measure import measure
+from pipeline.teachers.orion.training.planner import Planner
+from pipeline.teachers.orion.training.train import TeacherTraining, Trained, train
+from pipeline.teachers.orion.training.unroll import in_order, unroll
+from tests.paths import GOLDEN
+
+SETTINGS = TeacherTraining(
+    clips=2, windows=1, length=2, held_out=1, steps=2, batch=2, warmup=1, cooldown=1, log_every=1
+)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory):
+    plans = [ClipPlan(7, clip, (0,), 2, frames=32) for clip in range(2)]
+    return windows_of(plans, TINY.images, tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def trained(windows, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    return run, train(TINY, SETTINGS, run, windows)
+
+
+def test_the_planner_is_the_recorded_one():
+    recording = GOLDEN / "orion"
+    weights = load_file(recording / "state_dict.safetensors")
+    planner = Planner(width=64)
+    planner.load_state_dict({name: weights[name] for name in planner.state_dict()})
+    inputs, outputs = (
+        load_file(recording / "inputs.safetensors"),
+        load_file(recording / "outputs.safetensors"),
+    )
+    frames = json.loads((recording / "meta.json").read_text())["frames"]
+    for frame in range(len(frames)):
+        token, noise = outputs[f"{frame}.planning_token"], inputs[f"{frame}.noise"]
+        present = planner.present(token)
+        offsets = planner(token, present.mu + present.log_sigma.exp() * noise.flatten(1))
+        torch.testing.assert_close(offsets, outputs[f"{frame}.ego_fut_preds_all"], rtol=0, atol=1e-5)
+
+
+def test_unrolled_it_is_the_teacher_that_streams(windows):
+    teacher = TINY.load(None, device="cpu")
+    state, tokens = teacher.begin(2), []
+    for frame in range(2):
+        now = {name: values[:, frame] for name, values in windows.items()}
+        batch = OrionBatch(
+            clips=("a", "b"),
+            images=now["images"],
+            lidar2img=now["lidar2img"],
+            ego_pose=now["ego_pose"].float(),
+            ego_pose_inv=now["ego_pose_inv"].float(),
+            timestamp_s=now["timestamp_s"],
+            command=now["command"],
+            can_bus=now["can_bus"],
+        )
+        output, state = teacher.forward(batch, state)
+        tokens.append(output.planning_token)
+    own = unroll(Trained.drawn(TINY, 0).model, TINY.config, TINY.images, windows)
+    torch.testing.assert_close(own.planning_token, torch.cat(tokens), rtol=0, atol=1e-5)
+    assert torch.equal(in_order(windows)["command"], windows["command"].T.flatten())
+
+
+def test_every_weight_learns_that_the_teacher_reads(trained):
+    before = dict(Trained.drawn(TINY, 0).weights())
+    after = dict(trained[1].weights())
+    assert {name: tuple(weight.shape) for name, weight in after.items()} == teacher_shapes(TINY.config)
+    # Weight decay alone changes no bias, which begins at zero.
+    still = {name for name, weight in after.items() if torch.equal(weight, before[name])}
+    assert still == set(), still
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(trained, windows, tmp_path, monkeypatch):
+    saved = []
+    save = torch.save
+
+    def save_once(state, file):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(state["step"])
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, SETTINGS, tmp_path, windows)
+    monkeypatch.undo()
+    assert saved == [1]
+    again = dict(train(TINY, SETTINGS, tmp_path, windows).weights())
+    for name, weight in trained[1].weights():
+        assert torch.equal(weight, again[name]), name
+
+
+def test_other_settings_begin_anew(trained, windows):
+    run, _ = trained
+    other = train(TINY, SETTINGS.model_copy(update={"seed": 1, "steps": 1}), run, windows)
+    drawn = dict(Trained.drawn(TINY, 1).weights())["map_head.reference_points_lane.weight"]
+    moved = dict(other.weights())["map_head.reference_points_lane.weight"]
+    # AdamW's first step is as large as its rate.
+    torch.testing.assert_close(moved, drawn, rtol=0, atol=2e-3)
+
+
+def test_figures_of_a_planner_that_stands_still(windows):
+    random = Trained.drawn(TINY, 0)
+    for weight in random.planner.parameters():
+        weight.data.zero_()
+    figures = measure(random.model, random.planner, TINY.config, TINY.images, windows)
+    assert (figures.clips, figures.frames) == (2, 4)
+    assert figures.l2 == pytest.approx(figures.l2_standing_still)
+    expert = windows["trajectory"].cumsum(dim=2).norm(dim=-1).mean()
+    assert figures.l2 == pytest.approx(expert.item(), rel=1e-5)
+    assert figures.ratio == pytest.approx(figures.l2 / figures.l2_constant_velocity)
