@@ -25,7 +25,7 @@ TEACHONCE  := $(BIN)/teachonce
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract-teacher verify train-student evaluate rehearse report test soak check bench docs demo-teacher
+.PHONY: help setup demo extract-teacher verify train-student evaluate rehearse report test coverage soak check bench docs demo-teacher
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -65,8 +65,11 @@ rehearse: .venv/.done  ## let the student of RUN drive in a toy world, without C
 report: .venv/.done  ## curves and pictures of RUN
 	$(TEACHONCE) report "$(RUN)"
 
-test: .venv/.done  ## run the tests, in two processes; ends with what they cover
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --cov
+test: .venv/.done  ## run the tests, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(TESTED)
+
+coverage: TESTED = --cov
+coverage: test  ## likewise, and show what the tests cover; slower by a tenth
 
 docs: .venv/.done  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -400,7 +400,8 @@ def teacher_fp16(bench: Bench) -> None:
     teacher.model.language_model.cache_prefix()
     note_pace(bench, f"fp16 x {SLOTS}, + prefix cached", teacher, more=facts(bench, teacher))
     begun = time.perf_counter()
-    compile_layers(teacher)
+    if not bench.dry:  # a CPU's compiler is another one, and takes half a minute
+        compile_layers(teacher)
     # Of the first steps after compiling, and below of later ones: on an H200 the first ones have differed.
     first = same_twice(bench, teacher)
     bench.note("teacher", "seconds to compile", value=round(time.perf_counter() - begun, 1))
@@ -438,7 +439,8 @@ def extraction(bench: Bench, teacher: OrionTeacher) -> None:
 def teacher_fp8(bench: Bench) -> None:
     """The teacher with its language model in fp8, all improvements."""
     teacher = load(bench.preset, bench.device, PrecisionConfig("fp16", "fp8"))
-    compile_layers(teacher)
+    if not bench.dry:
+        compile_layers(teacher)
     same = same_twice(bench, teacher)
     note_pace(bench, f"fp16 and fp8 x {SLOTS}, all", teacher, more={"same bits twice": same})
 
@@ -468,7 +470,7 @@ def training(bench: Bench) -> None:
             continue
         torch.compiler.reset()
         config = student.configuration(**sizes, batch=batch, precision="fp32" if bench.dry else "bf16")
-        # A CPU's compiler is another one, and takes a minute.
+        # As above: not on a CPU.
         config = changed(config, {"compile": compiled and not bench.dry})
         run = bench.folder / f"run-{batch}-{compiled}"
         for name, part, rate in student.quietly(
