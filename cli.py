@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -239,6 +238,7 @@ def rehearse(
     device: Device = None,
 ) -> None:
     """Drive without CARLA, by the same server, agent file and supervisor: in a toy world, or along clips."""
+    from pipeline.bench2drive.rehearsal.__main__ import main as rehearsal
     from student.reporting.drives import write_page
     from student.scoring.score import score
     from student.serving.address import Address
@@ -251,16 +251,13 @@ def rehearse(
     more = {"checkpoint": checkpoint, "teacher": teacher, "with_datasets": with_datasets, "system": system}
     policy = driving_policy(run, dataset, workers, device, **more)
     worlds = [f"--scenes={scenes}", f"--seed={seed}"] if clips is None else [f"--clips={clips.absolute()}"]
-    program = [sys.executable, "-m", "pipeline.bench2drive.rehearsal", *worlds]
     results.mkdir(parents=True, exist_ok=True)
     routes, drives = results / "routes.xml", results.absolute() / "drives"
-    subprocess.run([*program, f"--write-routes={routes}"], check=True)
-    filled = [
-        "--routes={routes}",
-        "--checkpoint={checkpoint}",
-        "--agent={agent}",
-        "--agent-config={agent_config}",
-    ]
+    if status := rehearsal([*worlds, f"--write-routes={routes}"]):
+        raise typer.Exit(status)
+    program = [sys.executable, "-m", "pipeline.bench2drive.rehearsal", *worlds, f"--drives={drives}"]
+    program += ["--routes={routes}", "--checkpoint={checkpoint}", "--agent={agent}"]
+    program += ["--agent-config={agent_config}"]
     loopback = Address.parse("tcp://127.0.0.1:0")
     with (
         agent_source() as agent,
@@ -268,8 +265,7 @@ def rehearse(
         ProgressBar("rehearse", "routes") as bar,
     ):
         server = ServerAddress(address)
-        template = shlex.join([*program, f"--drives={drives}", *filled])
-        evaluator = own_command(template, agent=agent, agent_config=server.agent_config)
+        evaluator = own_command(shlex.join(program), agent=agent, agent_config=server.agent_config)
         conditions = {"identity": policy.identity, "mode": mode, "every": every, "rehearsal": worlds}
         driven = drive(
             routes, results, evaluator, server=server, workers=workers, conditions=conditions, progress=bar

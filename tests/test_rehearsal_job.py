@@ -72,3 +72,18 @@ def test_a_server_says_where_it_listens_and_stops_when_told():
             assert server.wait(timeout=20) == 0
         finally:
             server.kill()
+
+
+def test_clips_that_are_not_there_are_told_in_three_lines(tmp_path: Path):
+    command = [
+        "rehearse",
+        "constant-velocity",
+        "--out",
+        str(tmp_path / "out"),
+        "--clips",
+        str(tmp_path / "no"),
+    ]
+    refused = CliRunner().invoke(cli.app, command)
+    assert refused.exit_code == 2
+    assert "does not exist" in refused.stderr
+    assert "expected:" in refused.stderr and "to do:" in refused.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cache_schema.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from contextlib import AbstractContextManager
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision -> type of the weights of a teacher's large parts."""
@@ -26,15 +25,13 @@ def compute_exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-@contextlib.contextmanager
-def attention_in_fixed_order() -> Generator[None]:
-    """Attend with kernels that give the same bits from run to run for a single query, too.
+def attention_in_fixed_order() -> AbstractContextManager[None]:
+    """Return a context in which attention is computed by kernels with the same bits from run to run.
 
     cuDNN, torch's first choice on Hopper GPUs, splits the keys of a single query among processors, and adds
     up what they find in no fixed order. For many queries it does not.
     """
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def check_precision(precision: str) -> None:
