@@ -224,9 +224,7 @@ def rehearse(
     results: closed_loop_commands.ResultsFolder,
     dataset: closed_loop_commands.DatasetOfRun = None,
     checkpoint: Checkpoint = None,
-    clips: Annotated[
-        Path | None, typer.Option(metavar="ROOT", help="Replay clips, instead of scenes.")
-    ] = None,
+    clips: closed_loop_commands.ReplayedClips = None,
     scenes: Annotated[int, typer.Option(min=1, help="Drive in so many synthetic scenes, a toy.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Drives beside each other.")] = 1,

@@ -86,4 +86,5 @@ def test_clips_that_are_not_there_are_told_in_three_lines(tmp_path: Path):
     refused = CliRunner().invoke(cli.app, command)
     assert refused.exit_code == 2
     assert "does not exist" in refused.stderr
-    assert "expected:" in refused.stderr and "to do:" in refused.stderr
+    assert "expected:" in refused.stderr
+    assert "to do:" in refused.stderr

@@ -91,7 +91,7 @@ def try_simulator(evaluator: Evaluator, gpu: int, towns: set[str]) -> tuple[str,
     with tempfile.TemporaryDirectory() as folder, Ports().lent() as ports, keeping(marks):
         log = Path(folder) / "simulator.log"
         command = [
-            str(evaluator.carla / f"{SIMULATOR}.sh"),
+            simulator_program(evaluator),
             "-RenderOffScreen",
             "-nosound",
             f"-carla-rpc-port={ports.rpc}",
