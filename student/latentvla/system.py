@@ -33,7 +33,6 @@ from student.open_loop.ground_truth import masked
 from student.step import StepContext, StepOutput
 from student.system import build_losses, parse_options
 from student.training.gradients import SumOfLosses
-from student.training.terms import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,7 +59,7 @@ class LatentVlaSystem:
     def __init__(self, student: Mapping[str, Any], losses: Mapping[str, Mapping[str, Any]]) -> None:
         self.student = parse_options(LatentVlaConfig, student, "student")
         self.losses = build_losses(LOSSES, losses, Loss)
-        self.terms = Terms(self.losses)
+        self.terms = None  # boxes are matched on the host, which no graph holds
         self.gradients = SumOfLosses()
         idle = [name for name in OF_DECISION if name in losses]
         if idle and self.student.embeddings != "student":
@@ -105,15 +104,17 @@ class LatentVlaSystem:
         """Plan, and tell codes behind those of the teacher."""
         batch = masked(batch, self.student.mask)
         predicted = self._predict(model, batch, lambda values: context.randn(*values.shape[1:]))
-        losses = self.terms(predicted, batch)
-        warm = {name: loss.warmed_up(losses[name], context.step) for name, loss in self.losses.items()}
-        return StepOutput(warm, _outputs(predicted))
+        losses = {
+            name: loss.warmed_up(loss(predicted, batch), context.step) for name, loss in self.losses.items()
+        }
+        return StepOutput(losses, _outputs(predicted))
 
     def validation_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Do the same without dropout; codes stand behind the teacher's here, too."""
         batch = masked(batch, self.student.mask)
         predicted = self._predict(model, batch, fixed_noise)
-        return StepOutput(self.terms(predicted, batch), _outputs(predicted))
+        losses = {name: loss(predicted, batch) for name, loss in self.losses.items()}
+        return StepOutput(losses, _outputs(predicted))
 
     def policy(self, model: nn.Module) -> DrivingPolicy:
         """See ``student.policy.DrivingSystem``."""

@@ -8,6 +8,7 @@ Dimension letters: N nodes of a route or points of an edge, A road users and thi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -47,7 +48,7 @@ class RouteTask:
         """Latitude and longitude of the town's origin."""
         return MAP_REFERENCES.get(self.town, (0.0, 0.0))
 
-    @property
+    @cached_property
     def along(self) -> np.ndarray:
         """(N) metres from the start."""
         steps = np.linalg.norm(np.diff(self.positions, axis=0), axis=1)
