@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, A, transform
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
-from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, Route
+from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, LEFT, RIGHT, STRAIGHT, Route
 from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.random import Generator
 
@@ -28,6 +28,11 @@ SKY = {0: (150, 190, 235), 3: (170, 180, 190), 7: (120, 128, 136), 14: (18, 20, 
 """Weather id -> colour of the sky."""
 BRIGHTNESS = {0: 1.0, 3: 0.85, 7: 0.7, 14: 0.45, 18: 0.9}
 """Weather id -> light on everything else."""
+
+VISIBILITY_M = {0: 1000.0, 3: 400.0, 7: 150.0, 14: 400.0, 18: 100.0}
+"""Weather id -> distance at which haze leaves 1 / e of a surface's colour; the sky's is the rest."""
+CROSSING_M = 60.0
+"""How far the roads of a crossing reach, from its middle."""
 
 GRASS, ROAD, PAVEMENT, WHITE, YELLOW = (
     (96, 120, 70),
@@ -62,9 +67,13 @@ class Painter:
         self.scene = scene
         self.sky = SKY[weather]
         self.light = BRIGHTNESS[weather]
-        self.quads, self.colours = _road(scene.route)
+        self.visibility_m = VISIBILITY_M[weather]
+        roads = [*_crossing_roads(scene.route), _Stretch(scene.route, *scene.route.s[[0, -1]])]
+        painted = [_road(stretch) for stretch in roads]
+        self.quads = np.concatenate([quads for quads, _ in painted])
+        self.colours = [colour for _, colours in painted for colour in colours]
         self.quad_middles = self.quads.mean(1)
-        self.scenery = _scenery(scene.route, rng)
+        self.scenery = _scenery(roads, rng)
 
     def paint(self, frame: int, ego: np.ndarray | None = None) -> Iterator[tuple[str, Image.Image]]:
         """Yield each camera's name and 1600x900 image.
@@ -83,7 +92,7 @@ class Painter:
         cuboids = [cuboid for cuboid in cuboids if np.linalg.norm((cuboid.pose - ego)[:2, 3]) < VIEW_M]
         for name, mount in CAMERAS.items():
             world2cam = A.T @ np.linalg.inv(ego @ mount.sensor2ego)
-            canvas = _Canvas(world2cam, mount.intrinsic, self.sky, self.light)
+            canvas = _Canvas(world2cam, mount.intrinsic, self.sky, self.light, self.visibility_m)
             canvas.fill(quads, colours)
             for cuboid in sorted(cuboids, key=canvas.distance, reverse=True):
                 canvas.cuboid(cuboid)
@@ -93,11 +102,15 @@ class Painter:
 class _Canvas:
     """One camera's image while it is drawn."""
 
-    def __init__(self, world2cam: np.ndarray, intrinsic: np.ndarray, sky: Colour, light: float) -> None:
+    def __init__(
+        self, world2cam: np.ndarray, intrinsic: np.ndarray, sky: Colour, light: float, visibility_m: float
+    ) -> None:
         self.world2cam = world2cam
         self.intrinsic = intrinsic
         self.eye = np.linalg.inv(world2cam)[:3, 3]
+        self.sky = sky
         self.light = light
+        self.visibility_m = visibility_m
         self.image = Image.new("RGB", (IMAGE_WIDTH, IMAGE_HEIGHT), sky)
         self._draw = ImageDraw.Draw(self.image)
 
@@ -115,6 +128,7 @@ class _Canvas:
         """Fill quadrilaterals (Q, 4, 3) of the UE world, in this order."""
         points = transform(self.world2cam, quads)
         ahead = points[..., 2] > NEAREST_M
+        clear = np.exp(-np.linalg.norm(points.mean(1), axis=1) / self.visibility_m)
         for index in np.flatnonzero(ahead.any(1)):
             corners = points[index] if ahead[index].all() else _cut(points[index])
             pixels = corners @ self.intrinsic.T
@@ -122,11 +136,18 @@ class _Canvas:
             low, high = pixels.min(0), pixels.max(0)
             if high[0] < 0 or high[1] < 0 or low[0] > IMAGE_WIDTH or low[1] > IMAGE_HEIGHT:
                 continue
-            self._draw.polygon([(x, y) for x, y in pixels.tolist()], fill=_dim(colours[index], self.light))
+            colour = _mixed(_dim(colours[index], self.light), self.sky, clear[index])
+            self._draw.polygon([(x, y) for x, y in pixels.tolist()], fill=colour)
 
 
 def _dim(colour: Colour, light: float) -> Colour:
     red, green, blue = (round(channel * light) for channel in colour)
+    return red, green, blue
+
+
+def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
+    """Return ``share`` of a colour and the rest of another one."""
+    red, green, blue = (round(a * share + b * (1 - share)) for a, b in zip(colour, other, strict=True))
     return red, green, blue
 
 
@@ -141,8 +162,33 @@ def _cut(polygon: np.ndarray) -> np.ndarray:
     return np.array(kept)
 
 
-def _road(route: Route) -> tuple[np.ndarray, list[Colour]]:
-    """Return the road and its lines as quadrilaterals (Q, 4, 3) and their colours, in drawing order."""
+class _Stretch(NamedTuple):
+    """A part of a road: metres along it."""
+
+    route: Route
+    begin: float
+    end: float
+
+
+def _crossing_roads(route: Route) -> Iterator[_Stretch]:
+    """Yield the roads that lead away from junctions, on all sides: which of them to take, no image shows."""
+    junction = np.isin(route.option, (LEFT, RIGHT, STRAIGHT))
+    entries = np.flatnonzero(junction & ~np.roll(junction, 1))
+    exits = np.flatnonzero(junction & ~np.roll(junction, -1))
+    for entry, leave in zip(entries, exits, strict=True):
+        # An arc leaves by the line that crosses the middle, as far from there as it has entered.
+        here, there = np.array([[route.x[at], route.y[at]] for at in (entry, leave)])
+        forward = np.array([np.cos(route.yaw[entry]), np.sin(route.yaw[entry])])
+        ahead = float((there - here) @ forward)
+        middle = here + forward * (ahead / 2 if route.option[entry] == STRAIGHT else ahead)
+        for quarter in range(-1, 2):
+            yaw = route.yaw[entry] + quarter * np.pi / 2
+            yield _Stretch(Route((), start=(middle[0], middle[1]), yaw=yaw), 0.0, CROSSING_M)
+
+
+def _road(stretch: _Stretch) -> tuple[np.ndarray, list[Colour]]:
+    """Return a road and its lines as quadrilaterals (Q, 4, 3) and their colours, in drawing order."""
+    route = stretch.route
     half = LANE_WIDTH_M / 2
     edge, right_edge = ROAD_EDGES_M
     bands = (
@@ -153,7 +199,7 @@ def _road(route: Route) -> tuple[np.ndarray, list[Colour]]:
         (-half - 0.08, -half + 0.08, WHITE, True),
         (half - 0.15, half, WHITE, False),
     )
-    starts = np.arange(route.s[0], route.s[-1] - STRIP_M, STRIP_M)
+    starts = np.arange(stretch.begin, stretch.end - STRIP_M, STRIP_M)
     quads, colours = [], []
     for left, right, colour, dashed in bands:
         begins = starts[::2] if dashed else starts
@@ -164,10 +210,12 @@ def _road(route: Route) -> tuple[np.ndarray, list[Colour]]:
     return np.concatenate(quads), colours
 
 
-def _scenery(route: Route, rng: Generator) -> list[Cuboid]:
-    """Put houses and trees beside the road, clear of it wherever it turns."""
+def _scenery(roads: Sequence[_Stretch], rng: Generator) -> list[Cuboid]:
+    """Put houses and trees beside the last road, clear of every one wherever it turns."""
     cuboids = []
-    road = np.stack([route.x, route.y], axis=1)
+    route = roads[-1].route
+    within = [(s.route, (s.route.s >= s.begin) & (s.route.s <= s.end)) for s in roads]
+    road = np.concatenate([np.stack([r.x, r.y], axis=1)[inside] for r, inside in within])
     for s in np.arange(route.s[0], route.s[-1], 9.0):
         for side in (-1, 1):
             lateral = side * rng.uniform(14, 26) - LANE_WIDTH_M

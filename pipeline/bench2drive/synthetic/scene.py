@@ -21,7 +21,26 @@ Kind = Literal["ego", "vehicle", "parked", "walker", "light", "sign", "prop"]
 RED, GREEN = 0, 2
 """States of a traffic light."""
 
+Size = tuple[float, float, float]
+"""Half length, half width, half height."""
+Colour = tuple[int, int, int]
+
+CARS: tuple[tuple[str, Size], ...] = (
+    ("vehicle.audi.tt", (2.09, 1.0, 0.69)),
+    ("vehicle.dodge.charger_2020", (2.5, 1.05, 0.77)),
+    ("vehicle.mini.cooper_s_2021", (2.28, 1.05, 0.88)),
+    ("vehicle.nissan.patrol_2021", (2.78, 1.21, 1.02)),
+)
+LARGER: tuple[tuple[str, Size], ...] = (
+    ("vehicle.ford.ambulance", (3.18, 1.18, 1.22)),
+    ("vehicle.carlamotors.firetruck", (4.23, 1.45, 1.91)),
+)
+PAINTS: tuple[Colour, ...] = (
+    *((200, 30, 30), (40, 60, 200), (220, 200, 40), (235, 235, 230), (30, 30, 35), (130, 135, 140)),
+    *((40, 130, 60), (150, 90, 40)),
+)
 _PARKED_TESLA = "/Game/Carla/Static/Car/4Wheeled/ParkedVehicles/TeslaM3/SM_TeslaM3_parked.SM_TeslaM3_parked"
+_TESLA: tuple[str, Size] = (_PARKED_TESLA, (2.4, 1.08, 0.74))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +50,8 @@ class Actor:
     kind: Kind
     id: int
     type_id: str
-    extent: tuple[float, float, float]
-    """Half length, half width, half height."""
-    color: tuple[int, int, int]
+    extent: Size
+    color: Colour
     location: np.ndarray
     """(F, 3) of the actor's origin."""
     rotation: np.ndarray
@@ -89,20 +107,26 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
     def shift(s: np.ndarray) -> np.ndarray:
         return np.interp(s, route.s, route.shift)
 
+    # From a stream of its own, so that what others look like changes nothing of how the ego drives.
+    looks = rng.spawn(1)[0]
+
+    def drawn(*models: tuple[str, Size]) -> tuple[str, Size, Colour]:
+        type_id, extent = models[looks.integers(len(models))]
+        return type_id, extent, PAINTS[looks.integers(len(PAINTS))]
+
     # A walker crosses before a red light and is across when it changes; else walkers keep to the pavement.
     crossing = 1.4 * (green_at - time) - 2.0 if line is not None else np.full(frames, 7.0 + rng.uniform(0, 1))
     walking = np.full(frames, junction + 5.0) if line is not None else rng.uniform(8, 18) + 1.3 * time
     actors = (
         along.actor(
-            "vehicle", 201, "vehicle.audi.tt", (2.09, 1.0, 0.69), (200, 30, 30),
-            leader_s, shift(leader_s), speed=leader_speed,
+            "vehicle", 201, *drawn(*CARS), leader_s, shift(leader_s), speed=leader_speed,
         ),
         along.actor(
-            "vehicle", 202, "vehicle.dodge.charger_2020", (2.5, 1.05, 0.77), (40, 60, 200),
+            "vehicle", 202, *drawn(*CARS, *LARGER),
             rng.uniform(40, 60) - 8.0 * time, -2 * LANE_WIDTH_M, turn=180.0, speed=np.full(frames, 8.0),
         ),
         along.actor(
-            "parked", 203, _PARKED_TESLA, (2.4, 1.08, 0.74), (220, 200, 40),
+            "parked", 203, *drawn(_TESLA),
             np.full(frames, rng.uniform(12, 24) if plan.obstacle is None else plan.obstacle),
             4.6 if plan.obstacle is None else 0.0,
         ),
@@ -129,6 +153,21 @@ def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:
                 np.full(frames, 30.0 + 1.5 * number), 3.7,
             )
             for number in range(3)
+        ),
+        *(
+            along.actor(
+                "vehicle", 601 + number, *drawn(*CARS, *LARGER),
+                looks.uniform(75, 90) + 25.0 * number - 8.0 * time, -2 * LANE_WIDTH_M,
+                turn=180.0, speed=np.full(frames, 8.0),
+            )
+            for number in range(looks.integers(3))
+        ),
+        *(
+            along.actor(
+                "parked", 701 + number, *drawn(_TESLA),
+                np.full(frames, looks.uniform(34, 40) + 12.0 * number), 4.6,
+            )
+            for number in range(looks.integers(3))
         ),
     )  # fmt: skip
     return Scene(route, driver, ego_drive, _ego(ego_drive), actors, line)
@@ -167,8 +206,8 @@ class _Along:
         kind: Kind,
         number: int,
         type_id: str,
-        extent: tuple[float, float, float],
-        color: tuple[int, int, int],
+        extent: Size,
+        color: Colour,
         s: np.ndarray,
         lateral: np.ndarray | float,
         *,

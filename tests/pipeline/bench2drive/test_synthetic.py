@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import Recorder
-from pipeline.bench2drive.synthetic.scene import draw_scene
+from pipeline.bench2drive.synthetic.route import LEFT, RIGHT
+from pipeline.bench2drive.synthetic.scene import CARS, PAINTS, draw_scene
 from pipeline.teachers.orion.images import ImagePreprocessing
 from pipeline.teachers.orion.inputs import lidar2img
 from tests.recorded_progress import RecordedProgress
@@ -213,8 +216,8 @@ def test_our_reader_sees_the_actors_where_they_are_drawn(clips):
     """A car's colour is found where the reader's own matrices project the middle of its box."""
     checked = 0
     for clip in clips:
-        if clip.parts.scenario == "LaneChange":
-            continue  # the car ahead is behind the parked one
+        if clip.parts.scenario in ("LaneChange", "SignalizedJunctionRightTurn"):
+            continue  # the car ahead is behind a parked one
         record = record_of(clip, 1)
         colours = {int(box["id"]): box.get("color") for box in record["bounding_boxes"]}
         annotation = read_annotation(clip.annotation_path(1))
@@ -245,6 +248,64 @@ def test_the_scene_moves_through_the_side_cameras_too():
     for camera in CAMERAS:
         change = np.abs(np.asarray(first[camera], dtype=int) - np.asarray(later[camera], dtype=int))
         assert (change.max(-1) > 20).mean() > 0.02, camera
+
+
+def ahead_of(painter, x, y, yaw):
+    """What the front camera sees of the ground 30 m ahead of a place, in the lane to the left."""
+    mount = CAMERAS["CAM_FRONT"]
+    depth, aside, height = 30 - mount.location[0], -3.5 - mount.location[1], mount.location[2]
+    focal = 800 / math.tan(math.radians(mount.fov / 2))
+    image = dict(painter.paint(0, pose_matrix((x, y, 0.0), (0.0, 0.0, math.degrees(yaw)))))["CAM_FRONT"]
+    return image.getpixel((int(800 + focal * aside / depth), int(450 + focal * height / depth)))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "other_side"), [("SignalizedJunctionLeftTurn", 1), ("SignalizedJunctionRightTurn", -1)]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_junction_shows_roads_on_all_sides(scenario, other_side, seed):
+    """So that the command alone tells which of them the ego takes."""
+    scene = draw_scene(scenario, 60, np.random.default_rng(seed))
+    road = scene.route
+    turn = np.flatnonzero(np.isin(road.option, (LEFT, RIGHT)))
+    entry, leave = turn[0], turn[np.flatnonzero(np.diff(turn, append=0) != 1)[0]]
+    forward = np.array([np.cos(road.yaw[entry]), np.sin(road.yaw[entry])])
+    begin = np.array([road.x[entry], road.y[entry]])
+    middle = begin + forward * (((road.x[leave], road.y[leave]) - begin) @ forward)
+    painter = Painter(replace(scene, actors=()), 0, np.random.default_rng(0))
+    for side in (0, other_side):  # straight on, and where the ego does not go
+        seen = np.array(ahead_of(painter, *middle, road.yaw[entry] + side * np.pi / 2))
+        haze = math.exp(-np.hypot(30 - CAMERAS["CAM_FRONT"].location[0], 3.5) / 1000)
+        asphalt = np.array((85, 85, 90)) * haze + np.array((150, 190, 235)) * (1 - haze)
+        np.testing.assert_allclose(seen, asphalt, atol=2)
+
+
+def test_haze_takes_colours_away_with_distance():
+    """At the distance of visibility 1 / e of a surface's own colour is left; the rest is the sky's."""
+    scene = draw_scene("HardBreakRoute", 3, np.random.default_rng(0))
+    leader = scene.actors[0]
+    pixels = {}
+    for weather in (0, 18):  # 1000 m and 100 m; light of 1 and 0.9
+        for actors in ((leader,), ()):
+            painter = Painter(replace(scene, actors=actors), weather, np.random.default_rng(1))
+            pixels[weather, len(actors)] = np.asarray(dict(painter.paint(0))["CAM_FRONT"]).astype(float)
+    changed = np.argwhere((pixels[0, 1] != pixels[0, 0]).any(axis=-1))
+    row, column = np.median(changed, axis=0).astype(int)
+    camera = scene.ego.pose(0) @ CAMERAS["CAM_FRONT"].sensor2ego
+    away = np.linalg.norm(leader.centre(0) - camera[:3, 3]) - leader.extent[0]
+    for weather, sky, light, visibility in ((0, (150, 190, 235), 1.0, 1000), (18, (200, 190, 180), 0.9, 100)):
+        back = np.round(np.array(leader.color) * 0.8) * light
+        clear = math.exp(-away / visibility)
+        expected = back * clear + np.array(sky) * (1 - clear)
+        np.testing.assert_allclose(pixels[weather, 1][row, column], expected, atol=3)
+
+
+def test_traffic_varies():
+    scenes = [draw_scene("TJunction", 5, np.random.default_rng(seed)) for seed in range(20)]
+    assert len({scene.actors[0].type_id for scene in scenes}) == len(CARS)
+    assert len({scene.actors[0].color for scene in scenes}) > len(PAINTS) / 2
+    assert {len(scene.actors) for scene in scenes} == {10, 11, 12, 13, 14}
+    assert {len({actor.id for actor in scene.actors}) for scene in scenes} == {10, 11, 12, 13, 14}
 
 
 def drive_of(scenario, seed=0, frames=60):

@@ -20,12 +20,13 @@ from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.bench2drive.synthetic import write_demo_data, write_demo_questions
 from pipeline.bench2drive.synthetic.moments import Moment
 from pipeline.bench2drive.synthetic.question_kinds import KINDS
+from pipeline.bench2drive.synthetic.scene import PAINTS
 from pipeline.source import open_source
 
 FRAMES = 27
 COLOURS = {
-    "parked car": [(220, 200, 40)],
-    "driving car": [(200, 30, 30), (40, 60, 200)],
+    "parked car": PAINTS,
+    "driving car": PAINTS,
     "bicycle": [(150, 40, 170)],
     "pedestrian": [(240, 120, 30)],
 }

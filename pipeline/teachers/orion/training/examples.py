@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 CLIP_FRAMES = 60
 PLANNED_FRAMES = CLIP_FRAMES - TRAJECTORY_STEPS * FRAMES_PER_STEP
 """Frames of a clip with a whole trajectory: its first."""
-AGENTS = 12
-"""Places for the agents of a frame. A synthetic scene has ten."""
+AGENTS = 16
+"""Places for the agents of a frame. A synthetic scene has at most fourteen."""
 
 Arrays = dict[str, np.ndarray]
 

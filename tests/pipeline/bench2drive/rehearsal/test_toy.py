@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def test_full_left_deviates():
 def test_the_car_ahead_is_hit():
     done = drive(TRUE_PLAN, draw_toy(toy_of("HardBreakRoute"), cameras=False), "reckless")
     hit = infractions(done.record)["collisions_vehicle"]
-    assert hit[0].startswith("Agent collided against object with type=vehicle.audi.tt and id=201 at (x=")
+    assert hit[0].startswith("Agent collided against object with type=vehicle.")
+    assert "and id=201 at (x=" in hit[0]
     others = math.prod(
         {"collisions_vehicle": 0.6, "collisions_layout": 0.65, "collisions_pedestrian": 0.5}.get(kind, 1.0)
         ** len(found)
@@ -278,17 +280,20 @@ def test_the_route_is_the_scene_s_lane():
 def test_a_picture_from_elsewhere():
     """A car ahead moves to the left in the image by f/z as the camera moves to the right by 1 m."""
     scene = draw_scene("HardBreakRoute", 3, np.random.default_rng(0))
-    painter = Painter(scene, 0, np.random.default_rng(1))
+    painter, without = (
+        Painter(replace(scene, actors=actors), 0, np.random.default_rng(1))
+        for actors in (scene.actors, scene.actors[1:])
+    )
     ego, car = scene.ego.pose(0), scene.actors[0]
     beside = ego.copy()
     beside[:3, 3] += ego[:3, 1]
     places = []
     for pose in (None, ego, beside):
-        front = np.asarray(dict(painter.paint(0, pose))["CAM_FRONT"]).astype(int)
-        red = (front[..., 0] > 100) & (front[..., 0] > 5 * front[..., 1]) & (front[..., 1] == front[..., 2])
-        back = red & (
-            front[..., 0] == np.bincount(front[..., 0][red]).argmax()
-        )  # the face that is seen whole
+        front, empty = (np.asarray(dict(p.paint(0, pose))["CAM_FRONT"]) for p in (painter, without))
+        _, which = np.unique(front.reshape(-1, 3), axis=0, return_inverse=True)
+        changed = (front != empty).any(axis=-1)
+        # The face that is seen whole.
+        back = changed & (which.reshape(changed.shape) == np.bincount(which[changed.ravel()]).argmax())
         places.append(np.flatnonzero(back.any(0))[[0, -1]].mean())
     assert places[0] == places[1]
     depth = (np.linalg.inv(ego) @ np.append(car.centre(0), 1.0))[0] - CAMERAS["CAM_FRONT"].location[0]
