@@ -20,7 +20,6 @@ the steps. A folder given by ``--folder`` is kept: started again, it goes on whe
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import multiprocessing
@@ -36,6 +35,18 @@ import typer
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from benchmarks.distillation_set import (
+    CODES,
+    DATA_SEED,
+    EXTRACTIONS,
+    FULL,
+    HELD_OUT,
+    INT8,
+    NF4,
+    dataset,
+    draw,
+    extract_all,
+)
 from benchmarks.distillation_tables import (
     BOTH,
     MIMIC,
@@ -47,16 +58,8 @@ from benchmarks.distillation_tables import (
     sentence,
 )
 from benchmarks.record import Record
-from cache_schema.dataset.reader import LatentDataset
 from cache_schema.processors import usable_processors
-from cache_schema.sharing.merge import merge
-from cache_schema.sharing.reencode import reencode
 from cache_schema.storage.atomic_io import write_durably
-from cache_schema.vocabulary.orion import SCENE_QUERIES
-from pipeline.bench2drive.synthetic import write_demo_data
-from pipeline.extraction.run import extract
-from pipeline.source import open_source, with_inputs
-from pipeline.teachers import load_teacher
 from student.open_loop.metrics import COLUMNS
 from student.runs.evaluate import ARRAYS, evaluate
 from student.runs.presets import preset
@@ -64,30 +67,11 @@ from student.training.train import train
 
 OBJECTIVES = {TRAJECTORY: "demo-trajectory", MIMIC: "demo-mimic", BOTH: "demo"}
 PLANNERS = ("latent-transfuser", "latentvla-distilled")
-DATA_SEED = 1001
-"""Of the clips: the teacher was trained and measured on those of other seeds."""
 DISTILLATION = "With and without the teacher"
 """Title of the table that answers the question."""
 WIDE = 200
 """Characters of the table."""
 UP_TO_3_S = COLUMNS.index("up_to_3s")
-SLOTS = 4
-
-
-class Extraction(NamedTuple):
-    """How latents are made."""
-
-    teacher: str
-    quantize: str | None = None
-    inputs: tuple[str, ...] = ()
-
-
-FULL, INT8, NF4, CODES = "fp16", "int8 queries", "nf4 teacher", "codes"
-EXTRACTIONS = {
-    FULL: Extraction("orion-tiny"),
-    NF4: Extraction("orion-tiny", quantize="nf4"),
-    CODES: Extraction("latentvla-tiny", inputs=("camera_strip_256",)),
-}
 
 
 class Student(NamedTuple):
@@ -111,70 +95,6 @@ class Student(NamedTuple):
         return folder / "runs" / f"{self.name}-{self.clips}-{self.seed}".replace(" ", "-").replace(",", "")
 
 
-class Clips(NamedTuple):
-    """Synthetic clips by their names."""
-
-    root: Path
-    learned: list[str]
-    """In the order in which they were drawn, so that scenarios alternate."""
-    held_out: list[str]
-
-
-def dataset(folder: Path, latents: str, part: object) -> Path:
-    """Return where latents of a part of the clips are: ``held-out``, or the first so many."""
-    return folder / f"{latents.replace(' ', '-')}-{part}.zarr"
-
-
-def draw(folder: Path, largest: int, frames: int, workers: int) -> Clips:
-    """Draw clips, a quarter of them held out."""
-    root = folder / "data"
-    total = next(n for n in itertools.count(largest + 1) if n - max(1, round(n / 4)) >= largest)
-    write_demo_data(root, clips=total, frames=frames, seed=DATA_SEED, workers=workers)
-    clips = sorted(open_source("bench2drive", root).select().clips, key=lambda clip: int(clip.tags["route"]))
-    learned, held_out = ([clip.name for clip in clips if clip.split == side] for side in ("train", "val"))
-    return Clips(root, learned[:largest], held_out)
-
-
-def extract_part(data: Path, how: Extraction, names: list[str], path: Path) -> float:
-    """Extract some clips; return the seconds that it took."""
-    torch.set_num_threads(1)
-    begun = time.perf_counter()
-    selection = with_inputs(open_source("bench2drive", data), how.inputs).select()
-    chosen = tuple(clip for clip in selection.clips if clip.name in names)
-    teacher = load_teacher(how.teacher, None, device="cpu", quantize=how.quantize)
-    report = extract(dataclasses.replace(selection, clips=chosen), teacher, path, slots=SLOTS)
-    if report.failed:
-        raise RuntimeError(f"{report.failed[0]}")
-    return time.perf_counter() - begun
-
-
-def extract_all(
-    record: Record, pool: ProcessPoolExecutor, folder: Path, sizes: list[int], drawn: Clips
-) -> None:
-    """Make all datasets: of held-out clips, and of each of the nested sets."""
-    data, learned, held_out = drawn
-    pieces = {size: learned[begin:size] for begin, size in itertools.pairwise((0, *sizes))}
-    jobs = {}
-    for latents, how in EXTRACTIONS.items():
-        parts = {f"piece-{size}": names for size, names in pieces.items()} | {"held-out": held_out}
-        for part, names in sorted(parts.items(), key=lambda item: -len(item[1])):
-            made = pool.submit(extract_part, data, how, names, dataset(folder, latents, part))
-            jobs[made] = f"{latents}, {part}"
-    for job in as_completed(jobs):
-        took_s = job.result()
-        record.set("extraction, s", jobs[job], value=took_s, line=f"{jobs[job]}: extracted in {took_s:.1f} s")
-    for latents in EXTRACTIONS:
-        for count, size in enumerate(sizes, start=1):
-            if latents == FULL or size == sizes[-1]:
-                inputs = [dataset(folder, latents, f"piece-{piece}") for piece in sizes[:count]]
-                merge(dataset(folder, latents, size), inputs)
-    for part in (sizes[-1], "held-out"):
-        source, target = (dataset(folder, latents, part) for latents in (FULL, INT8))
-        reencode(source, target, {SCENE_QUERIES: "int8-per-channel"})
-    weights = LatentDataset.open(dataset(folder, FULL, "held-out")).manifest.teacher.weights
-    record.set("weights", value=weights)
-
-
 def learn(student: Student, folder: Path, frames: int) -> dict[str, float]:
     """Train and measure a student; return its steps, and the seconds that it took."""
     torch.set_num_threads(1)
@@ -184,7 +104,7 @@ def learn(student: Student, folder: Path, frames: int) -> dict[str, float]:
     config = preset(student.preset, {"training.seed": student.seed, "training.epochs": epochs})
     run = student.run(folder)
     done = train(dataset(folder, student.latents, student.clips), run, config, resident="ram", trackers=())
-    evaluate(run, dataset(folder, student.latents, "held-out"))
+    evaluate(run, dataset(folder, student.latents, HELD_OUT))
     return {"steps": done.step, "s": time.perf_counter() - begun}
 
 
@@ -300,7 +220,7 @@ def main(
 ) -> None:
     """Extract, train, evaluate, print each number, and write all to ``benchmarks/results``."""
     if quick:
-        size, steps, seeds, planner_steps, planner_seeds = [2, 4], 60, 2, 15, 1
+        size, frames, steps, seeds, planner_steps, planner_seeds = [2, 5], 45, 30, 2, 15, 1
     sizes = sorted(set(size))
     facts = {"frames": frames, "steps": steps, "data seed": DATA_SEED}
     record = Record("distillation", out, quick=quick, teacher=EXTRACTIONS[FULL].teacher, **facts)

@@ -85,7 +85,7 @@ def compare(
 def verdict(interval: Interval | None) -> str:
     """Return what the interval of a difference of errors says of what made it."""
     if interval is None:
-        return "cannot be told from one held-out clip"
+        return "is measured on a single held-out clip"
     low, high = interval
     if high < 0:
         return "helps"
@@ -108,7 +108,8 @@ def _change(row: Row) -> str:
     before = row.l2_m - row.difference_m
     spread = "" if row.difference_interval is None else f", 95 % {_interval(row.difference_interval, '+')}"
     change = f"{row.difference_m:+.3f} m or {row.difference_m / before:+.0%}{spread}"
-    return f"{row.l2_m:.3f} m instead of {before:.3f} m: {change}"
+    seeds = f"better with {row.better_seeds} of {len(row.seeds)} seeds"
+    return f"{row.l2_m:.3f} m instead of {before:.3f} m: {change}; {seeds}"
 
 
 def cells(row: Row) -> Iterator[str]:
