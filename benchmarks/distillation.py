@@ -193,7 +193,7 @@ def rows_of(folder: Path, students: list[Student], sizes: list[int]) -> dict[str
             ),
         ],
         "Latents in fewer bits": [
-            compare(f"teacher, {NF4}", nf4, clip_of, against=("teacher", teacher)),
+            compare(NF4, nf4, clip_of, against=("teacher", teacher)),
             *(row(f"{BOTH}, {latents}", largest, BOTH) for latents in (INT8, NF4)),
         ],
         "Planners that see the front cameras": [

@@ -1,20 +1,22 @@
 """Tables of open-loop errors: means over seeds, paired differences, and what they say of a teacher.
 
-An interval is a 95 % percentile bootstrap over held-out clips, of means over seeds: it says nothing of other
-seeds, or of other clips to learn from. A difference has the interval of its own frames, both students on the
-same resampled clips.
+An interval over clips is a 95 % percentile bootstrap over whole held-out clips, of means over seeds; both
+sides of a difference are resampled together. One over seeds is Student's, of the differences between equal
+seeds. A difference is told as one where both exclude zero. Neither speaks of other clips to learn from.
 
 Dimension letters: S seed, N frame.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
+from scipy.special import stdtrit
 
-from student.open_loop.bootstrap import Interval, means
+from student.open_loop.bootstrap import CONFIDENCE, Interval, means
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 TRAJECTORY, MIMIC, BOTH = "trajectory", "mimic", "both"
 """What a student learns from: the expert's trajectory, the teacher's planning token, or both."""
 HEADINGS = (
-    *("", "clips", "seeds", "L2, m", "95 % over clips", "lowest, highest seed"),
-    *("against", "difference, m", "95 % over clips", "better seeds"),
+    *("policy", "learned from, clips", "seeds", "L2, m", "95 % over clips", "lowest, highest seed"),
+    *("against", "difference, m", "95 % over clips", "95 % over seeds"),
 )
 
 
@@ -43,9 +45,10 @@ class Row(NamedTuple):
     """What it is compared with: the row of that name, learned from as many clips."""
     difference_m: float | None = None
     """Below zero where it is better than that."""
-    difference_interval: Interval | None = None
-    better_seeds: int | None = None
-    """Seeds that are better than the same seed of the other."""
+    over_clips: Interval | None = None
+    """Of the difference."""
+    over_seeds: Interval | None = None
+    """Likewise; None for a single seed."""
 
 
 def compare(
@@ -70,32 +73,41 @@ def compare(
         columns.append(columns[0] - against[1].mean(axis=0))
     counted = np.ones(len(clip_of), dtype=bool)
     own, *difference = means(np.stack(columns, axis=1).astype(np.float64), counted, clip_of)
-    row = Row(name, clips, errors.mean(axis=1, dtype=np.float64).tolist(), own.value, own.interval)
+    seeds = errors.mean(axis=1, dtype=np.float64)
+    row = Row(name, clips, seeds.tolist(), own.value, own.interval)
     if against is None:
         return row
-    better = errors.mean(axis=1) < against[1].mean(axis=1)
     return row._replace(
         against=against[0],
         difference_m=difference[0].value,
-        difference_interval=difference[0].interval,
-        better_seeds=int(better.sum()),
+        over_clips=difference[0].interval,
+        over_seeds=over_seeds(seeds - against[1].mean(axis=1)),
     )
 
 
-def verdict(interval: Interval | None) -> str:
-    """Return what the interval of a difference of errors says of what made it."""
-    if interval is None:
-        return "is measured on a single held-out clip"
-    low, high = interval
-    if high < 0:
+def over_seeds(values: np.ndarray) -> Interval | None:
+    """Return Student's interval of the mean of values (S); None of one alone."""
+    count = len(values)
+    if count < 2:
+        return None
+    quantile = stdtrit(count - 1, (1 + CONFIDENCE) / 2)
+    mean, half = float(values.mean()), float(quantile * values.std(ddof=1) / math.sqrt(count))
+    return mean - half, mean + half
+
+
+def verdict(row: Row) -> str:
+    """Return what a difference of errors says of what made it."""
+    if row.over_clips is None or row.over_seeds is None:
+        return "is measured too little to tell"
+    if max(*row.over_clips, *row.over_seeds) < 0:
         return "helps"
-    return "hurts" if low > 0 else "shows no difference"
+    return "hurts" if min(*row.over_clips, *row.over_seeds) > 0 else "shows no difference"
 
 
 def sentence(rows: Iterable[Row], name: str) -> str:
     """Say whether students of this name are better than those of the trajectory alone, at each size."""
     told = [
-        f"{verdict(row.difference_interval)} with {row.clips} clips to learn from ({_change(row)})"
+        f"{verdict(row)} with {row.clips} clips to learn from ({_change(row)})"
         for row in rows
         if row.name == name and row.against == TRAJECTORY
     ]
@@ -106,10 +118,13 @@ def sentence(rows: Iterable[Row], name: str) -> str:
 def _change(row: Row) -> str:
     assert row.difference_m is not None
     before = row.l2_m - row.difference_m
-    spread = "" if row.difference_interval is None else f", 95 % {_interval(row.difference_interval, '+')}"
-    change = f"{row.difference_m:+.3f} m or {row.difference_m / before:+.0%}{spread}"
-    seeds = f"better with {row.better_seeds} of {len(row.seeds)} seeds"
-    return f"{row.l2_m:.3f} m instead of {before:.3f} m: {change}; {seeds}"
+    spreads = (
+        f"95 % {_interval(interval, '+')} over {what}"
+        for interval, what in ((row.over_clips, "clips"), (row.over_seeds, "seeds"))
+        if interval is not None
+    )
+    change = f"{row.difference_m:+.3f} m or {row.difference_m / before:+.0%}"
+    return ", ".join((f"{row.l2_m:.3f} m instead of {before:.3f} m: {change}", *spreads))
 
 
 def cells(row: Row) -> Iterator[str]:
@@ -123,8 +138,8 @@ def cells(row: Row) -> Iterator[str]:
     yield "" if seeds == 1 else _interval((min(row.seeds), max(row.seeds)))
     yield row.against or ""
     yield "" if row.difference_m is None else f"{row.difference_m:+.3f}"
-    yield "" if row.difference_m is None else _interval(row.difference_interval, "+")
-    yield "" if row.better_seeds is None or row.clips is None else f"{row.better_seeds} of {seeds}"
+    yield "" if row.difference_m is None else _interval(row.over_clips, "+")
+    yield "" if row.difference_m is None else _interval(row.over_seeds, "+")
 
 
 def _interval(interval: Sequence[float] | None, sign: str = "") -> str:

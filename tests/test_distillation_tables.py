@@ -16,6 +16,7 @@ from benchmarks.distillation_tables import (
     as_markdown,
     compare,
     document,
+    over_seeds,
     sentence,
     verdict,
 )
@@ -44,52 +45,63 @@ def test_a_difference_is_paired_so_that_clips_that_are_hard_for_both_do_not_hide
     assert row.interval == pytest.approx((2.0, 10.0))
     # Clip by clip: 2 instead of 3, and 10 instead of 34/3, 11 and 11 and 35/3 being its frames.
     assert row.difference_m == pytest.approx(((2 - 3) + (30 - 34)) / 4)
-    assert row.difference_interval == pytest.approx((-4 / 3, -1.0))
-    # 7, 8.5 and 8.5 against 9.75, 9 and 9.
-    assert row.better_seeds == 3
-    assert compare("trajectory", other, CLIP_OF, against=("both", own)).better_seeds == 0
+    assert row.over_clips == pytest.approx((-4 / 3, -1.0))
+    # 7, 8.5 and 8.5 less 9.75, 9 and 9; the quantile of two degrees of freedom is 4.3027.
+    assert row.over_seeds == pytest.approx((-1.25 - 4.3027 * 0.75, -1.25 + 4.3027 * 0.75), rel=1e-4)
+
+
+def test_an_interval_over_seeds_is_students():
+    # Mean -3, standard deviation the root of 2.5, quantile of four degrees of freedom 2.7764.
+    assert over_seeds(np.array([-1.0, -2, -3, -4, -5])) == pytest.approx((-4.9632, -1.0368), abs=1e-4)
+    assert over_seeds(np.array([-1.0])) is None
 
 
 def test_one_clip_has_no_interval():
     errors = np.array([[1.0, 3.0]])
     row = compare("student", errors, np.array([5, 5]), clips=1, against=("other", errors + 1))
-    assert (row.l2_m, row.interval, row.difference_m, row.difference_interval) == (2, None, -1, None)
+    assert (row.l2_m, row.interval, row.difference_m, row.over_clips) == (2, None, -1, None)
 
 
 @pytest.mark.parametrize(
-    ("interval", "expected"),
+    ("over_clips", "over_seeds", "expected"),
     [
-        ((-2.0, -1.0), "helps"),
-        ((1.0, 2.0), "hurts"),
-        ((-1.0, 1.0), "shows no difference"),
-        ((-1.0, 0.0), "shows no difference"),
-        ((0.0, 1.0), "shows no difference"),
-        (None, "is measured on a single held-out clip"),
+        ((-2.0, -1.0), (-3.0, -0.5), "helps"),
+        ((1.0, 2.0), (0.5, 3.0), "hurts"),
+        ((-1.0, 1.0), (-2.0, -1.0), "shows no difference"),
+        ((-2.0, -1.0), (-3.0, 0.5), "shows no difference"),
+        ((1.0, 2.0), (-0.5, 3.0), "shows no difference"),
+        ((-2.0, -1.0), (1.0, 2.0), "shows no difference"),
+        ((-1.0, 0.0), (-2.0, -1.0), "shows no difference"),
+        ((0.0, 1.0), (1.0, 2.0), "shows no difference"),
+        (None, (-2.0, -1.0), "is measured too little to tell"),
+        ((-2.0, -1.0), None, "is measured too little to tell"),
     ],
 )
-def test_a_difference_is_one_where_its_interval_excludes_zero(interval, expected: str):
-    assert verdict(interval) == expected
+def test_a_difference_is_one_where_both_intervals_exclude_zero(over_clips, over_seeds, expected: str):
+    row = Row(BOTH, 6, [1.0], 1.0, None, TRAJECTORY, -1.0, over_clips, over_seeds)
+    assert verdict(row) == expected
 
 
 ROWS = [
     Row("teacher", None, [0.5], 0.5, (0.4, 0.6)),
     Row(TRAJECTORY, 6, [1.9, 2.1], 2.0, (1.5, 2.5)),
-    Row(BOTH, 6, [1.4, 1.6], 1.5, (1.0, 2.0), TRAJECTORY, -0.5, (-0.75, -0.25), 2),
-    Row(MIMIC, 6, [3.0, 3.0], 3.0, (2.0, 4.0), TRAJECTORY, 1.0, (0.5, 1.5), 0),
-    Row(BOTH, 96, [1.0, 1.2], 1.1, (0.5, 1.5), TRAJECTORY, 0.1, (-0.1, 0.25), 1),
+    Row(BOTH, 6, [1.4, 1.6], 1.5, (1.0, 2.0), TRAJECTORY, -0.5, (-0.75, -0.25), (-0.6, -0.4)),
+    Row(MIMIC, 6, [3.0, 3.0], 3.0, (2.0, 4.0), TRAJECTORY, 1.0, (0.5, 1.5), (0.25, 1.75)),
+    Row(BOTH, 96, [1.0, 1.2], 1.1, (0.5, 1.5), TRAJECTORY, 0.1, (-0.1, 0.25), (0.05, 0.15)),
 ]
 
 
 def test_a_sentence_says_at_which_size_it_helps_and_by_how_much():
     assert sentence(ROWS, BOTH) == (
         "Imitating the teacher besides learning the trajectory helps with 6 clips to learn from (1.500 m "
-        "instead of 2.000 m: -0.500 m or -25%, 95 % -0.750 to -0.250; better with 2 of 2 seeds) and shows no "
-        "difference with 96 clips to learn from (1.100 m instead of 1.000 m: +0.100 m or +10%, 95 % -0.100 "
-        "to +0.250; better with 1 of 2 seeds)."
+        "instead of 2.000 m: -0.500 m or -25%, 95 % -0.750 to -0.250 over clips, 95 % -0.600 to -0.400 over "
+        "seeds) and shows no difference with 96 clips to learn from (1.100 m instead of 1.000 m: +0.100 m or "
+        "+10%, 95 % -0.100 to +0.250 over clips, 95 % +0.050 to +0.150 over seeds)."
     )
     assert sentence(ROWS, MIMIC) == (
         "Imitating the teacher in place of learning the trajectory hurts with 6 clips to learn from (3.000 m "
-        "instead of 2.000 m: +1.000 m or +50%, 95 % +0.500 to +1.500; better with 0 of 2 seeds)."
+        "instead of 2.000 m: +1.000 m or +50%, 95 % +0.500 to +1.500 over clips, 95 % +0.250 to +1.750 over "
+        "seeds)."
     )
 
 
@@ -100,7 +112,7 @@ def test_a_table_in_markdown_has_every_row():
         "| teacher |  |  | 0.500 | 0.400 to 0.600 |  |  |  |  |  |",
         "| trajectory | 6 | 2 | 2.000 | 1.500 to 2.500 | 1.900 to 2.100 |  |  |  |  |",
         "| both | 6 | 2 | 1.500 | 1.000 to 2.000 | 1.400 to 1.600 | trajectory | -0.500 | -0.750 to -0.250 "
-        "| 2 of 2 |",
+        "| -0.600 to -0.400 |",
     ]
 
 
@@ -136,7 +148,7 @@ def test_all_of_it_runs_small(tmp_path: Path):
         ("constant velocity", None),
         ("stand still", None),
         *((name, size) for name in ("trajectory", "mimic", "both") for size in (1, 2)),
-        ("teacher, nf4 teacher", None),
+        ("nf4 teacher", None),
         ("both, int8 queries", 2),
         ("both, nf4 teacher", 2),
         ("latent-transfuser", 2),
