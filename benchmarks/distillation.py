@@ -67,6 +67,8 @@ from student.training.train import train
 
 OBJECTIVES = {TRAJECTORY: "demo-trajectory", MIMIC: "demo-mimic", BOTH: "demo"}
 PLANNERS = ("latent-transfuser", "latentvla-distilled")
+SIZES = 6, 24, 96
+"""Clips of each training set: few are where a teacher should help most."""
 DISTILLATION = "With and without the teacher"
 """Title of the table that answers the question."""
 WIDE = 200
@@ -208,7 +210,10 @@ def rows_of(folder: Path, students: list[Student], sizes: list[int]) -> dict[str
 
 def main(
     folder: Annotated[Path | None, typer.Option(help="Kept; without it, everything is made anew.")] = None,
-    size: Annotated[list[int], typer.Option(help="Clips of a training set; repeatable.")] = [6, 24, 96],  # noqa: B006
+    size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Clips of a training set; repeatable. [default: 6, 24, 96]"),
+    ] = None,
     frames: Annotated[int, typer.Option(min=41, help="Of a clip.")] = 60,
     steps: Annotated[int, typer.Option(help="Optimiser steps of a student of ORION.")] = 1440,
     seeds: Annotated[int, typer.Option(help="Such students of each kind.")] = 5,
@@ -221,14 +226,15 @@ def main(
     """Extract, train, evaluate, print each number, and write all to ``benchmarks/results``."""
     if quick:
         size, frames, steps, seeds, planner_steps, planner_seeds = [2, 5], 45, 30, 2, 15, 1
-    sizes = sorted(set(size))
-    facts = {"frames": frames, "steps": steps, "data seed": DATA_SEED}
+    sizes = sorted(set(size or SIZES))
+    facts = {"frames": frames, "steps": steps, "planner steps": planner_steps, "data seed": DATA_SEED}
     record = Record("distillation", out, quick=quick, teacher=EXTRACTIONS[FULL].teacher, **facts)
     spawned = multiprocessing.get_context("spawn")
     students = students_of(sizes, seeds, steps, planner_seeds, planner_steps)
     with contextlib.ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pool = stack.enter_context(ProcessPoolExecutor(workers, spawned))
+        pool = ProcessPoolExecutor(workers, spawned)
+        stack.callback(pool.shutdown, cancel_futures=True)
         drawn = draw(place, sizes[-1], frames, workers)
         said = f"{len(drawn.learned)} clips to learn from and {len(drawn.held_out)} held-out ones drawn"
         record.set("clips", value={"learned": sizes, "held out": len(drawn.held_out)}, line=said)
