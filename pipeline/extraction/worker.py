@@ -1,7 +1,9 @@
 """One worker: a teacher, and clips that advance together, one a slot.
 
-When a clip ends, the next one takes its slot. Threads prepare samples ahead, one thread runs the teacher, and
-another one writes the outputs of the step before.
+When a clip ends, the next one takes its slot; it was opened while the teacher computed the first step of the
+one before, so that clips that are waited for do not share the processors with clips that are not. Threads
+open clips and prepare samples ahead, one thread runs the teacher, and another one writes the outputs of the
+step before.
 
 Kernels round differently for another batch size, and for another row of the same batch. So a batch has one
 row a slot, idle or not, and the index of a clip in its source decides its slot: whichever worker extracts the
@@ -88,6 +90,7 @@ class ClipResult:
 
 
 class _Opened(NamedTuple):
+    writer: ClipWriter
     ground_truth: Mapping[str, np.ndarray | Sequence[np.ndarray]]
     samples: Prefetcher
 
@@ -97,7 +100,7 @@ class _Job:
     """One clip on its way through the worker."""
 
     clip: Clip
-    opening: Future[_Opened]
+    opening: Future[_Opened] | None = None
     result: Future[ClipResult] = field(default_factory=Future)
     samples: Prefetcher | None = None
     writer: ClipWriter | None = None
@@ -166,25 +169,35 @@ class Worker:
         """See ``WorkerPool``: this process is the only worker."""
 
     def submit(self, clip: Clip) -> Future[ClipResult]:
-        """Extract a clip; its ground truth and first samples are read at once.
+        """Extract a clip; its ground truth and first samples are read at once if its slot is free.
 
         The future raises ``ClipError`` or ``FeatureError`` where the clip has to be left out, and anything
         else where the teacher or the disk has failed for good.
         """
-        job = _Job(clip, self._readers.submit(self._open, clip))
+        job = _Job(clip)
         with self._changed:
             if self._closed:
                 raise self._failure or RuntimeError("the worker has stopped")
             self._outstanding.add(job)
-            self._queues[clip.index % len(self._queues)].append(job)
+            slot = clip.index % len(self._queues)
+            if not self._slots[slot] and not self._queues[slot]:
+                self._begin_opening(job)
+            self._queues[slot].append(job)
             self._changed.notify()
         job.result.add_done_callback(lambda _: self._outstanding.discard(job))
         return job.result
 
+    def _begin_opening(self, job: _Job) -> Future[_Opened]:
+        if job.opening is None:
+            job.opening = self._readers.submit(self._open, job.clip)
+        return job.opening
+
     def _open(self, clip: Clip) -> _Opened:
         opened = clip.open()
         ground_truth = own(dict(opened.ground_truth()))  # it is written later, when the clip's turn comes
-        return _Opened(ground_truth, Prefetcher(opened, clip.samples, self._teacher, self._readers))
+        writer = ClipWriter(self._path, self._manifest, _info(clip))
+        self._writers.add(writer)
+        return _Opened(writer, ground_truth, Prefetcher(opened, clip.samples, self._teacher, self._readers))
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -208,6 +221,7 @@ class Worker:
                 outputs, state = self._teacher.step(self._teacher.collate(inputs), state)
                 in_flight = _Step(jobs, HostOutputs(outputs, slots), time.perf_counter() - begun)
                 self._gpus |= in_flight.outputs.gpus
+                self._open_next_clips()
                 self._release_slots()
             # While a GPU computes one step, the outputs of the step before are written.
             if before:
@@ -231,12 +245,9 @@ class Worker:
             begun = time.perf_counter()
             try:
                 if job.samples is None:
-                    opened = job.opening.result()
-                    job.samples = opened.samples
-                    job.writer = ClipWriter(self._path, self._manifest, _info(job.clip))
-                    self._writers.add(job.writer)
+                    opened = self._begin_opening(job).result()
+                    job.samples, job.writer = opened.samples, opened.writer
                     self._append(job, job.writer, opened.ground_truth)
-                self._slots[slot] = job
                 prepared = job.samples.next()
                 if job.writer is not None and prepared.values:
                     values = {name: value[None] for name, value in prepared.values.items()}
@@ -249,8 +260,17 @@ class Worker:
         return None
 
     def _take(self, slot: int) -> _Job | None:
+        """Let the next clip in a slot's queue have the slot."""
         with self._changed:
-            return self._queues[slot].popleft() if self._queues[slot] else None
+            self._slots[slot] = self._queues[slot].popleft() if self._queues[slot] else None
+            return self._slots[slot]
+
+    def _open_next_clips(self) -> None:
+        """Have the next clip of every slot opened, unless it has been."""
+        with self._changed:
+            for queue in self._queues:
+                if queue:
+                    self._begin_opening(queue[0])
 
     def _release_slots(self) -> None:
         """Free the slots of clips whose last sample has been computed."""

@@ -19,7 +19,7 @@ from cache_schema.errors import ClipError, DatasetError, IdentityError
 from cache_schema.format.ledger import Ledger
 from cache_schema.integrity.verify import verify
 from cli import app
-from pipeline.bench2drive.source import Bench2Drive
+from pipeline.bench2drive.source import Bench2Drive, Bench2DriveClip, OpenBench2DriveClip
 from pipeline.extraction.estimate import plan
 from pipeline.extraction.run import extract
 from pipeline.extraction.worker import computed_by
@@ -89,6 +89,45 @@ def test_lock_step_equals_one_clip_at_a_time(undisturbed, clips_root, teacher, t
                 atol=2e-5,
                 err_msg=f"{clip} {spec.name}",
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class NotedClip:
+    """A clip that says when it is opened; everything else is the clip's own."""
+
+    clip: Bench2DriveClip
+    events: list[str]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.clip, name)
+
+    def open(self) -> OpenBench2DriveClip:
+        self.events.append(f"open {self.clip.index}")
+        return self.clip.open()
+
+
+def test_a_clip_is_opened_during_the_first_step_of_the_one_before(
+    undisturbed, clips_root, teacher, tmp_path, monkeypatch
+):
+    """Of 9, 6 and 4 frames in two slots: clips 0 and 2 in the first one, clip 1 in the second one."""
+    events: list[str] = []
+    step = type(teacher).step
+
+    def noted(self, batch, state):
+        events.append("step")
+        return step(self, batch, state)
+
+    monkeypatch.setattr(type(teacher), "step", noted)
+    selection = Bench2Drive(clips_root).select()
+    clips = tuple(NotedClip(clip, events) for clip in selection.clips)
+    path = tmp_path / "noted.zarr"
+    extract(dataclasses.replace(selection, clips=clips), teacher, path, slots=2)
+    begun, later = events[:3], events[3:]
+    assert {*begun[:2]} == {"open 0", "open 1"}
+    assert begun[2] == "step"
+    assert later.count("open 2") == 1
+    assert later.index("open 2") < clips[0].samples - 1
+    assert digests(path) == digests(undisturbed)
 
 
 def test_images_that_are_shrunk_where_the_teacher_computes_give_the_same_digests(
