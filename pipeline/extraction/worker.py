@@ -1,9 +1,8 @@
 """One worker: a teacher, and clips that advance together, one a slot.
 
-When a clip ends, the next one takes its slot; it was opened while the teacher computed the first step of the
-one before, so that clips that are waited for do not share the processors with clips that are not. Threads
-open clips and prepare samples ahead, one thread runs the teacher, and another one writes the outputs of the
-step before.
+When a clip ends, the next one takes its slot. It was opened during one of the steps before, one clip a step:
+clips that are waited for do not share the processors with clips that are not. Threads open clips and prepare
+samples ahead, one thread runs the teacher, and another one writes the outputs of the step before.
 
 Kernels round differently for another batch size, and for another row of the same batch. So a batch has one
 row a slot, idle or not, and the index of a clip in its source decides its slot: whichever worker extracts the
@@ -221,7 +220,7 @@ class Worker:
                 outputs, state = self._teacher.step(self._teacher.collate(inputs), state)
                 in_flight = _Step(jobs, HostOutputs(outputs, slots), time.perf_counter() - begun)
                 self._gpus |= in_flight.outputs.gpus
-                self._open_next_clips()
+                self._open_one_ahead()
                 self._release_slots()
             # While a GPU computes one step, the outputs of the step before are written.
             if before:
@@ -265,12 +264,12 @@ class Worker:
             self._slots[slot] = self._queues[slot].popleft() if self._queues[slot] else None
             return self._slots[slot]
 
-    def _open_next_clips(self) -> None:
-        """Have the next clip of every slot opened, unless it has been."""
+    def _open_one_ahead(self) -> None:
+        """Have the next clip of one slot opened; behind several at once, samples needed sooner would wait."""
         with self._changed:
-            for queue in self._queues:
-                if queue:
-                    self._begin_opening(queue[0])
+            closed = (queue[0] for queue in self._queues if queue and queue[0].opening is None)
+            if job := next(closed, None):
+                self._begin_opening(job)
 
     def _release_slots(self) -> None:
         """Free the slots of clips whose last sample has been computed."""

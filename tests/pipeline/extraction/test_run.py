@@ -106,7 +106,7 @@ class NotedClip:
         return self.clip.open()
 
 
-def test_a_clip_is_opened_during_the_first_step_of_the_one_before(
+def test_a_clip_is_opened_during_a_step_of_the_one_before(
     undisturbed, clips_root, teacher, tmp_path, monkeypatch
 ):
     """Of 9, 6 and 4 frames in two slots: clips 0 and 2 in the first one, clip 1 in the second one."""
