@@ -168,26 +168,30 @@ def driving_policy(
     with_datasets: Sequence[str] | None,
     system: str | None,
 ) -> Policy:
-    """Return what drives: a run's student behind the vision of its teacher, or constant velocity."""
-    from student.serving.policy import CONSTANT_VELOCITY, ConstantVelocity
+    """Return what drives: a run's student behind its teacher's vision, that teacher, or constant velocity."""
+    from student.serving.policy import CONSTANT_VELOCITY, TEACHER, ConstantVelocity
 
     if run == CONSTANT_VELOCITY:
         return ConstantVelocity(slots)
+    from cache_schema.dataset.join import open_dataset
     from pipeline.perception.loading import open_perception
     from student.device import chosen
+    from student.orion_lite.policies import DrivingTeacher
     from student.policy import policy_of
     from student.runs.trained import load_trained
     from student.serving.student_policy import StudentPolicy, identity_of
 
-    made_of = given(dataset, "DATASET.zarr", Path(run))
-    trained = load_trained(Path(run), made_of, with_datasets=with_datasets or (), system=system)
-    read, place = policy_of(trained.system, trained.model).features, chosen(torch_device(device))
+    made_of, joined = given(dataset, "DATASET.zarr", Path(run)), with_datasets or ()
+    if run == TEACHER:
+        opened, driver = open_dataset(made_of, *joined), DrivingTeacher()
+        model, who = driver.planner(opened), {"system": "orion"}
+    else:
+        trained = load_trained(Path(run), made_of, with_datasets=joined, system=system)
+        opened, driver, model, who = trained.dataset, trained.system, trained.model, identity_of(trained)
+    read, place = policy_of(driver, model).features, chosen(torch_device(device))
     with ProgressBar("load", "tensors") as bar:
-        vision = open_perception(
-            trained.dataset, read, checkpoint, teacher=teacher, device=str(place), progress=bar
-        )
-    who = identity_of(trained)
-    return StudentPolicy(vision, trained.system, trained.model, slots=slots, device=place, identity=who)
+        vision = open_perception(opened, read, checkpoint, teacher=teacher, device=str(place), progress=bar)
+    return StudentPolicy(vision, driver, model, slots=slots, device=place, identity=who)
 
 
 @app.command(rich_help_panel=closed_loop_commands.PANEL)
@@ -208,7 +212,7 @@ def serve(
     system: student_commands.SystemName = None,
     device: Device = None,
 ) -> None:
-    """Let a student drive: serve its controls to agents in simulators."""
+    """Let a student, or its teacher, drive: serve its controls to agents in simulators."""
     from student.serving.address import Address
     from student.serving.server import serve
 

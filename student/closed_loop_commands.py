@@ -15,10 +15,11 @@ commands = typer.Typer()
 PANEL = "Closed loop"
 
 DrivingRun = Annotated[
-    str, typer.Argument(metavar="RUN_DIR", help="Folder of a training run; or constant-velocity.")
+    str, typer.Argument(metavar="RUN_DIR", help="Folder of a training run; or constant-velocity, or teacher.")
 ]
 DatasetOfRun = Annotated[
-    str | None, typer.Argument(metavar="DATASET.zarr", help="What the run was trained on.")
+    str | None,
+    typer.Argument(metavar="DATASET.zarr", help="What it was trained on, or the teacher made."),
 ]
 ResultsFolder = Annotated[
     Path, typer.Option("--out", metavar="RESULTS", help="Folder of results; gone on with if there.")

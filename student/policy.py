@@ -47,7 +47,7 @@ class DrivingSystem(Protocol):
         ...
 
 
-def policy_of(system: System, model: nn.Module) -> DrivingPolicy:
+def policy_of(system: System | DrivingSystem, model: nn.Module) -> DrivingPolicy:
     """Return how a system's student drives.
 
     Raises:

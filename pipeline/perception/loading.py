@@ -1,4 +1,4 @@
-"""Which perception a student drives with: that of the teacher it learned from, or cameras alone."""
+"""Which perception drives: that of the teacher a student learned from, all of that teacher, or cameras."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TeacherVision(Perception, Protocol):
-    """The part of a teacher that computes what students read."""
+    """The part of a teacher that computes what students read, or all of it."""
 
     def check_made(self, dataset: LatentDataset) -> None:
         """Check that a dataset was made by this teacher.
@@ -38,14 +38,26 @@ class VisionPreset(Protocol):
     """A preset of a teacher that students can drive with; see ``TeacherPreset``."""
 
     @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """Features that all of it computes."""
+        ...
+
+    @property
     def vision_features(self) -> tuple[FeatureSpec, ...]:
         """Features that its vision alone computes."""
         ...
 
     def load_vision(
-        self, checkpoint: Path | None, *, device: str, precision: str, compile: bool, progress: Progress
+        self,
+        checkpoint: Path | None,
+        *,
+        device: str,
+        precision: str,
+        compile: bool,
+        whole: bool,
+        progress: Progress,
     ) -> TeacherVision:
-        """Build that part; arguments and errors as of ``TeacherPreset.load``."""
+        """Build that part, or the ``whole`` teacher; all else as of ``TeacherPreset.load``."""
         ...
 
 
@@ -60,11 +72,11 @@ def open_perception(
     compile: bool | None = None,
     progress: Progress = SILENT,
 ) -> Perception:
-    """Load what computes the features that a student reads.
+    """Load what computes the features that a student, or its teacher's planner, reads.
 
     Args:
         dataset: The student's, whose teacher it is.
-        read: Features that the student reads to drive.
+        read: Features that are read to drive.
         checkpoint: Weights of the teacher; None for one of random weights, or where no teacher is needed.
         teacher: Preset of the teacher, if it is the user's own; its code is imported.
         device: Where it runs.
@@ -73,8 +85,8 @@ def open_perception(
         progress: Counts tensors.
 
     Raises:
-        RequestError: There is no such teacher, its vision alone does not compute all of that, or no
-            checkpoint is given and it has no random weights.
+        RequestError: There is no such teacher, it does not compute all of that while something drives, or no
+            checkpoint is given and it has no weights of its own.
         CheckpointError: The checkpoint does not fit the teacher.
         IdentityError: It holds another teacher than the dataset's.
     """
@@ -87,11 +99,12 @@ def open_perception(
     holders = {dataset.holder(name) for name in computed}
     made = next(iter(holders))
     preset = teacher_preset(teacher or _published(made.manifest.teacher))
-    seen = [spec.name for spec in getattr(preset, "vision_features", ())]
-    if not {*computed} <= {*seen} or len(holders) > 1:
+    seen = {spec.name for spec in getattr(preset, "vision_features", ())}
+    known = {spec.name for spec in preset.features} if seen else seen
+    if not {*computed} <= known or len(holders) > 1:
         raise RequestError(
-            f"the student reads {', '.join(computed)}, and the vision of {made.manifest.teacher.name} alone "
-            f"computes {', '.join(seen) or 'nothing'}",
+            f"{', '.join(computed)} are read to drive, and {made.manifest.teacher.name} computes "
+            f"{', '.join(sorted(known)) or 'nothing'} while something drives",
             expected=f"a student that reads these, or {CAMERA_STRIP}",
             repair="serve a student that drives without a vision-language model",
         )
@@ -102,6 +115,7 @@ def open_perception(
         device=device,
         precision=precision or made.manifest.teacher.precision.partition(" ")[0],
         compile=torch.device(device).type == "cuda" if compile is None else compile,
+        whole=not {*computed} <= seen,
         progress=progress,
     )
     vision.check_made(made)

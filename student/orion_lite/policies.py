@@ -5,7 +5,7 @@ Both plan without noise, the teacher from its stored planning tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -15,7 +15,7 @@ from student.orion_lite.planner import Planner, waypoints
 from student.policy import DrivingPolicy, PolicyOutput
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from student.loading.batches import Batch
     from student.loading.dataset import Dataset
@@ -47,12 +47,30 @@ def policies(student: OrionLite, dataset: Dataset, device: torch.device) -> dict
     Raises:
         RequestError: The dataset lacks the teacher's planner.
     """
-    teacher = Planner.from_tensors(teacher_planner(dataset)).to(device)
+    teacher = DrivingTeacher()
+    planner = teacher.planner(dataset).to(device)
+    return {"student": driving_policy(student).plan, "teacher": teacher.policy(planner).plan}
 
-    def by_teacher(batch: Batch) -> PolicyOutput:
-        return PolicyOutput(waypoints(teacher.plan(batch[PLANNING_TOKEN]).offsets, batch[COMMAND]))
 
-    return {"student": driving_policy(student).plan, "teacher": by_teacher}
+class DrivingTeacher:
+    """ORION itself in the place of a student: its planner drives, by its planning tokens."""
+
+    def planner(self, dataset: Dataset) -> Planner:
+        """Read the planner out of a dataset.
+
+        Raises:
+            RequestError: The dataset lacks it.
+        """
+        return Planner.from_tensors(teacher_planner(dataset))
+
+    def policy(self, model: nn.Module) -> DrivingPolicy:
+        """Return how this planner drives."""
+        planner = cast("Planner", model)
+
+        def plan(batch: Batch) -> PolicyOutput:
+            return PolicyOutput(waypoints(planner.plan(batch[PLANNING_TOKEN]).offsets, batch[COMMAND]))
+
+        return DrivingPolicy((PLANNING_TOKEN, COMMAND), plan)
 
 
 def teacher_planner(dataset: Dataset) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -22,11 +21,12 @@ from student.reporting.svg import svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 NUMBERS_START = b'{\n "runs"'
 """What the numbers of a page begin with."""
-REHEARSED = Path("rehearsal/drives")
-"""Folder of drives in a run's folder."""
+REHEARSED = "rehearsal*/drives"
+"""Drives in a run's folder: its student's, and those of others beside it."""
 
 Describe = Callable[[Run, OpenLoopEvaluation], Iterable[str]]
 
@@ -118,9 +118,11 @@ def _sections(runs: Sequence[Run]) -> Iterator[str]:
 def _rehearsed(runs: Sequence[Path]) -> Iterator[str]:
     """Show the drives that lie in the runs' folders."""
     for run in runs:
-        if drives := [*drawn(run / REHEARSED)]:
-            title = "Rehearsed drives" + (f", {run.name}" if len(runs) > 1 else "")
-            yield section(title, [paragraph(TOY), *drives])
+        for folder in sorted(run.glob(REHEARSED)):
+            if drives := [*drawn(folder)]:
+                names = [run.name] if len(runs) > 1 else []
+                names += [folder.parent.name] if folder.parent.name != "rehearsal" else []
+                yield section(", ".join(("Rehearsed drives", *names)), [paragraph(TOY), *drives])
 
 
 def _each(runs: Sequence[Run], describe: Describe) -> Iterator[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CONSTANT_VELOCITY = "constant-velocity"
 """Name of the smallest policy, in the place of a run."""
+TEACHER = "teacher"
+"""Name of a dataset's own teacher, in the place of a run."""
 
 
 class Policy(Protocol):

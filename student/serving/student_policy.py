@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from cache_schema.vocabulary.observation import Observation
     from cache_schema.vocabulary.perception import Perception
+    from student.policy import DrivingSystem
     from student.runs.trained import TrainedStudent
     from student.system import System
 
@@ -52,7 +53,7 @@ class StudentPolicy:
 
     Args:
         perception: Computes what the student reads besides the ego's state.
-        system: Of the student.
+        system: Of the student, or the teacher in its place.
         model: Its trained network, in evaluation mode; it is moved to the device.
         slots: Drives that advance together.
         device: Where the student computes.
@@ -65,7 +66,7 @@ class StudentPolicy:
     def __init__(
         self,
         perception: Perception,
-        system: System,
+        system: System | DrivingSystem,
         model: nn.Module,
         *,
         slots: int,

@@ -105,9 +105,10 @@ class OrionPreset:
         device: str,
         precision: str = "fp32",
         compile: bool = False,
+        whole: bool = False,
         progress: Progress = SILENT,
     ) -> OrionVision:
-        """Build the teacher's vision alone; arguments and errors as of ``load``."""
+        """Build the teacher's vision, or the ``whole`` teacher; other arguments and errors as of ``load``."""
         weights = self._weights(checkpoint)
         from pipeline.teachers.orion.precision import PrecisionConfig
         from pipeline.teachers.orion.vision import OrionVision
@@ -121,6 +122,7 @@ class OrionPreset:
             precision=PrecisionConfig(precision),
             compiled=compile,
             random_device=self.random_device,
+            whole=whole,
             progress=progress,
         )
 
@@ -149,8 +151,8 @@ ORION_7B = OrionPreset(name="orion-7b", config=OrionConfig())
 _TINY_DECODER = DecoderConfig(layers=2, heads=4, ffn_width=64)
 _TINY_WAYPOINT = 128
 
-ORION_TINY = OrionPreset(
-    name="orion-tiny",
+ORION_TINY_RANDOM = OrionPreset(
+    name="orion-tiny-random",
     config=OrionConfig(
         width=32,
         depths=16,
@@ -180,9 +182,27 @@ ORION_TINY = OrionPreset(
         ),
     ),
     images=ImagePreprocessing(resized=(96, 54), crop_top=6, network=(96, 96)),
+    random_seed=0,
+)
+"""The same code with small numbers and random weights."""
+
+_WIDER_DECODER = replace(_TINY_DECODER, ffn_width=128)
+_TINY = ORION_TINY_RANDOM.config
+
+ORION_TINY = OrionPreset(
+    name="orion-tiny",
+    config=replace(
+        _TINY,
+        width=64,
+        backbone=replace(_TINY.backbone, image_size=128, width=64, heads=4, mlp_width=192),
+        detection=replace(_TINY.detection, learned_queries=80, small_ffn_width=128, decoder=_WIDER_DECODER),
+        lanes=replace(_TINY.lanes, decoder=_WIDER_DECODER),
+    ),
+    images=ImagePreprocessing(resized=(128, 144), crop_top=16, network=(128, 128)),
     weights=Path(__file__).parent / "orion_tiny",
 )
-"""The same code with small numbers, trained on synthetic clips; see the card beside its weights."""
+"""Larger, and trained on synthetic clips; see the card beside its weights.
 
-ORION_TINY_RANDOM = replace(ORION_TINY, name="orion-tiny-random", weights=None, random_seed=0)
-"""The same sizes with random weights."""
+Image tokens are attended to by their positions, but their positions are not in what is read of them: a query
+finds objects near its own reference point alone, and fewer queries find far less.
+"""

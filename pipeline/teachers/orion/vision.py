@@ -1,7 +1,7 @@
-"""ORION without its language model: what a student that drives sees through.
+"""ORION while something drives: without its language model for a student, all of it for the teacher itself.
 
-All of a teacher's features but the planning token, to the same bits: the weights of its backbone and heads
-are read, and the same code runs.
+A student sees through all of the teacher's features but the planning token, to the same bits: the weights of
+its backbone and heads are read, and the same code runs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from pipeline.teachers.orion.checkpoints.tensors import (
     random_planner,
     random_weights,
 )
-from pipeline.teachers.orion.features import vision_features
+from pipeline.teachers.orion.features import orion_features, vision_features
 from pipeline.teachers.orion.inputs import prepare
 from pipeline.teachers.orion.network.memory import choose_slots
+from pipeline.teachers.orion.network.model import Orion
 from pipeline.teachers.orion.network.vision import VisionStack
 from pipeline.teachers.orion.stream import OrionState, OrionStream, complete
 from pipeline.teachers.precision import compute_exact_float32
@@ -50,7 +51,11 @@ if TYPE_CHECKING:
 
 
 class OrionVision(OrionStream):
-    """A frozen vision stack; implements ``Perception``. Arguments as of ``OrionTeacher``."""
+    """A frozen vision stack; implements ``Perception``. Other arguments are those of ``OrionTeacher``.
+
+    Args:
+        whole: Whether the language model runs behind it, so that planning tokens are computed as well.
+    """
 
     cameras = tuple(CAMERAS)
 
@@ -65,10 +70,12 @@ class OrionVision(OrionStream):
         precision: PrecisionConfig,
         compiled: bool = False,
         random_device: str = "cpu",
+        whole: bool = False,
         progress: Progress = SILENT,
     ) -> None:
-        model = build_part(VisionStack, config)
-        super().__init__(model, config, images, vision_features(config), device=device)
+        model = build_part(Orion if whole else VisionStack, config)
+        features = orion_features(config) if whole else vision_features(config)
+        super().__init__(model, config, images, features, device=device)
         self._weights, self._random_device = weights, random_device
         # A vehicle waits for its six images; those of a clip are prepared ahead.
         self._each_image = ThreadPoolExecutor(max(len(CAMERAS), usable_processors()), "image").map
@@ -85,7 +92,8 @@ class OrionVision(OrionStream):
         complete(model, precision, device)
         if compiled:
             model.compile_layers()
-        self.identity = {"perception": f"vision of {name}", "precision": precision.description(device)}
+        seen = name if whole else f"vision of {name}"
+        self.identity = {"perception": seen, "precision": precision.description(device)}
 
     def prepare(self, sample: DrivingSample | Observation) -> OrionInputs:
         """Decode the images of a frame, several at once, and shrink them unless a GPU does.

@@ -19,10 +19,8 @@ if find_spec("triton"):  # part of torch for GPUs
     import triton  # ty: ignore
     import triton.language as tl  # ty: ignore
 
-    ROWS = 8
-    """That one program works through: it reads scale and shift once."""
     WARPS = 4
-    """Of 32 threads each."""
+    """Of 32 threads each, for a row."""
 
     @triton.jit
     def _kernel(
@@ -31,47 +29,41 @@ if find_spec("triton"):  # part of torch for GPUs
         scale,
         shift,
         out,
-        rows,
         EPS: tl.constexpr,  # noqa: N803
         HIDDEN: tl.constexpr,  # noqa: N803
         WIDTH: tl.constexpr,  # noqa: N803
         BLOCK: tl.constexpr,  # noqa: N803
-        ROWS: tl.constexpr,  # noqa: N803
     ):
         channel = tl.arange(0, BLOCK)
         # The mask of loads and stores is aligned, or else they would move one number at a time.
         stored, inside = channel < WIDTH, channel < HIDDEN
+        place = tl.program_id(0).to(tl.int64) * WIDTH + channel
+        gates = tl.load(gate + place, mask=stored, other=0.0)
+        values = tl.load(value + place, mask=stored, other=0.0).to(tl.float32)
+        x = gates.to(tl.float32)
+        # Rounded where separate operations round.
+        silu = (x / (1.0 + tl.exp(-x))).to(gates.dtype).to(tl.float32)
+        gated = tl.where(inside, (silu * values).to(gates.dtype).to(tl.float32), 0.0)
+        centred = tl.where(inside, gated - tl.sum(gated) / HIDDEN, 0.0)
+        normed = centred * tl.rsqrt(tl.sum(centred * centred) / HIDDEN + EPS)
+        # Read last, and by every row: kept in registers, they would leave room for half as many rows at once.
         scales = tl.load(scale + channel, mask=inside, other=0.0).to(tl.float32)
         shifts = tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
-        begin = tl.program_id(0) * ROWS
-        for row in range(begin, tl.minimum(begin + ROWS, rows)):
-            place = row.to(tl.int64) * WIDTH + channel  # ty: ignore[missing-attribute]
-            gates = tl.load(gate + place, mask=stored, other=0.0)
-            values = tl.load(value + place, mask=stored, other=0.0).to(tl.float32)
-            x = gates.to(tl.float32)
-            # Rounded where separate operations round.
-            silu = (x / (1.0 + tl.exp(-x))).to(gates.dtype).to(tl.float32)
-            gated = tl.where(inside, (silu * values).to(gates.dtype).to(tl.float32), 0.0)
-            centred = tl.where(inside, gated - tl.sum(gated) / HIDDEN, 0.0)
-            normed = centred * tl.rsqrt(tl.sum(centred * centred) / HIDDEN + EPS) * scales + shifts
-            tl.store(out + place, normed.to(gates.dtype), mask=stored)
+        tl.store(out + place, (normed * scales + shifts).to(gates.dtype), mask=stored)
 
     @triton_op("teachonce::gated_norm", mutates_args={})
     def _in_one_pass(gate: Tensor, value: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
         out, width = empty_like(gate), gate.shape[-1]
-        rows = gate.numel() // width
-        wrap_triton(_kernel)[(triton.cdiv(rows, ROWS),)](
+        wrap_triton(_kernel)[(gate.numel() // width,)](
             gate,
             value,
             scale,
             shift,
             out,
-            rows,
             EPS=eps,  # as an argument it would be float64 in a compiled graph, and so would the output
             HIDDEN=len(scale),
             WIDTH=width,
             BLOCK=triton.next_power_of_2(width),
-            ROWS=ROWS,
             num_warps=WARPS,
         )
         return out
