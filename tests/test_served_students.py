@@ -1,4 +1,4 @@
-"""A clip's images, observed as on a drive, give the bits of extraction and of the student on its dataset."""
+"""A clip's images, observed as on a drive, give the bits of extraction and of who drives on its dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -8,7 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from cache_schema.dataset.join import JoinedDataset
+from cache_schema.dataset.reader import LatentDataset
 from cache_schema.vocabulary.observation import Observation
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.extraction.run import extract
@@ -16,10 +19,12 @@ from pipeline.perception.loading import open_perception
 from pipeline.source import with_inputs
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from student.loading.batches import LatentSamples
-from student.policy import policy_of
+from student.orion_lite.policies import DrivingTeacher
+from student.policy import DrivingSystem, policy_of
 from student.runs.presets import preset
-from student.runs.trained import TrainedStudent, load_trained
+from student.runs.trained import load_trained
 from student.serving.student_policy import StudentPolicy, identity_of
+from student.system import System
 from student.training.train import train
 from tests.observed import observations
 
@@ -51,15 +56,27 @@ def served(clips_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Served
     return Served(clips_root, datasets, home)
 
 
-def opened(served: Served, system: str, slots: int) -> tuple[TrainedStudent, StudentPolicy]:
-    trained = load_trained(served.runs / system, served.datasets[slots])
-    read = policy_of(trained.system, trained.model).features
-    perception = open_perception(trained.dataset, read, None)
-    identity = identity_of(trained)
+class Driver(NamedTuple):
+    """Who drives, and the dataset that tells what it reads."""
+
+    system: System | DrivingSystem
+    model: nn.Module
+    dataset: LatentDataset | JoinedDataset
+
+
+def opened(served: Served, system: str, slots: int) -> tuple[Driver, StudentPolicy]:
+    if system == "teacher":
+        dataset, teacher = LatentDataset.open(served.datasets[slots]), DrivingTeacher()
+        driver, identity = Driver(teacher, teacher.planner(dataset), dataset), {}
+    else:
+        trained = load_trained(served.runs / system, served.datasets[slots])
+        driver, identity = Driver(trained.system, trained.model, trained.dataset), identity_of(trained)
+    read = policy_of(driver.system, driver.model).features
+    perception = open_perception(driver.dataset, read, None)
     policy = StudentPolicy(
-        perception, trained.system, trained.model, slots=slots, device=CPU, identity=identity
+        perception, driver.system, driver.model, slots=slots, device=CPU, identity=identity
     )
-    return trained, policy
+    return driver, policy
 
 
 def driven(policy: StudentPolicy, drives: Sequence[Drive | None]) -> list[np.ndarray]:
@@ -75,7 +92,7 @@ def driven(policy: StudentPolicy, drives: Sequence[Drive | None]) -> list[np.nda
 
 
 @torch.no_grad()
-def expected(trained: TrainedStudent, clip: str, *, slot: int, slots: int) -> np.ndarray:
+def expected(trained: Driver, clip: str, *, slot: int, slots: int) -> np.ndarray:
     """What the student plans of stored features, (frames, T, 2), each frame in its slot of a batch."""
     policy = policy_of(trained.system, trained.model)
     samples = LatentSamples(trained.dataset, "all", policy.features, device=CPU)
@@ -94,7 +111,7 @@ def clips_of(served: Served) -> list[str]:
     return [clip.name for clip in Bench2Drive(served.data).select().clips]
 
 
-@pytest.mark.parametrize("system", STUDENTS)
+@pytest.mark.parametrize("system", [*STUDENTS, "teacher"])
 def test_a_clip_alone(served: Served, system: str):
     trained, policy = opened(served, system, slots=1)
     for clip in clips_of(served):
@@ -104,7 +121,7 @@ def test_a_clip_alone(served: Served, system: str):
         np.testing.assert_array_equal(plans, expected(trained, clip, slot=0, slots=1))
 
 
-@pytest.mark.parametrize("system", STUDENTS)
+@pytest.mark.parametrize("system", [*STUDENTS, "teacher"])
 def test_a_clip_alone_among_eight_slots_and_beside_seven_others(served: Served, system: str):
     trained, policy = opened(served, system, slots=8)
     clips = clips_of(served)
@@ -148,8 +165,8 @@ def test_a_drive_that_waits_keeps_its_memory_and_another_one_begins_without(serv
 
 
 def test_it_says_who_drives(served: Served):
-    trained, policy = opened(served, "orion-lite", slots=1)
-    identity = policy.identity
+    _, policy = opened(served, "orion-lite", slots=1)
+    trained, identity = load_trained(served.runs / "orion-lite", served.datasets[1]), policy.identity
     assert identity["system"] == "orion-lite"
     assert identity["trained"].startswith("1 epochs, ")
     assert "orion-tiny-random (random:0)" in identity["trained_on"]
@@ -159,3 +176,4 @@ def test_it_says_who_drives(served: Served):
         next(trained.model.parameters()).add_(1e-3)
     assert identity_of(trained)["student"] != identity["student"]
     assert opened(served, "latentvla", slots=1)[1].identity["perception"] == "camera_strip of 256x64 pixels"
+    assert opened(served, "teacher", slots=1)[1].identity["perception"] == "orion-tiny-random"

@@ -44,6 +44,12 @@ def test_the_vision_of_the_datasets_own_teacher(datasets):
     assert vision.identity == {"perception": "vision of orion-tiny-random", "precision": "fp32"}
 
 
+def test_all_of_the_teacher_where_its_planning_token_is_read(datasets):
+    teacher = open_perception(datasets["orion"], ("planning_token", "command"), None)
+    assert teacher.identity == {"perception": "orion-tiny-random", "precision": "fp32"}
+    assert teacher.features == ORION_TINY_RANDOM.features
+
+
 def test_it_computes_as_exactly_as_the_teacher_did(datasets):
     recorded = datasets["rounded"].manifest.teacher.precision
     assert recorded.startswith("bf16 ")
@@ -68,11 +74,10 @@ def test_another_teacher_than_the_datasets_is_refused(datasets):
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("orion", ("scene_queries", "planning_token")),
         ("orion", ("scene_queries", "camera_strip")),
         ("vlm", ("camera_strip", "command", "vis_pooled", "act_hidden")),
     ],
 )
 def test_what_only_a_language_model_computes_is_refused(datasets, name, read):
-    with pytest.raises(RequestError, match=f"reads .*{read[-1]}.*vision of .* alone computes"):
+    with pytest.raises(RequestError, match=f"{read[-1]}.* are read to drive, and .* computes"):
         open_perception(datasets[name], read, None)
