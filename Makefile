@@ -58,9 +58,11 @@ train-student: .venv/.done $(if $(filter demo/latents.zarr,$(OUT)),extract-teach
 evaluate: .venv/.done  ## open-loop errors of RUN on OUT
 	$(TEACHONCE) evaluate "$(RUN)" "$(OUT)"
 
-rehearse: .venv/.done  ## let the student of RUN drive in a toy world, without CARLA
-	$(TEACHONCE) rehearse "$(RUN)" "$(OUT)" --out "$(RUN)/rehearsal" --scenes $(SCENES) --seed $(SEED) --every 2 \
-	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+TOY := --scenes $(SCENES) --seed $(SEED) --every 2 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+rehearse: .venv/.done  ## let the student of RUN, and its teacher, drive in a toy world, without CARLA
+	$(TEACHONCE) rehearse "$(RUN)" "$(OUT)" --out "$(RUN)/rehearsal" $(TOY)
+	$(TEACHONCE) rehearse teacher "$(OUT)" --out "$(RUN)/rehearsal-of-teacher" $(TOY)
 
 report: .venv/.done  ## curves and pictures of RUN
 	$(TEACHONCE) report "$(RUN)"

@@ -12,6 +12,7 @@ import typer
 
 from cache_schema import commands as dataset_commands
 from cache_schema.error_handling import ErrorHandlingGroup
+from cache_schema.errors import RequestError
 from cache_schema.terminal import (
     FOUND,
     DatasetUrl,
@@ -181,12 +182,18 @@ def driving_policy(
     from student.runs.trained import load_trained
     from student.serving.student_policy import StudentPolicy, identity_of
 
-    made_of, joined = given(dataset, "DATASET.zarr", Path(run)), with_datasets or ()
+    if dataset is None:
+        raise RequestError(
+            f"{run} needs a dataset to drive, and none was named",
+            expected="the dataset that the student was trained on, or that the teacher made",
+            repair=f"name it behind: {run} DATASET.zarr",
+        )
+    joined = with_datasets or ()
     if run == TEACHER:
-        opened, driver = open_dataset(made_of, *joined), DrivingTeacher()
+        opened, driver = open_dataset(dataset, *joined), DrivingTeacher()
         model, who = driver.planner(opened), {"system": "orion"}
     else:
-        trained = load_trained(Path(run), made_of, with_datasets=joined, system=system)
+        trained = load_trained(Path(run), dataset, with_datasets=joined, system=system)
         opened, driver, model, who = trained.dataset, trained.system, trained.model, identity_of(trained)
     read, place = policy_of(driver, model).features, chosen(torch_device(device))
     with ProgressBar("load", "tensors") as bar:

@@ -59,6 +59,23 @@ def test_the_same_command_drives_nothing_again_and_another_policy_is_refused(
     assert "to do:" in refused.stderr
 
 
+def test_the_teacher_of_a_dataset_drives(clips_root: Path, tmp_path: Path):
+    dataset, results = tmp_path / "d.zarr", tmp_path / "results"
+    teacher = ("--teacher", "orion-tiny-random", "--slots", "1", "--device", "cpu")
+    extracted = CliRunner().invoke(cli.app, ["extract", str(dataset), "--data", str(clips_root), *teacher])
+    assert extracted.exit_code == 0, extracted.output
+    rehearse = ["rehearse", "teacher", "--out", str(results), "--clips", str(clips_root), "--device", "cpu"]
+    unnamed = CliRunner().invoke(cli.app, rehearse)
+    assert unnamed.exit_code == 2
+    assert "to do: name it behind: teacher DATASET.zarr" in " ".join(unnamed.stderr.split())
+    done = CliRunner().invoke(cli.app, [*rehearse[:2], str(dataset), *rehearse[2:]])
+    assert done.exit_code == 0, done.output
+    identity = json.loads((results / "drive.json").read_text())["identity"]
+    assert (identity["system"], identity["perception"]) == ("orion", "orion-tiny-random")
+    for drive in (np.load(path) for path in results.glob("drives/*.npz")):
+        assert drive["plans"].std() > 1e-3
+
+
 def test_a_server_says_where_it_listens_and_stops_when_told():
     command = [sys.executable, "-m", "cli", "serve", "constant-velocity", "--at", "tcp://127.0.0.1:0"]
     folder = Path(cli.__file__).parent
