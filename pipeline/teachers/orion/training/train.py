@@ -45,7 +45,7 @@ class TeacherTraining(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    clips: int = Field(320, gt=0)
+    clips: int = Field(168, gt=0)
     """Clips to learn from."""
     windows: int = Field(3, gt=0)
     """Windows of each."""
@@ -57,7 +57,7 @@ class TeacherTraining(BaseModel):
     """Of the clips to learn from; the next one is of those to measure with."""
     seed: int = 0
     """Of the first weights, and of what each step draws."""
-    steps: int = Field(6500, gt=0)
+    steps: int = Field(4700, gt=0)
     """Optimiser steps."""
     batch: int = Field(4, gt=0)
     """Windows of a step."""
@@ -65,7 +65,7 @@ class TeacherTraining(BaseModel):
     """Of AdamW, between warm-up and cool-down."""
     warmup: int = 50
     """Steps in which the rate rises."""
-    cooldown: int = 2600
+    cooldown: int = 2100
     """Last steps, in which the rate falls to 0."""
     weight_decay: float = 1e-2
     """Of AdamW."""
