@@ -5,32 +5,33 @@ Every line has ``time`` (s since 1970); those of a route have its ``save_name``,
 
 from __future__ import annotations
 
-import json
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
+
+from cache_schema.storage.json_lines import JsonLines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class DriveLog:
-    """Appends events to a file, each at once.
+class DriveLog(ExitStack):
+    """Appends events to a log. Use it as a context manager.
 
     Args:
-        path: The file; None for nowhere.
+        path: The log; None for nowhere.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file = path.open("a", buffering=1, encoding="utf-8") if path is not None else None
+        super().__init__()
+        self._lines = None if path is None else JsonLines(path)
+
+    def __enter__(self) -> Self:
+        if self._lines is not None:
+            self.enter_context(self._lines)
+        return super().__enter__()
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event."""
-        if self._file is not None:
-            self._file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._lines is not None:
+            self._lines.write({"time": time.time(), "event": event, **fields})
