@@ -186,10 +186,30 @@ ORION_TINY_RANDOM = OrionPreset(
 )
 """The same code with small numbers and random weights."""
 
-ORION_TINY = replace(
-    ORION_TINY_RANDOM,
+_WIDER_DECODER = replace(_TINY_DECODER, ffn_width=128)
+_TINY = ORION_TINY_RANDOM.config
+
+ORION_TINY = OrionPreset(
     name="orion-tiny",
+    config=replace(
+        _TINY,
+        width=64,
+        backbone=replace(_TINY.backbone, image_size=128, width=64, heads=4, mlp_width=192),
+        detection=replace(
+            _TINY.detection,
+            learned_queries=240,
+            kept=16,
+            modes=1,
+            small_ffn_width=128,
+            decoder=_WIDER_DECODER,
+        ),
+        lanes=replace(_TINY.lanes, decoder=_WIDER_DECODER),
+    ),
+    images=ImagePreprocessing(resized=(128, 144), crop_top=16, network=(128, 128)),
     weights=Path(__file__).parent / "orion_tiny",
-    random_seed=None,
 )
-"""Trained on synthetic clips; see the card beside its weights."""
+"""Larger, and trained on synthetic clips; see the card beside its weights.
+
+Image tokens are attended to by their positions, but their positions are not in what is read of them: a query
+places objects near its own reference point alone, and therefore there are many.
+"""

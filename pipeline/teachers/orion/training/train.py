@@ -45,7 +45,7 @@ class TeacherTraining(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    clips: int = Field(168, gt=0)
+    clips: int = Field(320, gt=0)
     """Clips to learn from."""
     windows: int = Field(3, gt=0)
     """Windows of each."""
@@ -57,16 +57,14 @@ class TeacherTraining(BaseModel):
     """Of the clips to learn from; the next one is of those to measure with."""
     seed: int = 0
     """Of the first weights, and of what each step draws."""
-    steps: int = Field(4700, gt=0)
+    steps: int = Field(5000, gt=0)
     """Optimiser steps."""
     batch: int = Field(4, gt=0)
     """Windows of a step."""
     learning_rate: float = 1e-3
-    """Of AdamW, between warm-up and cool-down."""
+    """Largest of AdamW: it falls evenly to 0 at the last step."""
     warmup: int = 50
     """Steps in which the rate rises."""
-    cooldown: int = 2100
-    """Last steps, in which the rate falls to 0."""
     weight_decay: float = 1e-2
     """Of AdamW."""
     clip_norm: float = 35.0
@@ -89,7 +87,7 @@ class TeacherTraining(BaseModel):
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.cooldown)
+        return self.learning_rate * min((step + 1) / self.warmup, 1 - step / self.steps)
 
 
 class Trained(NamedTuple):
@@ -106,6 +104,19 @@ class Trained(NamedTuple):
         shapes = planner_shapes(preset.config.language.width)
         planner.load_state_dict(dict(random_weights(shapes, seed)))
         return cls(model, planner)
+
+    @torch.no_grad()
+    def look_where_agents_are(self, windows: Windows, seed: int) -> None:
+        """Move the reference points of object queries to places of agents, drawn from those of the windows.
+
+        A query finds objects near its own reference point: of those that are drawn all over the volume, most
+        would have nothing to find.
+        """
+        head = self.model.pts_bbox_head
+        places = head.volume.normalise(windows["boxes"][windows["labels"] >= 0][:, [0, 1, 4]])
+        generator = torch.Generator().manual_seed(seed)
+        for points in (head.reference_points.weight, head.pseudo_reference_points.weight):
+            points.copy_(places[torch.randint(len(places), (len(points),), generator=generator)])
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return all weights."""
@@ -137,6 +148,7 @@ def train(
     """
     run.mkdir(parents=True, exist_ok=True)
     trained = Trained.drawn(preset, settings.seed)
+    trained.look_where_agents_are(windows, settings.seed)
     optimiser = torch.optim.AdamW(trained.parameters(), weight_decay=settings.weight_decay)
     begin = _resume(run / CHECKPOINT, settings, trained, optimiser)
     progress.expect(settings.steps - begin)

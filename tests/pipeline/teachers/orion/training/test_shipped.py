@@ -27,11 +27,12 @@ def test_random_weights_stay():
     assert {"orion-tiny", "orion-tiny-random"} <= TEACHERS.keys()
 
 
-def test_it_plans_better_than_constant_velocity(tmp_path):
+def test_it_plans_far_better_than_constant_velocity_and_finds_lanes(tmp_path):
     plans = [ClipPlan(UNSEEN_SEED, clip, (0,), 6, frames=36) for clip in range(6)]
     clips = windows_of(plans, ORION_TINY.images, tmp_path)
     teacher = ORION_TINY.load(None, device="cpu")
     planner = Planner(ORION_TINY.config.language.width)
     planner.load_state_dict(teacher.assets()["teacher_planner"])
     figures = measure(teacher.model, planner, ORION_TINY.config, teacher.images, clips)
-    assert figures.ratio < 1
+    assert figures.ratio_interval[1] < 0.6
+    assert figures.lane_precision > 0.5

@@ -17,9 +17,7 @@ from pipeline.teachers.orion.training.train import TeacherTraining, Trained, tra
 from pipeline.teachers.orion.training.unroll import in_order, unroll
 from tests.paths import GOLDEN
 
-SETTINGS = TeacherTraining(
-    clips=2, windows=1, length=2, held_out=1, steps=2, batch=2, warmup=1, cooldown=1, log_every=1
-)
+SETTINGS = TeacherTraining(clips=2, windows=1, length=2, held_out=1, steps=2, batch=2, warmup=1, log_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +69,23 @@ def test_unrolled_it_is_the_teacher_that_streams(windows):
     own = unroll(Trained.drawn(TINY, 0).model, TINY.config, TINY.images, windows)
     torch.testing.assert_close(own.planning_token, torch.cat(tokens), rtol=0, atol=1e-5)
     assert torch.equal(in_order(windows)["command"], windows["command"].T.flatten())
+
+
+def test_object_queries_begin_where_agents_are(windows):
+    trained = Trained.drawn(TINY, 0)
+    trained.look_where_agents_are(windows, seed=0)
+    agents = windows["boxes"][windows["labels"] >= 0][:, [0, 1, 4]]
+    low, size = torch.tensor([-51.2, -51.2, -5.0]), torch.tensor([102.4, 102.4, 8.0])
+    head = trained.model.pts_bbox_head
+    for points in (head.reference_points.weight, head.pseudo_reference_points.weight):
+        metres = points.detach() * size + low
+        assert (metres[:, None] - agents).norm(dim=-1).amin(dim=1).max() < 1e-4
+        assert len(metres.unique(dim=0)) > len(metres) / 2
+
+
+def test_the_rate_rises_and_falls_to_nothing():
+    settings = TeacherTraining(steps=100, warmup=10, learning_rate=1.0)
+    assert [settings.rate(step) for step in (0, 4, 9, 50, 99)] == pytest.approx([0.1, 0.5, 0.91, 0.5, 0.01])
 
 
 def test_every_weight_learns_that_the_teacher_reads(trained):
