@@ -419,7 +419,7 @@ def extraction(bench: Bench, teacher: OrionTeacher) -> None:
     from pipeline.extraction.run import extract
 
     clips = 2 * SLOTS
-    write_demo_data(bench.folder / "long", clips=clips, frames=6 if bench.dry else 24)
+    write_demo_data(bench.folder / "long", clips=clips, frames=1 if bench.dry else 24)
     selection = Bench2Drive(bench.folder / "long").select()
     cpu_s = time.process_time()
     report = extract(selection, teacher, bench.folder / "long.zarr", slots=SLOTS)

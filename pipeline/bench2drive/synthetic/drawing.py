@@ -45,7 +45,7 @@ GRASS, ROAD, PAVEMENT, WHITE, YELLOW = (
 FACES = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]])
 """Corners of the front, back, right, left, top and bottom of a cuboid."""
 NORMALS = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
-SHADES = (0.8, 0.8, 0.65, 0.65, 1.0, 0.4)
+SHADES = np.array((0.8, 0.8, 0.65, 0.65, 1.0, 0.4))
 
 Colour = tuple[int, int, int]
 
@@ -71,7 +71,7 @@ class Painter:
         roads = [*_crossing_roads(scene.route), _Stretch(scene.route, *scene.route.s[[0, -1]])]
         painted = [_road(stretch) for stretch in roads]
         self.quads = np.concatenate([quads for quads, _ in painted])
-        self.colours = [colour for _, colours in painted for colour in colours]
+        self.colours = np.array([colour for _, colours in painted for colour in colours])
         self.quad_middles = self.quads.mean(1)
         self.scenery = _scenery(roads, rng)
 
@@ -87,7 +87,7 @@ class Painter:
         near = np.linalg.norm(self.quad_middles[:, :2] - ego[:2, 3], axis=1) < VIEW_M
         meadow = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * 2000.0 + (*ego[:2, 3], 0)
         quads = np.concatenate([meadow[None], self.quads[near]])
-        colours = [GRASS, *(colour for colour, keep in zip(self.colours, near, strict=True) if keep)]
+        colours = np.concatenate([[GRASS], self.colours[near]])
         cuboids = [*self.scenery, *(part for actor in self.scene.actors for part in _cuboids(actor, frame))]
         cuboids = [cuboid for cuboid in cuboids if np.linalg.norm((cuboid.pose - ego)[:2, 3]) < VIEW_M]
         for name, mount in CAMERAS.items():
@@ -108,7 +108,7 @@ class _Canvas:
         self.world2cam = world2cam
         self.intrinsic = intrinsic
         self.eye = np.linalg.inv(world2cam)[:3, 3]
-        self.sky = sky
+        self.sky = np.array(sky)
         self.light = light
         self.visibility_m = visibility_m
         self.image = Image.new("RGB", (IMAGE_WIDTH, IMAGE_HEIGHT), sky)
@@ -121,34 +121,37 @@ class _Canvas:
         corners = transform(cuboid.pose, CORNER_SIGNS * cuboid.extent)
         faces = corners[FACES]  # (6, 4, 3)
         towards = ((self.eye - faces.mean(1)) * (NORMALS @ cuboid.pose[:3, :3].T)).sum(1) > 0
-        colours = [_dim(cuboid.colour, shade) for shade in SHADES]
-        self.fill(faces[towards], [colour for colour, seen in zip(colours, towards, strict=True) if seen])
+        self.fill(faces[towards], _dim(np.array(cuboid.colour), SHADES)[towards])
 
-    def fill(self, quads: np.ndarray, colours: list[Colour]) -> None:
-        """Fill quadrilaterals (Q, 4, 3) of the UE world, in this order."""
+    def fill(self, quads: np.ndarray, colours: np.ndarray) -> None:
+        """Fill quadrilaterals (Q, 4, 3) of the UE world with colours (Q, 3), in this order."""
         points = transform(self.world2cam, quads)
         ahead = points[..., 2] > NEAREST_M
-        clear = np.exp(-np.linalg.norm(points.mean(1), axis=1) / self.visibility_m)
-        for index in np.flatnonzero(ahead.any(1)):
-            corners = points[index] if ahead[index].all() else _cut(points[index])
-            pixels = corners @ self.intrinsic.T
-            pixels = pixels[:, :2] / pixels[:, 2:]
-            low, high = pixels.min(0), pixels.max(0)
-            if high[0] < 0 or high[1] < 0 or low[0] > IMAGE_WIDTH or low[1] > IMAGE_HEIGHT:
-                continue
-            colour = _mixed(_dim(colours[index], self.light), self.sky, clear[index])
-            self._draw.polygon([(x, y) for x, y in pixels.tolist()], fill=colour)
+        clear = np.exp(-np.linalg.norm(points.mean(1), axis=1) / self.visibility_m)[:, None]
+        hazy = np.rint(_dim(colours, self.light) * clear + self.sky * (1 - clear)).astype(int).tolist()
+        whole: np.ndarray = np.all(ahead, axis=1)
+        pixels = self._pixels(np.where(whole[:, None, None], points, 1.0))
+        seen = _meets_image(pixels)
+        for index in np.flatnonzero(np.where(whole, seen, ahead.any(1))):
+            corners = pixels[index] if whole[index] else self._pixels(_cut(points[index]))
+            if whole[index] or _meets_image(corners):
+                self._draw.polygon([(x, y) for x, y in corners.tolist()], fill=tuple(hazy[index]))
+
+    def _pixels(self, points: np.ndarray) -> np.ndarray:
+        """Project points (..., 3) in optical axes to pixels (..., 2)."""
+        pixels = points @ self.intrinsic.T
+        return pixels[..., :2] / pixels[..., 2:]
 
 
-def _dim(colour: Colour, light: float) -> Colour:
-    red, green, blue = (round(channel * light) for channel in colour)
-    return red, green, blue
+def _meets_image(polygons: np.ndarray) -> np.ndarray:
+    """Return whether the box around each polygon (..., N, 2) and the image overlap."""
+    low, high = polygons.min(-2), polygons.max(-2)
+    return (high >= 0).all(-1) & (low <= (IMAGE_WIDTH, IMAGE_HEIGHT)).all(-1)
 
 
-def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
-    """Return ``share`` of a colour and the rest of another one."""
-    red, green, blue = (round(a * share + b * (1 - share)) for a, b in zip(colour, other, strict=True))
-    return red, green, blue
+def _dim(colours: np.ndarray, light: np.ndarray | float) -> np.ndarray:
+    """Return colours (..., 3) under some light (...), rounded."""
+    return np.rint(colours * np.asarray(light)[..., None])
 
 
 def _cut(polygon: np.ndarray) -> np.ndarray:
