@@ -30,7 +30,7 @@ from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
 from pipeline.extraction.run import extract
 from pipeline.perception.loading import open_perception
-from pipeline.teachers.orion.presets import ORION_TINY
+from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from student.policy import policy_of
 from student.runs.presets import preset
 from student.serving.address import Address
@@ -89,12 +89,12 @@ def main(
     """Measure, print each number, and write all to ``benchmarks/results``."""
     counts: Sequence[int] = sessions or SESSIONS
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    record = Record("serving", out, quick=quick, teacher="vision of orion-tiny", student="demo, untrained")
+    record = Record("serving", out, quick=quick, teacher="vision of orion-tiny-random", student="demo, untrained")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_demo_data(folder / "data", clips=2, frames=10 if quick else 40)
         selection = Bench2Drive(folder / "data").select()
-        extract(selection, ORION_TINY.load(None, device=str(device)), folder / "latents.zarr")
+        extract(selection, ORION_TINY_RANDOM.load(None, device=str(device)), folder / "latents.zarr")
         dataset, system = LatentDataset.open(folder / "latents.zarr"), preset("demo", {}).make_system()
         model = system.build(dataset)
         for count in counts:
