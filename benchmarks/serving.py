@@ -89,7 +89,8 @@ def main(
     """Measure, print each number, and write all to ``benchmarks/results``."""
     counts: Sequence[int] = sessions or SESSIONS
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    record = Record("serving", out, quick=quick, teacher="vision of orion-tiny-random", student="demo, untrained")
+    conditions = {"teacher": "vision of orion-tiny-random", "student": "demo, untrained"}
+    record = Record("serving", out, quick=quick, **conditions)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_demo_data(folder / "data", clips=2, frames=10 if quick else 40)
