@@ -129,7 +129,7 @@ def killed(program: str, *arguments: object) -> None:
 def test_a_full_disk_is_told_in_three_lines(tmp_path, clips_root, checkpoint, dump, command):
     out = tmp_path / "out"
     arguments, largest_file = {
-        "convert": ([checkpoint, out, "--teacher", "orion-tiny"], 2_000_000),
+        "convert": ([checkpoint, out, "--teacher", "orion-tiny-random"], 2_000_000),
         "import-npz": ([dump, out], 100_000),
         "demo-data": ([out, "--clips", 2, "--frames", 2], 10_000),
         "extract": ([out, "--data", clips_root], 20_000),
