@@ -175,6 +175,7 @@ def driving_policy(
     if run == CONSTANT_VELOCITY:
         return ConstantVelocity(slots)
     from cache_schema.dataset.join import open_dataset
+    from cache_schema.vocabulary.orion import PLANNING_TOKEN
     from pipeline.perception.loading import open_perception
     from student.device import chosen
     from student.orion_lite.policies import DrivingTeacher
@@ -191,7 +192,9 @@ def driving_policy(
     joined = with_datasets or ()
     if run == TEACHER:
         opened, driver = open_dataset(dataset, *joined), DrivingTeacher()
-        model, who = driver.planner(opened), {"system": "orion"}
+        made_by = opened.holder(PLANNING_TOKEN).manifest.teacher
+        who = {"system": "orion", "teacher": f"{made_by.name} ({made_by.weights})"}
+        model = driver.planner(opened)
     else:
         trained = load_trained(Path(run), dataset, with_datasets=joined, system=system)
         opened, driver, model, who = trained.dataset, trained.system, trained.model, identity_of(trained)

@@ -71,6 +71,7 @@ def test_the_teacher_of_a_dataset_drives(clips_root: Path, tmp_path: Path):
     done = CliRunner().invoke(cli.app, [*rehearse[:2], str(dataset), *rehearse[2:]])
     assert done.exit_code == 0, done.output
     identity = json.loads((results / "drive.json").read_text())["identity"]
+    assert identity["teacher"] == "orion-tiny-random (random:0)"
     assert (identity["system"], identity["perception"]) == ("orion", "orion-tiny-random")
     for drive in (np.load(path) for path in results.glob("drives/*.npz")):
         assert drive["plans"].std() > 1e-3

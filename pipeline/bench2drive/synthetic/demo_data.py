@@ -30,6 +30,8 @@ from pipeline.bench2drive.synthetic.scene import draw_scene
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from PIL import Image
+
     from cache_schema.progress import Progress
 
 FIRST_ROUTE = 9001
@@ -170,7 +172,12 @@ def _write_clip(plan: _ClipPlan) -> str:
         (clip.path / "anno" / f"{frame:05d}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         for camera, image in painter.paint(frame):
             # In memory first: to a file, Pillow takes a write that the disk cuts short for a whole one.
-            encoded = io.BytesIO()
-            image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
-            clip.image_path(camera, frame).write_bytes(encoded.getvalue())
+            clip.image_path(camera, frame).write_bytes(as_jpeg(image))
     return clip.name
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    """Return an image as the clips hold it."""
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+    return encoded.getvalue()

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, A, transform
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M, LEFT, RIGHT, STRAIGHT, Route
-from pipeline.bench2drive.synthetic.scene import RED, Actor, Scene
+from pipeline.bench2drive.synthetic.scene import RED, Actor, Colour, Scene, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,8 +47,6 @@ FACES = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2,
 NORMALS = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 SHADES = np.array((0.8, 0.8, 0.65, 0.65, 1.0, 0.4))
 
-Colour = tuple[int, int, int]
-
 
 @dataclass(frozen=True, eq=False)
 class Cuboid:
@@ -56,7 +54,7 @@ class Cuboid:
 
     pose: np.ndarray
     """(4, 4) middle of the box to UE world."""
-    extent: tuple[float, float, float]
+    extent: Size
     colour: Colour
 
 

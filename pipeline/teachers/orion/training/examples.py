@@ -27,7 +27,7 @@ from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
 from pipeline.bench2drive.ground_truth.classes import CLASSES
 from pipeline.bench2drive.ground_truth.trajectories import FRAMES_PER_STEP, ego_trajectories
 from pipeline.bench2drive.record import Record
-from pipeline.bench2drive.synthetic.demo_data import JPEG_QUALITY
+from pipeline.bench2drive.synthetic.demo_data import as_jpeg
 from pipeline.bench2drive.synthetic.drawing import Painter
 from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.recording import WEATHERS, Recorder
@@ -80,7 +80,7 @@ def held_out_plan(seed: int, index: int) -> ClipPlan:
 
 
 def draw(plan: ClipPlan, images: ImagePreprocessing) -> Arrays:
-    """Draw a clip, and return its windows: (W, K, *shape) of every name in ``_frame``."""
+    """Draw a clip, and return its windows: (W, K, *shape) of all that is seen and true of a frame."""
     scenario = list(MANOEUVRES)[plan.index % len(MANOEUVRES)]
     weather = list(WEATHERS)[plan.index % len(WEATHERS)]
     rng = np.random.default_rng((plan.seed, plan.index))
@@ -107,22 +107,21 @@ def draw(plan: ClipPlan, images: ImagePreprocessing) -> Arrays:
 
 def _inputs(annotation: Annotation, frame: int, painter: Painter, images: ImagePreprocessing) -> Arrays:
     """Return what the teacher sees of a frame, as ``prepare`` makes it of files."""
+    ego_pose = np.linalg.inv(annotation.world2lidar)
     return {
-        "images": np.stack([images.shrink(_as_jpeg(image)) for _, image in painter.paint(frame)]),
+        "images": np.stack([images.shrink(_read_back(image)) for _, image in painter.paint(frame)]),
         "lidar2img": lidar2img(annotation.lidar2cam, annotation.intrinsic, images),
-        "ego_pose": np.linalg.inv(annotation.world2lidar),
-        "ego_pose_inv": rigid_inverse(np.linalg.inv(annotation.world2lidar)),
+        "ego_pose": ego_pose,
+        "ego_pose_inv": rigid_inverse(ego_pose),
         "timestamp_s": np.array(frame / FRAME_RATE_HZ),
         "command": np.array(annotation.command),
         "can_bus": annotation.can_bus,
     }
 
 
-def _as_jpeg(image: Image.Image) -> Image.Image:
+def _read_back(image: Image.Image) -> Image.Image:
     """Return an image as it is read back from its file."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
-    return Image.open(file).convert("RGB")
+    return Image.open(io.BytesIO(as_jpeg(image))).convert("RGB")
 
 
 class _Truth:
@@ -130,7 +129,6 @@ class _Truth:
 
     def __init__(self, annotations: Sequence[Annotation]) -> None:
         everything = range(len(CLASSES))
-        self.annotations = annotations
         self.boxes = [seen_boxes(frame_boxes(a, everything), a) for a in annotations]
         self.world2lidar = np.stack([annotation.world2lidar for annotation in annotations])
         self.trajectory, self.mask = ego_trajectories(np.linalg.inv(self.world2lidar))
