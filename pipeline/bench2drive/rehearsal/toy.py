@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache_schema.errors import RequestError
-from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from pipeline.bench2drive.geometry import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, LIDAR_TOP, pose_matrix
 from pipeline.bench2drive.rehearsal.bicycle import Bicycle
 from pipeline.bench2drive.rehearsal.criteria import (
@@ -205,12 +204,9 @@ class ToyWorld:
     def true_plan(self) -> np.ndarray:
         """Return what the scene's driver would do from here: (6, 2) positions, metres, LiDAR frame."""
         pose = self.pose
-        frames = round(0.5 / DT_S) * np.arange(1, TRAJECTORY_STEPS + 1)
         s = float(self.scene.route.s[self._nearest(self._lane)])
-        ahead = self.scene.driver.drive(frames[-1] + 1, speed=pose.speed_m_s, s=s, first=self.frame)
+        lidar = self.scene.driven_on(self.frame, s=s, speed=pose.speed_m_s)
         x = LIDAR_TOP.location[0]
-        heading = np.stack([np.cos(ahead.yaw), np.sin(ahead.yaw)], axis=1)
-        lidar = (ahead.position + x * heading)[frames]
         cos, sin = math.cos(math.radians(pose.yaw)), math.sin(math.radians(pose.yaw))
         offsets = lidar - (pose.x + x * cos, pose.y + x * sin)
         return offsets @ np.array([[-sin, cos], [cos, sin]])

@@ -87,8 +87,19 @@ class Driver:
         self._free = _plan_braking(limit)
         self._leader_s, self._leader_speed = leader.drive(frames)
 
-    def drive(self, frames: int, *, speed: float, s: float = 0.0, first: int = 0) -> Drive:
-        """Drive for F frames from a distance along the route, at a speed, beginning with frame ``first``."""
+    def drive(
+        self, frames: int, *, speed: float, s: float = 0.0, first: int = 0, route: Route | None = None
+    ) -> Drive:
+        """Drive for F frames.
+
+        Args:
+            frames: F.
+            speed: In the first of them, m/s.
+            s: Metres along the route in the first of them.
+            first: Its number in the clip, which decides where the leader is, and about the light.
+            route: The same road with another lane. Speeds are chosen as if it were the driver's own.
+        """
+        route = route or self.route
         distances, speeds, accelerations = np.zeros((3, frames))
         acceleration = 0.0
         for index in range(frames):
@@ -99,9 +110,9 @@ class Driver:
             )
             acceleration = max(acceleration, -speed / DT_S)
             accelerations[index] = acceleration
-            s += speed * DT_S / np.hypot(1.0, self.route.slope_of_shift(s))
+            s += speed * DT_S / np.hypot(1.0, route.slope_of_shift(s))
             speed += acceleration * DT_S
-        return self._along(distances, speeds, accelerations)
+        return _along(route, distances, speeds, accelerations)
 
     def _target(self, s: float, frame: int) -> float:
         now = min(frame, len(self._leader_s) - 1)
@@ -115,13 +126,13 @@ class Driver:
             target = min(target, float(np.sqrt(2 * COMFORT_MPS2 * max(line.s - s, 0.0))))
         return target
 
-    def _along(self, distances: np.ndarray, speeds: np.ndarray, accelerations: np.ndarray) -> Drive:
-        route = self.route
-        slope = route.slope_of_shift(distances)
-        position, yaw = route.at(distances, np.interp(distances, route.s, route.shift))
-        yaw = yaw + np.arctan(slope)
-        curvature = np.interp(distances, route.s, route.curvature + _curvature_of_shift(route))
-        return Drive(distances, position, yaw, speeds, accelerations, speeds * curvature)
+
+def _along(route: Route, distances: np.ndarray, speeds: np.ndarray, accelerations: np.ndarray) -> Drive:
+    slope = route.slope_of_shift(distances)
+    position, yaw = route.at(distances, np.interp(distances, route.s, route.shift))
+    yaw = yaw + np.arctan(slope)
+    curvature = np.interp(distances, route.s, route.curvature + _curvature_of_shift(route))
+    return Drive(distances, position, yaw, speeds, accelerations, speeds * curvature)
 
 
 def _curvature_of_shift(route: Route) -> np.ndarray:

@@ -5,6 +5,7 @@ Axes are UE world: x forward, y right, yaw clockwise seen from above. Metres and
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,12 @@ class Route:
         s, lateral = np.asarray(s), np.asarray(lateral)
         x, y, yaw = (np.interp(s, self.s, values) for values in (self.x, self.y, self.yaw))
         return np.stack([x - lateral * np.sin(yaw), y + lateral * np.cos(yaw)], axis=-1), yaw
+
+    def shifted(self, offset: np.ndarray) -> Route:
+        """Return the road with another lane for the ego, ``offset`` metres to the right at each of ``s``."""
+        other = copy(self)
+        other.shift = self.shift + offset
+        return other
 
     def slope_of_shift(self, s: ArrayLike) -> np.ndarray:
         """Sideways metres for a metre of road, in the ego's lane."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.bench2drive.geometry import pose_matrix, transform
+from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
+from pipeline.bench2drive.geometry import LIDAR_TOP, pose_matrix, transform
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
 from pipeline.bench2drive.synthetic.driving import DT_S, Drive, Driver
 from pipeline.bench2drive.synthetic.manoeuvres import draw_manoeuvre
@@ -39,6 +40,9 @@ PAINTS: tuple[Colour, ...] = (
     *((200, 30, 30), (40, 60, 200), (220, 200, 40), (235, 235, 230), (30, 30, 35), (130, 135, 140)),
     *((40, 130, 60), (150, 90, 40)),
 )
+WEAVING_WIDTH_M, WEAVING_LENGTH_M = (0.3, 1.6), (20.0, 50.0)
+"""How far to either side of its lane's middle a weaving ego comes, and the length of road of one wave: it
+leaves by almost half a lane, and by up to 27 degrees. Its speed is not lowered for that."""
 _PARKED_TESLA = "/Game/Carla/Static/Car/4Wheeled/ParkedVehicles/TeslaM3/SM_TeslaM3_parked.SM_TeslaM3_parked"
 _TESLA: tuple[str, Size] = (_PARKED_TESLA, (2.4, 1.08, 0.74))
 
@@ -88,6 +92,31 @@ class Scene:
     actors: tuple[Actor, ...]
     stop_line: float | None
     """Distance along the route of the line before a light that concerns the ego."""
+
+    def driven_on(self, frame: int, *, s: float, speed: float) -> np.ndarray:
+        """Return the driver's plan from a point in its lane, wherever beside that point the ego is.
+
+        Args:
+            frame: Now.
+            s: Metres along the route.
+            speed: Of the ego, m/s.
+
+        Returns:
+            (6, 2) places of the LiDAR in the UE world, metres, 0.5 s to 3 s from now.
+        """
+        frames = round(0.5 / DT_S) * np.arange(1, TRAJECTORY_STEPS + 1)
+        ahead = self.driver.drive(frames[-1] + 1, speed=speed, s=s, first=frame)
+        heading = np.stack([np.cos(ahead.yaw), np.sin(ahead.yaw)], axis=1)
+        return (ahead.position + LIDAR_TOP.location[0] * heading)[frames]
+
+    def weaving(self, rng: Generator) -> Scene:
+        """Return the scene with an ego that weaves in and out of its lane, and begins at a lower speed."""
+        frames, route = len(self.drive.s), self.route
+        width, length = rng.uniform(*WEAVING_WIDTH_M), rng.uniform(*WEAVING_LENGTH_M)
+        offset = width * np.sin(2 * np.pi * (route.s / length + rng.random()))
+        speed = self.drive.speed[0] * rng.random()
+        drive = self.driver.drive(frames, speed=speed, route=route.shifted(offset))
+        return replace(self, drive=drive, ego=_ego(drive))
 
 
 def draw_scene(scenario: str, frames: int, rng: Generator) -> Scene:

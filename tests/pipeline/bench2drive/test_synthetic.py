@@ -16,7 +16,7 @@ from cache_schema.format.manifest import DataIdentity
 from cache_schema.progress import Progress
 from pipeline.bench2drive.annotations import read_annotation
 from pipeline.bench2drive.clips import find_clips
-from pipeline.bench2drive.geometry import CAMERAS, pose_matrix
+from pipeline.bench2drive.geometry import CAMERAS, LIDAR_TOP, pose_matrix
 from pipeline.bench2drive.ground_truth.agents import road_users
 from pipeline.bench2drive.splits import split_of, validation_clips
 from pipeline.bench2drive.synthetic import write_demo_data
@@ -399,3 +399,38 @@ def test_the_expert_hits_nobody(scenario):
                 aside = np.abs(apart[:, 1] * forward[:, 0] - apart[:, 0] * forward[:, 1])
                 # Half of the ego's size and of the actor's smaller one: nearer is a crash in any heading.
                 assert ((ahead > 2.45 + min(actor.extent[:2])) | (aside > 0.92 + min(actor.extent[:2]))).all()
+
+
+def test_a_weaving_ego_leaves_its_lane_and_knows_the_way_back():
+    frames = 60
+    scene = draw_scene("HardBreakRoute", frames, np.random.default_rng(3))
+    weaving = scene.weaving(np.random.default_rng(4))
+    drive, route = weaving.drive, scene.route
+    lane, heading = route.at(drive.s, np.interp(drive.s, route.s, route.shift))
+    across = np.stack([-np.sin(heading), np.cos(heading)], axis=1)
+    beside = ((drive.position - lane) * across).sum(axis=1)
+    assert 0.3 < np.abs(beside).max() < 1.6
+    assert weaving.actors == scene.actors
+    # It looks where it drives.
+    steps = np.diff(drive.position, axis=0)
+    moving = np.linalg.norm(steps, axis=1) > 0.1
+    course = np.arctan2(*steps.T[::-1])
+    between = drive.yaw[:-1] + np.diff(drive.yaw) / 2
+    assert np.abs(np.angle(np.exp(1j * (course - between))))[moving].max() < 0.02
+    # The driver who takes over is in the lane, with the LiDAR 0.39 m behind.
+    plan = scene.driven_on(20, s=drive.s[20], speed=drive.speed[20])
+    ahead = drive.s[20] + np.linspace(0, 60, 2401)
+    line, _ = route.at(ahead, np.interp(ahead, route.s, route.shift))
+    apart = np.linalg.norm(plan[:, None] - line, axis=2).min(axis=1)
+    assert plan.shape == (6, 2)
+    assert apart.max() < 0.05
+    assert np.all(np.diff(np.linalg.norm(plan - plan[0], axis=1)) > 0)
+
+
+def test_the_driver_s_plan_is_what_the_ego_does():
+    scene = draw_scene("TJunction", 60, np.random.default_rng(1))
+    drive = scene.drive
+    plan = scene.driven_on(0, s=drive.s[0], speed=drive.speed[0])
+    lidar = [(scene.ego.pose(frame) @ LIDAR_TOP.sensor2ego)[:2, 3] for frame in range(5, 31, 5)]
+    # The body pitches by 0.3 degrees for every m/s2 of up to six, and the LiDAR is 1.84 m above the ground.
+    np.testing.assert_allclose(plan, lidar, atol=0.06)

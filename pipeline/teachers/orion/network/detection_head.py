@@ -143,7 +143,7 @@ class DetectionHead(nn.Module):
             mask=self.get_buffer("mask"),
         )
         scene, objects = decoded.tensor_split((self.sizes.scene_queries,), dim=1)
-        boxes = self._boxes(objects, references)
+        boxes = self.boxes(objects, references)
         class_logits = self.cls_branch(objects)
         history_tokens = self._history_tokens(scene, history)
         futures, future_logits = self._futures(objects)
@@ -204,7 +204,8 @@ class DetectionHead(nn.Module):
         )
         return references, contents, positions, memory_positions[:, kept:]
 
-    def _boxes(self, objects: Tensor, references: Tensor) -> Tensor:
+    def boxes(self, objects: Tensor, references: Tensor) -> Tensor:
+        """Return boxes (B, O, 10) of decoded objects (B, O, E) at normalised reference points (B, O, 3)."""
         # The third number is a log width, and passes the sigmoid like a coordinate, as in training.
         centre, rest = self.reg_branch(objects).tensor_split((3,), dim=-1)
         centre = self.volume.denormalise((centre + inverse_sigmoid(references)).sigmoid())

@@ -28,13 +28,13 @@ def main(
     run: Annotated[Path, typer.Argument(help="Folder of the run; one that was interrupted goes on.")],
     data: Annotated[Path | None, typer.Option(help="Folder of drawn clips; by default in the run.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips to learn from.")] = DEFAULT.clips,
+    weaving: Annotated[int, typer.Option(min=0, help="More, in which the ego weaves.")] = DEFAULT.weaving,
     held_out: Annotated[int, typer.Option(min=1, help="Clips to measure with.")] = DEFAULT.held_out,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = DEFAULT.steps,
     seed: Annotated[int, typer.Option(min=0, help="Of first weights and order.")] = DEFAULT.seed,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw clips.")] = 2,
 ) -> None:
     """Train the tiny ORION of the demo on synthetic clips, and write its weights and their card."""
-    settings = TeacherTraining(clips=clips, held_out=held_out, steps=steps, seed=seed)
+    settings = TeacherTraining(clips=clips, weaving=weaving, held_out=held_out, seed=seed)
     folder = data or run / "clips"
     with ProgressBar("draw", "clips") as bar:
         windows = windows_of(settings.learned, ORION_TINY.images, folder, workers=workers, progress=bar)

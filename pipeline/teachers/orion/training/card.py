@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 def card(settings: TeacherTraining, figures: HeldOut, digest: str, hardware: str) -> str:
     """Return the card of some weights, as Markdown."""
     low, high = figures.ratio_interval
+    stages = "; ".join(
+        f"{stage.steps} steps of {stage.batch} "
+        + (f"windows of {stage.length} frames" if stage.length else "images")
+        for stage in settings.stages
+    )
     return f"""# orion-tiny
 
 The architecture of ORION with small sizes, trained from random weights on synthetic clips. It knows the
@@ -21,9 +26,9 @@ synthetic world, and nothing of real roads.
 |---|---|
 | Digest | `{digest}` |
 | Script | `python -m pipeline.teachers.orion.training` |
-| Data | {settings.clips} synthetic clips, seed {settings.data_seed}, {settings.windows} windows of \
-{settings.length} frames each |
-| Training | {settings.steps} steps of {settings.batch} windows, seed {settings.seed} |
+| Data | {settings.clips} synthetic clips, and {settings.weaving} in which the ego weaves; seed \
+{settings.data_seed}, {settings.windows} windows of {settings.length} frames each |
+| Training | {stages}; seed {settings.seed} |
 | Hardware | {hardware} |
 | Licence | CC0-1.0 |
 

@@ -21,7 +21,7 @@ from PIL import Image
 from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from pipeline.bench2drive.annotations import annotation_of
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
-from pipeline.bench2drive.geometry import rigid_inverse
+from pipeline.bench2drive.geometry import LIDAR_TOP, C, rigid_inverse, transform
 from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
 from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
 from pipeline.bench2drive.ground_truth.classes import CLASSES
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from pipeline.bench2drive.annotations import Annotation
     from pipeline.bench2drive.ground_truth.boxes import Boxes
+    from pipeline.bench2drive.synthetic.scene import Scene
     from pipeline.teachers.orion.images import ImagePreprocessing
 
 CLIP_FRAMES = 60
@@ -64,14 +65,16 @@ class ClipPlan:
     """Frames of a window."""
     frames: int = CLIP_FRAMES
     """Frames of the clip."""
+    weaves: bool = False
+    """Whether the ego weaves, as no expert does: what it should do is drive back into its lane, and on."""
 
 
-def training_plan(seed: int, index: int, *, windows: int, length: int) -> ClipPlan:
+def training_plan(seed: int, index: int, *, windows: int, length: int, weaves: bool = False) -> ClipPlan:
     """Plan a clip's windows: its beginning, where the memory is empty, and others at random."""
     rng = np.random.default_rng((seed, index, windows, length))
     edges = np.linspace(0, PLANNED_FRAMES - length + 1, windows + 1).astype(int)
     later = (int(rng.integers(low, high)) for low, high in itertools.pairwise(edges[1:]))
-    return ClipPlan(seed, index, (0, *later), length)
+    return ClipPlan(seed, index, (0, *later), length, weaves=weaves)
 
 
 def held_out_plan(seed: int, index: int) -> ClipPlan:
@@ -85,6 +88,8 @@ def draw(plan: ClipPlan, images: ImagePreprocessing) -> Arrays:
     weather = list(WEATHERS)[plan.index % len(WEATHERS)]
     rng = np.random.default_rng((plan.seed, plan.index))
     scene = draw_scene(scenario, plan.frames, rng)
+    if plan.weaves:
+        scene = scene.weaving(rng)
     recorder = Recorder(scene, weather, rng)
     painter = Painter(scene, weather, rng)
     nowhere = Path(f"{scenario}, seed {plan.seed}, clip {plan.index}")
@@ -94,6 +99,7 @@ def draw(plan: ClipPlan, images: ImagePreprocessing) -> Arrays:
         [
             _inputs(annotations[frame], frame, painter, images)
             | truth.of(frame)
+            | (_way_back(scene, frame) if plan.weaves else {})
             | lanes_at(scene.route, scene.drive.s[frame], scene.ego.pose(frame))
             for frame in range(start, start + plan.length)
         ]
@@ -145,6 +151,20 @@ class _Truth:
             "futures": _padded(futures.offsets.astype(np.float32), 0),
             "futures_mask": _padded(futures.mask, fill=False),
         }
+
+
+def _way_back(scene: Scene, frame: int) -> Arrays:
+    """Return the trajectory of a driver who is in the lane beside the ego, at its speed.
+
+    The first step has all of the way back into the lane.
+    """
+    drive = scene.drive
+    world2lidar = C @ np.linalg.inv(scene.ego.pose(frame) @ LIDAR_TOP.sensor2ego)
+    places = scene.driven_on(frame, s=drive.s[frame], speed=drive.speed[frame])
+    height = np.full((len(places), 1), LIDAR_TOP.location[2])
+    positions = transform(world2lidar, np.concatenate([places, height], axis=1))[:, :2]
+    offsets = np.diff(positions, axis=0, prepend=np.zeros((1, 2)))
+    return {"trajectory": offsets.astype(np.float32), "trajectory_mask": np.ones(len(offsets), bool)}
 
 
 def _box_numbers(boxes: Boxes, first_step: np.ndarray) -> np.ndarray:

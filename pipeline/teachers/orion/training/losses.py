@@ -77,10 +77,10 @@ def match(logits: Tensor, distance: Tensor, labels: Tensor) -> Matches:
 
 
 def classification(logits: Tensor, labels: Tensor, matches: Matches) -> Tensor:
-    """Return the focal loss of the queries' classes (N, Q, classes), by the number of matches."""
+    """Return the focal loss of logits (N, Q, classes), by the number of matches with labels (N, A)."""
     positive = torch.zeros_like(logits)
     positive[matches.frame, matches.query, labels[matches.frame, matches.truth]] = 1.0
-    return focal(logits, positive).sum() / len(matches.frame)
+    return focal(logits, positive).sum() / max(len(matches.frame), 1)
 
 
 def detection_loss(output: DetectionOutput, truth: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.teachers.orion.images import ImagePreprocessing
+    from pipeline.teachers.orion.network.backbone import Backbone
     from pipeline.teachers.orion.network.config import OrionConfig
     from pipeline.teachers.orion.network.detection_head import DetectionOutput
     from pipeline.teachers.orion.network.map_head import MapOutput
@@ -35,35 +36,49 @@ class Unrolled:
     road_map: MapOutput
     planning_token: Tensor
     """(N, D)."""
+    tokens: Tensor
+    """(N, image tokens of all cameras, backbone width)."""
+    rays: Tensor
+    """(N, image tokens of all cameras, E): their positions."""
 
 
 def unroll(
     model: Orion, config: OrionConfig, images: ImagePreprocessing, windows: Mapping[str, Tensor]
 ) -> Unrolled:
     """Run the model over windows, each from an empty memory."""
-    # Resized once for a teacher whose weights stay as they are.
-    vars(model.img_backbone).pop("_positions", None)
+    drop_cached_positions(model.img_backbone)
     slots, length = windows["command"].shape
     memory = OrionMemory.empty(config, slots, "cpu")
     outputs = []
-    for frame in range(length):
-        now = {name: values[:, frame] for name, values in windows.items()}
-        output, memory = model(
-            images.normalise(now["images"]),
-            torch.linalg.inv(now["lidar2img"]),
-            now["ego_pose"].float(),
-            now["ego_pose_inv"].float(),
-            now["timestamp_s"],
-            torch.cat((now["command"][:, None].double(), now["can_bus"]), dim=-1),
-            torch.full((slots,), frame > 0),
-            memory,
-        )
-        outputs.append(output)
+    seen: list[tuple[Tensor, Tensor]] = []
+    # Tokens and rays are the head's first two arguments.
+    with model.pts_bbox_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2])):
+        for frame in range(length):
+            now = {name: values[:, frame] for name, values in windows.items()}
+            output, memory = model(
+                images.normalise(now["images"]),
+                torch.linalg.inv(now["lidar2img"]),
+                now["ego_pose"].float(),
+                now["ego_pose_inv"].float(),
+                now["timestamp_s"],
+                torch.cat((now["command"][:, None].double(), now["can_bus"]), dim=-1),
+                torch.full((slots,), frame > 0),
+                memory,
+            )
+            outputs.append(output)
+    tokens, rays = zip(*seen, strict=True)
     return Unrolled(
         _joined([output.detection for output in outputs]),
         _joined([output.road_map for output in outputs]),
         torch.cat([output.planning_token for output in outputs]),
+        torch.cat(tokens),
+        torch.cat(rays),
     )
+
+
+def drop_cached_positions(backbone: Backbone) -> None:
+    """Let the backbone resize its position embedding again, which it does once, and keeps."""
+    vars(backbone).pop("_positions", None)
 
 
 def in_order(windows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The windows that a teacher learns from, against the files that the same clips are written to."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.synthetic import write_demo_data
+from pipeline.bench2drive.synthetic.manoeuvres import MANOEUVRES
 from pipeline.bench2drive.synthetic.route import Piece, Route
+from pipeline.bench2drive.synthetic.scene import draw_scene
 from pipeline.teachers.orion.inputs import prepare
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM as TINY
+from pipeline.teachers.orion.training import examples
 from pipeline.teachers.orion.training.cache import windows_of
 from pipeline.teachers.orion.training.examples import (
     PLANNED_FRAMES,
@@ -99,3 +103,40 @@ def test_a_clip_is_drawn_once(tmp_path):
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == times
     assert first["can_bus"].shape == (2, 1, 18)
     assert torch.equal(again["images"], first["images"].flip(0))
+
+
+@pytest.fixture(scope="module")
+def turning():
+    """Plan of a clip in which the ego turns left, and its scene as it is drawn."""
+    rng = np.random.default_rng((SEED, 0))
+    return ClipPlan(SEED, 0, (0, 12), 1, frames=48), draw_scene(next(iter(MANOEUVRES)), 48, rng), rng
+
+
+def test_where_the_ego_keeps_its_lane_the_way_back_is_the_way(turning):
+    plan, scene, _ = turning
+    expert = draw(plan, TINY.images)
+    for window, frame in enumerate(plan.starts):
+        back = examples._way_back(scene, frame)["trajectory"].cumsum(axis=0)
+        # The driver who takes over does so with an acceleration of 0.
+        np.testing.assert_allclose(back, expert["trajectory"][window, 0].cumsum(axis=0), atol=0.25)
+        assert np.abs(back).max() > 5
+
+
+def test_of_a_weaving_ego_the_trajectory_leads_back_into_its_lane(turning):
+    plan, scene, rng = turning
+    scene = scene.weaving(rng)
+    windows = draw(replace(plan, weaves=True), TINY.images)
+    route, s = scene.route, scene.drive.s
+    aside = []
+    for window, frame in enumerate(plan.starts):
+        lane, yaw = route.at(s[frame], np.interp(s[frame], route.s, route.shift))
+        right = np.array([-np.sin(yaw), np.cos(yaw)])
+        aside.append((scene.drive.position[frame] - lane) @ right)
+        trajectory = windows["trajectory"][window, 0]
+        assert np.array_equal(trajectory, examples._way_back(scene, frame)["trajectory"])
+        heading = scene.drive.yaw[frame] - yaw
+        # In the lane's directions: how far to the right of where it is the first step ends.
+        moved = trajectory[0] @ (np.cos(heading), np.sin(heading))
+        assert moved == pytest.approx(-aside[-1], abs=0.1 + 0.1 * float(np.linalg.norm(trajectory[0])))
+        assert windows["trajectory_mask"][window, 0].all()
+    assert max(np.abs(aside)) > 0.3

@@ -13,11 +13,14 @@ from pipeline.teachers.orion.training.cache import windows_of
 from pipeline.teachers.orion.training.examples import ClipPlan
 from pipeline.teachers.orion.training.measure import measure
 from pipeline.teachers.orion.training.planner import Planner
-from pipeline.teachers.orion.training.train import TeacherTraining, Trained, train
+from pipeline.teachers.orion.training.train import Stage, TeacherTraining, Trained, train
 from pipeline.teachers.orion.training.unroll import in_order, unroll
 from tests.paths import GOLDEN
 
-SETTINGS = TeacherTraining(clips=2, windows=1, length=2, held_out=1, steps=2, batch=2, warmup=1, log_every=1)
+STAGES = tuple(
+    Stage(steps=1, length=length, batch=2, learning_rate=1e-3, warmup=1) for length in (None, 1, 2)
+)
+SETTINGS = TeacherTraining(clips=2, weaving=0, windows=1, length=2, held_out=1, stages=STAGES, log_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +87,51 @@ def test_object_queries_begin_where_agents_are(windows):
 
 
 def test_the_rate_rises_and_falls_to_nothing():
-    settings = TeacherTraining(steps=100, warmup=10, learning_rate=1.0)
-    assert [settings.rate(step) for step in (0, 4, 9, 50, 99)] == pytest.approx([0.1, 0.5, 0.91, 0.5, 0.01])
+    stage = Stage(steps=100, length=1, batch=1, learning_rate=1.0, warmup=10)
+    assert [stage.rate(step) for step in (0, 4, 9, 50, 99)] == pytest.approx([0.1, 0.5, 0.91, 0.5, 0.01])
+
+
+def test_stages_follow_each_other():
+    stages = tuple(Stage(steps=steps, length=None, batch=1, learning_rate=1.0) for steps in (3, 2))
+    settings = TeacherTraining(stages=stages)
+    assert settings.steps == 5
+    assert [settings.at(step) for step in (0, 2, 3, 4)] == [
+        *((stages[0], 0), (stages[0], 2)),
+        *((stages[1], 0), (stages[1], 1)),
+    ]
+    with pytest.raises(IndexError):
+        settings.at(5)
+
+
+def test_windows_hold_the_frames_of_every_stage():
+    with pytest.raises(ValueError, match="a stage unrolls 4 frames, of windows of 2"):
+        TeacherTraining(length=2)
+
+
+def test_of_single_images_the_backbone_alone_learns(windows, tmp_path):
+    settings = SETTINGS.model_copy(update={"stages": STAGES[:1]})
+    before = dict(Trained.drawn(TINY, 0).weights())
+    after = train(TINY, settings, tmp_path, windows).weights()
+    changed = {name for name, weight in after if not torch.equal(weight, before[name])}
+    backbone = {name for name in changed if name.startswith("img_backbone.")}
+    assert "img_backbone.patch_embed.proj.weight" in backbone
+    # Where queries look was moved to places of agents.
+    looks = ("reference_points", "pseudo_reference_points")
+    assert changed - backbone == {f"pts_bbox_head.{points}.weight" for points in looks}
+    assert {"tokens", "token_places", "step"} == json.loads((tmp_path / "log.jsonl").read_text()).keys()
+
+
+def test_a_backbone_may_stay_as_it_is_while_all_else_learns(windows, tmp_path):
+    frozen = SETTINGS.model_copy(update={"stages": (STAGES[2].model_copy(update={"backbone_factor": 0.0}),)})
+    before = dict(Trained.drawn(TINY, 0).weights())
+    for name, weight in train(TINY, frozen, tmp_path, windows).weights():
+        assert torch.equal(weight, before[name]) == name.startswith("img_backbone"), name
+
+
+def test_clips_in_which_the_ego_weaves_come_after_the_expert_s():
+    plans = TeacherTraining(clips=2, weaving=3).learned
+    assert [plan.weaves for plan in plans] == [False] * 2 + [True] * 3
+    assert [plan.index for plan in plans] == list(range(5))
 
 
 def test_every_weight_learns_that_the_teacher_reads(trained):
@@ -119,7 +165,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(trained, windows, tmp_pa
 
 def test_other_settings_begin_anew(trained, windows):
     run, _ = trained
-    other = train(TINY, SETTINGS.model_copy(update={"seed": 1, "steps": 1}), run, windows)
+    other = train(TINY, SETTINGS.model_copy(update={"seed": 1, "stages": STAGES[2:]}), run, windows)
     drawn = dict(Trained.drawn(TINY, 1).weights())["map_head.reference_points_lane.weight"]
     moved = dict(other.weights())["map_head.reference_points_lane.weight"]
     # AdamW's first step is as large as its rate.
