@@ -5,7 +5,7 @@ bounds are those of nuPlan's comfort. Kept as they are: the interval of 0.1 s al
 steps a second; "yaw acceleration", which is the smoothed yaw rate; and CARLA's degrees per second against
 bounds in radians.
 
-Dimension letters: S step, W step of a window.
+Dimension letters: C chunk, S step.
 """
 
 from __future__ import annotations
@@ -91,43 +91,45 @@ def passing_chunks(motion: Motion) -> tuple[bool, ...] | None:
     steps = len(motion.acceleration)
     if steps <= DEGREE:
         return None
-    ends = range(CHUNK_STEPS, steps + 1, CHUNK_STEPS) or (steps,)
-    return tuple(
-        _is_smooth(Motion(*(part[max(0, end - CHUNK_STEPS) : end] for part in motion))) for end in ends
-    )
+    length = min(steps, CHUNK_STEPS)
+    whole = steps - steps % length
+    chunks = Motion(*(part[:whole].reshape(-1, length, 3) for part in motion))
+    return tuple(_are_smooth(chunks).tolist())
 
 
-def _is_smooth(chunk: Motion) -> bool:
-    plane = chunk.acceleration[:, :2]
-    longitudinal = smoothed((plane * chunk.forward[:, :2]).sum(1))
-    lateral = smoothed((plane * chunk.right[:, :2]).sum(1))
-    magnitude = smoothed(np.hypot(*plane.T))
-    rate = smoothed(_unwrapped(chunk.angular_velocity[:, 2]))
+def _are_smooth(chunks: Motion) -> np.ndarray:
+    """Return which of the chunks (C, S, 3) are smooth, (C) bool."""
+    plane = chunks.acceleration[..., :2]
+    longitudinal = smoothed((plane * chunks.forward[..., :2]).sum(axis=-1))
+    lateral = smoothed((plane * chunks.right[..., :2]).sum(axis=-1))
+    magnitude = np.hypot(plane[..., 0], plane[..., 1])
+    rate = smoothed(_unwrapped(chunks.angular_velocity[..., 2]))
     low, high = LONGITUDINAL_M_S2
-    return bool(
-        ((low < longitudinal) & (longitudinal < high)).all()
-        and (abs(lateral) < LATERAL_M_S2).all()
-        and (abs(smoothed(magnitude, derivative=True)) < JERK_M_S3).all()
-        and (abs(smoothed(longitudinal, derivative=True)) < LONGITUDINAL_JERK_M_S3).all()
-        and (abs(rate) < min(YAW_ACCELERATION, YAW_RATE)).all()
+    inside = (
+        (low < longitudinal) & (longitudinal < high),
+        abs(lateral) < LATERAL_M_S2,
+        abs(smoothed(smoothed(magnitude), derivative=True)) < JERK_M_S3,
+        abs(smoothed(longitudinal, derivative=True)) < LONGITUDINAL_JERK_M_S3,
+        abs(rate) < min(YAW_ACCELERATION, YAW_RATE),
     )
+    return np.logical_and.reduce(inside).all(axis=-1)
 
 
 def _unwrapped(rates: np.ndarray) -> np.ndarray:
-    """Take steps of whole turns of 2 pi out of yaw rates (S), as if they were angles: so does the script."""
-    turns = np.round(np.diff(rates, prepend=rates[:1]) / (2 * np.pi))
-    return rates - 2 * np.pi * np.cumsum(turns)
+    """Take whole turns of 2 pi out of steps of yaw rates (C, S), as if they were angles, as the script does."""
+    turns = np.round(np.diff(rates, prepend=rates[:, :1]) / (2 * np.pi))
+    return rates - 2 * np.pi * np.cumsum(turns, axis=-1)
 
 
 def smoothed(values: np.ndarray, *, derivative: bool = False) -> np.ndarray:
-    """Filter values (S) by Savitzky and Golay; of fewer values than a window, all are one.
+    """Filter values (..., S) by Savitzky and Golay; of fewer steps than a window, all are one.
 
     Args:
-        values: (S), at least three.
+        values: (..., S), at least three steps.
         derivative: Return the slope, per second.
     """
     from scipy.signal import savgol_filter  # takes a second to import
 
     return savgol_filter(
-        values, min(WINDOW_STEPS, len(values)), DEGREE, deriv=int(derivative), delta=INTERVAL_S
+        values, min(WINDOW_STEPS, values.shape[-1]), DEGREE, deriv=int(derivative), delta=INTERVAL_S
     )

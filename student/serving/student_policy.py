@@ -84,8 +84,6 @@ class StudentPolicy:
             )
         allow_tf32(False)
         self.slots = slots
-        self.cameras = perception.cameras
-        """Cameras whose images an observation must have."""
         self.identity = {**identity, **perception.identity}
         self.seconds: dict[str, float] = {}
         """What the last step took: its ``vision`` and its ``student``."""

@@ -237,7 +237,10 @@ def _step(
     others["lr"] = stage.rate(number)
     backbone["lr"] = stage.backbone_factor * others["lr"]
     trained.model.img_backbone.requires_grad_(stage.backbone_factor > 0)
-    losses = (_losses if stage.length else _image_losses)(preset, stage, trained, windows, generator)
+    if stage.length is None:
+        losses = _image_losses(preset, trained, windows, stage.batch, generator)
+    else:
+        losses = _window_losses(preset, trained, windows, stage.batch, stage.length, generator)
     optimiser.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
     nn.utils.clip_grad_norm_([*backbone["params"], *others["params"]], settings.clip_norm)
@@ -246,11 +249,11 @@ def _step(
 
 
 def _image_losses(
-    preset: OrionPreset, stage: Stage, trained: Trained, windows: Windows, generator: torch.Generator
+    preset: OrionPreset, trained: Trained, windows: Windows, batch: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Return the losses of some images' tokens."""
+    """Return the losses of a batch of images' tokens."""
     sizes = windows["images"].shape[:3]  # windows, frames, cameras
-    rows, frames, cameras = (torch.randint(size, (stage.batch,), generator=generator) for size in sizes)
+    rows, frames, cameras = (torch.randint(size, (batch,), generator=generator) for size in sizes)
     truth = {name: windows[name][rows, frames] for name in ("boxes", "labels")}
     backbone = trained.model.img_backbone
     drop_cached_positions(backbone)
@@ -258,14 +261,19 @@ def _image_losses(
     return trained.token_classes.loss(tokens, windows["lidar2img"][rows, frames, cameras], truth)
 
 
-def _losses(
-    preset: OrionPreset, stage: Stage, trained: Trained, windows: Windows, generator: torch.Generator
+def _window_losses(
+    preset: OrionPreset,
+    trained: Trained,
+    windows: Windows,
+    batch: int,
+    length: int,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Return the losses of some windows."""
+    """Return the losses of a batch of windows of a length, which begin anywhere in those that were drawn."""
     count, frames = windows["command"].shape
-    rows = torch.randint(count, (stage.batch, 1), generator=generator)
-    first = torch.randint(frames - stage.length + 1, (stage.batch, 1), generator=generator)
-    chosen = {name: values[rows, first + torch.arange(stage.length)] for name, values in windows.items()}
+    rows = torch.randint(count, (batch, 1), generator=generator)
+    first = torch.randint(frames - length + 1, (batch, 1), generator=generator)
+    chosen = {name: values[rows, first + torch.arange(length)] for name, values in windows.items()}
     output, truth = unroll(trained.model, preset.config, preset.images, chosen), in_order(chosen)
     images = {name: truth[name].repeat_interleave(len(CAMERAS), dim=0) for name in ("boxes", "labels")}
     tokens = output.tokens.unflatten(1, (len(CAMERAS), -1)).flatten(0, 1)
