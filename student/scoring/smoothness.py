@@ -116,7 +116,7 @@ def _are_smooth(chunks: Motion) -> np.ndarray:
 
 
 def _unwrapped(rates: np.ndarray) -> np.ndarray:
-    """Take whole turns of 2 pi out of steps of yaw rates (C, S), as if they were angles, as the script does."""
+    """Take whole turns of 2 pi out of yaw rates (C, S), as if they were angles, as the script does."""
     turns = np.round(np.diff(rates, prepend=rates[:, :1]) / (2 * np.pi))
     return rates - 2 * np.pi * np.cumsum(turns, axis=-1)
 
