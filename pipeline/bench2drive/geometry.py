@@ -117,6 +117,11 @@ def world2lidar(raw: np.ndarray) -> np.ndarray:
     return C @ raw @ S
 
 
+def ue_world2lidar(ego2world: np.ndarray) -> np.ndarray:
+    """Return UE world to LiDAR (4, 4), by the ego's pose (4, 4) in the UE world."""
+    return C @ np.linalg.inv(ego2world @ LIDAR_TOP.sensor2ego)
+
+
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Apply a (4, 4) matrix to (..., 3) points."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -9,6 +9,7 @@ import numpy as np
 
 from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from pipeline.bench2drive.geometry import LIDAR_TOP, pose_matrix, transform
+from pipeline.bench2drive.ground_truth.trajectories import FRAMES_PER_STEP
 from pipeline.bench2drive.ground_truth.visibility import CORNER_SIGNS
 from pipeline.bench2drive.synthetic.driving import DT_S, Drive, Driver
 from pipeline.bench2drive.synthetic.manoeuvres import draw_manoeuvre
@@ -104,7 +105,7 @@ class Scene:
         Returns:
             (6, 2) places of the LiDAR in the UE world, metres, 0.5 s to 3 s from now.
         """
-        frames = round(0.5 / DT_S) * np.arange(1, TRAJECTORY_STEPS + 1)
+        frames = FRAMES_PER_STEP * np.arange(1, TRAJECTORY_STEPS + 1)
         ahead = self.driver.drive(frames[-1] + 1, speed=speed, s=s, first=frame)
         heading = np.stack([np.cos(ahead.yaw), np.sin(ahead.yaw)], axis=1)
         return (ahead.position + LIDAR_TOP.location[0] * heading)[frames]

@@ -21,7 +21,7 @@ from PIL import Image
 from cache_schema.vocabulary.driving import TRAJECTORY_STEPS
 from pipeline.bench2drive.annotations import annotation_of
 from pipeline.bench2drive.clips import FRAME_RATE_HZ
-from pipeline.bench2drive.geometry import LIDAR_TOP, C, rigid_inverse, transform
+from pipeline.bench2drive.geometry import LIDAR_TOP, rigid_inverse, transform, ue_world2lidar
 from pipeline.bench2drive.ground_truth.agent_futures import agent_futures
 from pipeline.bench2drive.ground_truth.boxes import frame_boxes, seen_boxes
 from pipeline.bench2drive.ground_truth.classes import CLASSES
@@ -159,10 +159,11 @@ def _way_back(scene: Scene, frame: int) -> Arrays:
     The first step has all of the way back into the lane.
     """
     drive = scene.drive
-    world2lidar = C @ np.linalg.inv(scene.ego.pose(frame) @ LIDAR_TOP.sensor2ego)
     places = scene.driven_on(frame, s=drive.s[frame], speed=drive.speed[frame])
     height = np.full((len(places), 1), LIDAR_TOP.location[2])
-    positions = transform(world2lidar, np.concatenate([places, height], axis=1))[:, :2]
+    positions = transform(ue_world2lidar(scene.ego.pose(frame)), np.concatenate([places, height], axis=1))[
+        :, :2
+    ]
     offsets = np.diff(positions, axis=0, prepend=np.zeros((1, 2)))
     return {"trajectory": offsets.astype(np.float32), "trajectory_mask": np.ones(len(offsets), bool)}
 

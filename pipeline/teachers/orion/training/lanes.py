@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.bench2drive.geometry import LIDAR_TOP, C, transform
+from pipeline.bench2drive.geometry import transform, ue_world2lidar
 from pipeline.bench2drive.synthetic.route import LANE_WIDTH_M
 from pipeline.teachers.orion.network.config import OrionConfig
 
@@ -43,10 +43,9 @@ def lanes_at(route: Route, s: float, ego: np.ndarray) -> dict[str, np.ndarray]:
         ego: (4, 4) ego to UE world.
     """
     along = np.linspace(s - BEHIND_M, s + AHEAD_M, OrionConfig.lane_points)
-    world2lidar = C @ np.linalg.inv(ego @ LIDAR_TOP.sensor2ego)
     lines = np.stack([route.at(along, np.full_like(along, lateral))[0] for lateral, _ in LANES])
     points = np.concatenate([lines, np.zeros((*lines.shape[:2], 1))], axis=2)
     return {
-        "lanes": transform(world2lidar, points).astype(np.float32),
+        "lanes": transform(ue_world2lidar(ego), points).astype(np.float32),
         "lane_labels": np.array([label for _, label in LANES]),
     }

@@ -21,7 +21,7 @@ from cache_schema.vocabulary.orion import planner_shapes
 from pipeline.bench2drive.geometry import CAMERAS
 from pipeline.teachers.orion.checkpoints.tensors import PLANNER_PREFIX, model_shapes, random_weights
 from pipeline.teachers.orion.network.model import Orion
-from pipeline.teachers.orion.training.auxiliary import (
+from pipeline.teachers.orion.training.auxiliary_losses import (
     BOX_CENTRE,
     TokenClasses,
     attention_loss,

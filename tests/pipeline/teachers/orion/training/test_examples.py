@@ -105,7 +105,7 @@ def test_a_clip_is_drawn_once(tmp_path):
     assert torch.equal(again["images"], first["images"].flip(0))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def turning():
     """Plan of a clip in which the ego turns left, and its scene as it is drawn."""
     rng = np.random.default_rng((SEED, 0))

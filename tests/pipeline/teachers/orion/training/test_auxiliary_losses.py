@@ -12,8 +12,8 @@ from pipeline.teachers.orion.network.attention import Attention
 from pipeline.teachers.orion.network.config import BackboneConfig
 from pipeline.teachers.orion.network.position import token_pixels
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM as TINY
-from pipeline.teachers.orion.training import auxiliary
-from pipeline.teachers.orion.training.auxiliary import (
+from pipeline.teachers.orion.training import auxiliary_losses
+from pipeline.teachers.orion.training.auxiliary_losses import (
     ATTENTION_WEIGHT,
     DENOISING,
     FOUND_M,
@@ -68,7 +68,7 @@ def test_a_token_that_knows_its_agent_costs_nothing_and_others_what_the_focal_lo
     assert losses["tokens"].item() == pytest.approx(
         CLASS_WEIGHT * UNDECIDED * (0.25 + 0.75 * (logits - 1)), rel=1e-5
     )
-    expected = auxiliary.PLACE_WEIGHT * (10 / 16 + 13 / 16 + math.log(10))
+    expected = auxiliary_losses.PLACE_WEIGHT * (10 / 16 + 13 / 16 + math.log(10))
     assert losses["token_places"].item() == pytest.approx(expected, rel=1e-5)
     with torch.no_grad():
         tokens[0, 9, 0] = 1.0
@@ -142,7 +142,9 @@ def test_denoising_queries_that_know_nothing_cost_what_the_focal_loss_says(windo
     output, frames = unroll(trained.model, TINY.config, TINY.images, windows), in_order(windows)
     losses = denoising_loss(trained.model, output, frames, torch.Generator().manual_seed(3))
     present = frames["labels"] >= 0
-    points = auxiliary._noisy(frames["boxes"][..., [0, 1, 4]], present, torch.Generator().manual_seed(3))
+    points = auxiliary_losses._noisy(
+        frames["boxes"][..., [0, 1, 4]], present, torch.Generator().manual_seed(3)
+    )
     assert points.shape == (2, DENOISING, 3)
     found, errors = 0, 0.0
     for frame in range(2):
