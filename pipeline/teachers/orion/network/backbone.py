@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.teachers.orion.network.add_product import add_product, adds_in_place
 from pipeline.teachers.orion.network.gated_norm import gated_norm
+from pipeline.teachers.orion.network.window_attention import one_kernel_attends, window_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,10 +84,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Map (N, H, W, D) to (N, H, W, D)."""
-        q, k, v = (
-            t.unflatten(-1, (self.heads, -1))
-            for t in (F.linear(x, self.q_proj.weight, self.q_bias), self.k_proj(x), self.v_proj(x))
-        )
+        return self.proj(self.mix(x, rotation) + self.v_bias)
+
+    def mix(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Return the values (N, H, W, D) that each token of x (N, H, W, D) attends to, without their bias."""
+        q, k, v = F.linear(x, self.q_proj.weight, self.q_bias), self.k_proj(x), self.v_proj(x)
+        if self.window < x.shape[1] and one_kernel_attends(q, self.heads):
+            return window_attention(q, k, v, rotation, self.window)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         q, k, v = (
             window_partition(t, self.window)
             for t in (apply_rotary(q, rotation), apply_rotary(k, rotation), v)
@@ -93,7 +99,7 @@ class Attention(nn.Module):
         shape = q.shape  # (N, h, w, size, size, heads, head width)
         q, k, v = (t.flatten(3, 4).flatten(0, 2).transpose(1, 2) for t in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(shape)
-        return self.proj(window_unpartition(mixed, *x.shape[1:3]).flatten(3) + self.v_bias)
+        return window_unpartition(mixed, *x.shape[1:3]).flatten(3)
 
 
 def window_partition(x: Tensor, size: int) -> Tensor:
@@ -126,8 +132,12 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
+        return self.w3(self.gate(x))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map (..., D) to normed hidden channels."""
         norm = self.ffn_ln
-        return self.w3(gated_norm(self.w1(x), self.w2(x), norm.weight, norm.bias, norm.eps))
+        return gated_norm(self.w1(x), self.w2(x), norm.weight, norm.bias, norm.eps)
 
     def padded(self, leaf: str, weight: Tensor) -> Tensor:
         """Return one of its weights with zeros for channels up to a multiple of ``ALIGNED``.
@@ -157,6 +167,22 @@ class Block(nn.Module):
         """Map (N, H, W, D) to (N, H, W, D)."""
         x = x + self.attn(self.norm1(x), rotation)
         return x + self.mlp(self.norm2(x))
+
+    def add_to(self, x: Tensor, bias: Tensor, rotation: Rotation) -> Tensor:
+        """Compute the same for x + bias in place, by fewer passes over the memory.
+
+        Args:
+            x: (N, H, W, D), to which the products of matrices are added.
+            bias: (D), the biases of the blocks before.
+            rotation: As in ``forward``.
+
+        Returns:
+            (D), the biases up to here. The output is the sum of x and them.
+        """
+        add_product(x, self.attn.mix(self.norm1(x + bias), rotation), self.attn.proj.weight)
+        bias = bias + self.attn.proj(self.attn.v_bias)
+        add_product(x, self.mlp.gate(self.norm2(x + bias)), self.mlp.w3.weight)
+        return bias + self.mlp.w3.bias
 
 
 class PatchEmbedding(nn.Module):
@@ -192,6 +218,8 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config, window) for window in self.windows)
         self.apply_block: Callable[[Block, Tensor, Rotation], Tensor] = Block.__call__
         """Computes a block; it may be compiled."""
+        self.add_block: Callable[[Block, Tensor, Tensor, Rotation], Tensor] = Block.add_to
+        """Does so in place; it may be compiled."""
         self.sizes = sorted(set(self.windows))
         for size in self.sizes:
             cos, sin = rotary_table(config.grid, size, config.width // config.heads)
@@ -206,8 +234,14 @@ class Backbone(nn.Module):
             size: (self.get_buffer(f"cos_{size}").to(x), self.get_buffer(f"sin_{size}").to(x))
             for size in self.sizes
         }
-        for block, size in zip(self.blocks, self.windows, strict=True):
-            x = self.apply_block(cast("Block", block), x, rotations[size])
+        blocks = [cast("Block", block) for block in self.blocks]
+        if adds_in_place(x):
+            bias = x.new_zeros(x.shape[-1])
+            for block, size in zip(blocks, self.windows, strict=True):
+                bias = self.add_block(block, x, bias, rotations[size])
+            return x + bias
+        for block, size in zip(blocks, self.windows, strict=True):
+            x = self.apply_block(block, x, rotations[size])
         return x
 
     @cached_property

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
+from pipeline.teachers.orion.network.add_product import add_product, adds_in_place
 from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 from pipeline.teachers.precision import attention_in_fixed_order
 
@@ -89,7 +90,7 @@ class LanguageModel(nn.Module):
         layer.
         """
         positions = slice(self.split if self.prefix else 0, self.waypoint + 1)
-        x = self._sequence(vision)[:, positions]  # (B, W, D)
+        x = self._sequence(vision)[:, positions].contiguous()  # (B, W, D)
         rotation = self._rotation(positions, x.dtype)
         prefixes = self.prefix or [None] * len(self._layers)
         *layers, (last, last_prefix) = zip(self._layers, prefixes, strict=True)
@@ -176,6 +177,19 @@ def heads(attention: LlamaAttention, x: Tensor) -> Tensor:
 
 
 def after_attention(layer: LlamaDecoderLayer, x: Tensor, mixed: Tensor) -> Tensor:
-    """Return a decoder layer's output (B, L, D) by its input and its mixed values (B, H, L, E)."""
-    x = x + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
-    return x + layer.mlp(layer.post_attention_layernorm(x))
+    """Return a decoder layer's output (B, L, D) by its input and its mixed values (B, H, L, E).
+
+    On a GPU the input is changed in place.
+    """
+    mlp = layer.mlp
+    x = plus(x, layer.self_attn.o_proj, mixed.transpose(1, 2).flatten(2))
+    read = layer.post_attention_layernorm(x)
+    return plus(x, mlp.down_proj, mlp.act_fn(mlp.gate_proj(read)) * mlp.up_proj(read))
+
+
+def plus(x: Tensor, linear: nn.Module, y: Tensor) -> Tensor:
+    """Return x (B, L, D) plus a linear map of y; in place on a GPU, where the map is not quantised."""
+    if adds_in_place(x) and type(linear) is nn.Linear:
+        add_product(x, y, linear.weight)
+        return x
+    return x + linear(y)

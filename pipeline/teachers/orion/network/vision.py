@@ -118,3 +118,4 @@ class VisionStack(nn.Module):
         rounding.
         """
         self.img_backbone.apply_block = compiled(Block.forward)
+        self.img_backbone.add_block = compiled(Block.add_to)

@@ -6,11 +6,13 @@ from pipeline.teachers.orion.network.attention import CrossDecoder
 from pipeline.teachers.orion.network.backbone import (
     ALIGNED,
     Attention,
+    Block,
     GatedMLP,
     rotary_table,
     window_partition,
     window_unpartition,
 )
+from pipeline.teachers.orion.network.config import BackboneConfig
 
 
 def randomised(module):
@@ -64,3 +66,14 @@ def test_the_padding_of_a_window_has_the_bias_of_its_values():
     mixed = weight * (attention.v_proj.weight @ token + attention.v_bias) + (1 - weight) * attention.v_bias
     expected = attention.proj.weight @ mixed + attention.proj.bias
     torch.testing.assert_close(attention(token.view(1, 1, 1, 4), (cos, sin)).flatten(), expected)
+
+
+def test_a_block_in_place_adds_what_a_block_adds():
+    block = randomised(Block(BackboneConfig(width=8, heads=2, mlp_width=10), window=2))
+    rotation = tuple(table.double() for table in rotary_table(3, 2, 4))
+    draw = torch.Generator().manual_seed(1)
+    x, bias = (torch.randn(*shape, dtype=torch.float64, generator=draw) for shape in ((2, 3, 3, 8), (8,)))
+    expected = block(x + bias, rotation)
+    with torch.inference_mode():
+        bias = block.add_to(x, bias, rotation)
+    torch.testing.assert_close(x + bias, expected, rtol=0, atol=1e-13)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.teachers.orion.images import _per_channel
+from pipeline.teachers.orion.network.backbone import Attention, rotary_table
 from pipeline.teachers.orion.network.gated_norm import gated_norm
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
@@ -152,6 +153,33 @@ def test_a_gpu_norms_gated_channels_in_one_pass_as_a_cpu_does(precision, compile
     assert found.dtype == TYPES[precision]
     assert not found[..., hidden:].any()
     assert (found - exact).norm() <= torch.finfo(found.dtype).eps * exact.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("grid", "window", "heads", "head_width"),
+    [(6, 4, 3, 16), (8, 4, 2, 16), (40, 16, 2, 64), (20, 16, 1, 32)],
+)
+def test_a_gpu_attends_within_windows_in_one_kernel_as_a_cpu_does(
+    grid, window, heads, head_width, precision, compiled
+):
+    width, number = heads * head_width, TYPES[precision]
+    attention = Attention(width, heads, window).requires_grad_(False)
+    drawn = torch.Generator().manual_seed(0)
+    for weight in attention.parameters():
+        weight.copy_((torch.randn(weight.shape, generator=drawn) / width**0.5).to(number))
+    x = (3 * torch.randn(2, grid, grid, width, generator=drawn)).to(number)
+    rotation = [table.to(number) for table in rotary_table(grid, window, head_width)]
+    exact = attention.double().mix(x.double(), [table.double() for table in rotation])
+    on_gpu = attention.to("cuda", number)
+    mix = torch.compile(on_gpu.mix, fullgraph=True) if compiled else on_gpu.mix
+    with torch.inference_mode():
+        first, second = (mix(x.cuda(), [table.cuda() for table in rotation]) for _ in range(2))
+    assert first.equal(second)
+    # Queries, keys, weights, values and the sum are rounded in sequence.
+    assert (first.cpu().double() - exact).norm() <= 5 * torch.finfo(number).eps * exact.norm()
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from pipeline.teachers.orion.network import language_model
 from pipeline.teachers.orion.network.language_model import LanguageModel
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 
@@ -47,6 +48,14 @@ def test_the_planning_token_is_the_whole_model_s_hidden_state_at_the_waypoint(la
     # Neighbours are far away, so the position counts.
     assert (token - whole[:, WAYPOINT - 1]).abs().max() > 1
     assert (token - whole[:, WAYPOINT + 1]).abs().max() > 1
+
+
+def test_sums_in_place_change_rounding_only(language, vision, monkeypatch):
+    token = language(vision)
+    monkeypatch.setattr(language_model, "adds_in_place", lambda _: True)  # as on a GPU
+    before = vision.clone()
+    torch.testing.assert_close(language(vision), token, rtol=0, atol=1e-5)
+    assert vision.equal(before)
 
 
 def test_hidden_states_are_those_of_the_whole_prompt(language, vision):
