@@ -5,8 +5,10 @@ Dimension letters: B slots, N vision tokens, D token width.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.teachers.orion.checkpoints.tensors import build
 from pipeline.teachers.orion.inputs import OrionBatch
-from pipeline.teachers.orion.network import backbone
+from pipeline.teachers.orion.network import backbone, language_model
 from pipeline.teachers.orion.network.memory import OrionMemory
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.teacher import OrionTeacher
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.teachers.orion.network.config import OrionConfig
     from pipeline.teachers.orion.network.language_model import LanguageModel
     from pipeline.teachers.orion.network.model import Orion
@@ -81,6 +85,21 @@ def load(
     if not prefix:
         teacher.model.language_model.prefix = None
     return teacher
+
+
+@contextlib.contextmanager
+def separate_passes() -> Iterator[None]:
+    """Let a GPU rotate, cut, pad, attend and add by operations of their own, as a CPU does."""
+
+    def never(*_: object) -> bool:
+        return False
+
+    with (
+        mock.patch.object(backbone, "one_kernel_attends", never),
+        mock.patch.object(backbone, "adds_in_place", never),
+        mock.patch.object(language_model, "adds_in_place", never),
+    ):
+        yield
 
 
 def frames(preset: OrionPreset, slots: int, index: int, *, pin: bool) -> OrionBatch:

@@ -14,7 +14,7 @@ from student.orion_lite.policies import FEATURES, policies
 from student.runs.presets import changed
 from student.training.distributed import join_processes
 from student.training.trainer import Trainer
-from tests.student.fake_gpu import fake_gpu
+from tests.fake_gpu import fake_gpu
 from tests.student.recipes import small
 
 GPU = torch.device("cuda:0")

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, empty_like
 from torch.library import triton_op, wrap_triton
 
-if find_spec("triton"):  # part of torch for GPUs
+HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but on Windows
+
+if HAS_TRITON:
     import triton  # ty: ignore
     import triton.language as tl  # ty: ignore
 
@@ -79,7 +81,7 @@ def gated_norm(gate: Tensor, value: Tensor, scale: Tensor, shift: Tensor, eps: f
         shift: (H) of the norm.
         eps: Added to the variance.
     """
-    if gate.is_cuda:
+    if gate.is_cuda and HAS_TRITON:
         return _in_one_pass(gate, value, scale, shift, eps)
     hidden = len(scale)
     normed = F.layer_norm((F.silu(gate) * value)[..., :hidden], (hidden,), scale, shift, eps)

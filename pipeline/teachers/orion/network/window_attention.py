@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-if find_spec("triton"):  # part of torch for GPUs
+HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but on Windows
+
+if HAS_TRITON:
     import triton  # ty: ignore
     import triton.language as tl  # ty: ignore
 
@@ -125,7 +127,7 @@ def one_kernel_attends(q: Tensor, heads: int) -> bool:
     Numbers have 16 bits, and heads a power of two of channels, of which a product needs 16.
     """
     width = q.shape[-1] // heads
-    served = q.is_cuda and q.element_size() == 2 and not torch.is_grad_enabled()
+    served = HAS_TRITON and q.is_cuda and q.element_size() == 2 and not torch.is_grad_enabled()
     return served and width >= 16 and width.bit_count() == 1
 
 

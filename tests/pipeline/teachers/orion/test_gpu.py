@@ -1,13 +1,11 @@
 """ORION on a GPU: with fake tensors, which have devices and no memory; and on a real GPU."""
 
 import contextlib
-import functools
 from collections import Counter
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,6 +16,7 @@ from pipeline.teachers.orion.network.gated_norm import gated_norm
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.precision import TYPES, attention_in_fixed_order
+from tests.fake_gpu import fake_gpu
 
 WAITS = {"_local_scalar_dense", "nonzero", "item", "unique_consecutive", "masked_select", "equal"}
 """Operators whose result the host has to wait for."""
@@ -67,16 +66,6 @@ class Attentions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def fake_cuda():
-    """Return whether torch fakes CUDA tensors wholly, which builds without CUDA do not."""
-    with FakeTensorMode():
-        try:
-            torch.empty(1, device="cuda:0")[:1]
-        except RuntimeError:
-            return False
-    return True
-
-
 @pytest.fixture
 def no_fake_stays_cached():
     yield
@@ -87,19 +76,12 @@ def no_fake_stays_cached():
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize(
     ("device", "mode"),
-    [
-        # Meta tensors cannot be waited for either.
-        ("meta", contextlib.nullcontext),
-        pytest.param(
-            "cuda:0",
-            functools.partial(FakeTensorMode, allow_non_fake_inputs=True),
-            marks=pytest.mark.skipif(not fake_cuda(), reason="this build of torch fakes no CUDA tensors"),
-        ),
-    ],
+    [("meta", contextlib.nullcontext), ("cuda:0", fake_gpu)],  # meta tensors cannot be waited for either
 )
 def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(device, mode, precision, frame_of, together):
-    frames = [together([frame_of("a", 0), frame_of("", 0)]), together([frame_of("a", 1), frame_of("b", 0)])]
     with mode():
+        begun = together([frame_of("a", 0), frame_of("", 0)])
+        frames = [begun, together([frame_of("a", 1), frame_of("b", 0)])]
         teacher = ORION_TINY_RANDOM.load(None, device=device, precision=precision)
         state = teacher.begin(2)
         with Operators() as operators:
