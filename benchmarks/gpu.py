@@ -225,7 +225,7 @@ def tiny_dataset(bench: Bench, name: str, device: str) -> Path:
 
     clips, dataset = bench.folder / "clips", bench.folder / f"{name}.zarr"
     if not clips.exists():
-        write_demo_data(clips, clips=3, frames=12)
+        write_demo_data(clips, clips=3, frames=4 if bench.dry else 12)
     teacher = ORION_TINY_RANDOM.load(None, device=device, compile=device == "cuda")
     extract(Bench2Drive(clips).select(), teacher, dataset, slots=2)
     return dataset
