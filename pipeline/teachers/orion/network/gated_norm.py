@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, empty_like
 from torch.library import triton_op, wrap_triton
 
-HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but on Windows
+HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but not on Windows
 
 if HAS_TRITON:
     import triton  # ty: ignore

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but on Windows
+HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but not on Windows
 
 if HAS_TRITON:
     import triton  # ty: ignore
@@ -53,7 +53,6 @@ if HAS_TRITON:
         QUERIES: tl.constexpr,  # noqa: N803
         KEYS: tl.constexpr,  # noqa: N803
     ):
-        # The part of the window inside the image, whose tokens are counted row by row.
         across: tl.constexpr = (GRID + SIZE - 1) // SIZE
         window = tl.program_id(1)
         image, top, left = (
@@ -61,19 +60,22 @@ if HAS_TRITON:
             window // across % across * SIZE,
             window % across * SIZE,
         )
+        head, first = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS * QUERIES
+        # The part of the window inside the image, whose tokens are counted row by row.
         columns = min(SIZE, GRID - left)
         count = min(SIZE, GRID - top) * columns
-        head, first = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS * QUERIES
         if first >= count:
             return
         corner = ((image * GRID + top) * GRID + left).to(tl.int64) * (HEADS * E) + head * E
 
-        here = first + tl.arange(0, QUERIES)
-        asked = (here < count)[:, None]
-        asker = corner + _places(here, columns, GRID, HEADS * E, E)
-        turn = _places(here, columns, SIZE, E // 2, E // 2)
-        query = tl.load(q + asker, mask=asked, other=0.0)
-        query = _rotate(query, tl.load(cos + turn, mask=asked), tl.load(sin + turn, mask=asked))
+        asking = first + tl.arange(0, QUERIES)
+        asks = (asking < count)[:, None]
+        query_at = corner + _places(asking, columns, GRID, HEADS * E, E)
+        turn = _places(asking, columns, SIZE, E // 2, E // 2)
+        query = tl.load(q + query_at, mask=asks, other=0.0)
+        query = _rotate(
+            query, tl.load(cos + turn, mask=asks, other=0.0), tl.load(sin + turn, mask=asks, other=0.0)
+        )
 
         # Keys beyond the image are zero: each has the score 0, and no value.
         padding = SIZE * SIZE - count
@@ -81,21 +83,25 @@ if HAS_TRITON:
         total = tl.zeros((QUERIES,), tl.float32) + padding
         mixed = tl.zeros((QUERIES, E), tl.float32)
         for start in range(0, count, KEYS):
-            there = start + tl.arange(0, KEYS)
-            inside = there < count
-            read = inside[:, None]
-            asked_of = corner + _places(there, columns, GRID, HEADS * E, E)
-            turn_of = _places(there, columns, SIZE, E // 2, E // 2)
-            key = tl.load(k + asked_of, mask=read, other=0.0)
-            value = tl.load(v + asked_of, mask=read, other=0.0)
-            key = _rotate(key, tl.load(cos + turn_of, mask=read), tl.load(sin + turn_of, mask=read))
+            read = start + tl.arange(0, KEYS)
+            inside = read < count
+            reads = inside[:, None]
+            key_at = corner + _places(read, columns, GRID, HEADS * E, E)
+            key_turn = _places(read, columns, SIZE, E // 2, E // 2)
+            key = tl.load(k + key_at, mask=reads, other=0.0)
+            value = tl.load(v + key_at, mask=reads, other=0.0)
+            key = _rotate(
+                key,
+                tl.load(cos + key_turn, mask=reads, other=0.0),
+                tl.load(sin + key_turn, mask=reads, other=0.0),
+            )
             scores = tl.where(inside[None], tl.dot(query, tl.trans(key)) * SCALE, float("-inf"))
             larger = tl.maximum(largest, tl.max(scores, 1))
             weights, shrunk = tl.exp2(scores - larger[:, None]), tl.exp2(largest - larger)
             total = total * shrunk + tl.sum(weights, 1)
             mixed = tl.dot(weights.to(value.dtype), value, mixed * shrunk[:, None])
             largest = larger
-        tl.store(out + asker, (mixed / total[:, None]).to(query.dtype), mask=asked)
+        tl.store(out + query_at, (mixed / total[:, None]).to(query.dtype), mask=asks)
 
     @triton_op("teachonce::window_attention", mutates_args={})
     def _in_one_kernel(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, size: int) -> Tensor:
