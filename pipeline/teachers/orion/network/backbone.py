@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.teachers.orion.network.add_product import add_product, adds_in_place
-from pipeline.teachers.orion.network.gated_norm import gated_norm
-from pipeline.teachers.orion.network.window_attention import one_kernel_attends, window_attention
+from pipeline.teachers.orion.network.kernels.add_product import add_product, adds_in_place
+from pipeline.teachers.orion.network.kernels.gated_norm import gated_norm
+from pipeline.teachers.orion.network.kernels.window_attention import one_kernel_attends, window_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable

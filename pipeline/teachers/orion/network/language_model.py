@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
-from pipeline.teachers.orion.network.add_product import add_product, adds_in_place
+from pipeline.teachers.orion.network.kernels.add_product import add_product, adds_in_place
 from pipeline.teachers.orion.network.prompt import IMAGE_PLACEHOLDER
 from pipeline.teachers.precision import attention_in_fixed_order
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.teachers.orion.images import _per_channel
 from pipeline.teachers.orion.network.backbone import Attention, rotary_table
-from pipeline.teachers.orion.network.gated_norm import gated_norm
+from pipeline.teachers.orion.network.kernels.gated_norm import gated_norm
 from pipeline.teachers.orion.precision import PrecisionConfig
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.precision import TYPES, attention_in_fixed_order

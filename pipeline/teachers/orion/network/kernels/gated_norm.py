@@ -9,13 +9,11 @@ Dimension letters: H hidden channels, C channels of padded weights.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch.nn.functional as F
 from torch import Tensor, empty_like
 from torch.library import triton_op, wrap_triton
 
-HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but not on Windows
+from pipeline.teachers.orion.network.kernels import HAS_TRITON
 
 if HAS_TRITON:
     import triton  # ty: ignore

@@ -10,13 +10,12 @@ Dimension letters: N images, H W token rows and columns, D width, E head width.
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-HAS_TRITON = find_spec("triton") is not None  # part of torch for GPUs, but not on Windows
+from pipeline.teachers.orion.network.kernels import HAS_TRITON
 
 if HAS_TRITON:
     import triton  # ty: ignore
