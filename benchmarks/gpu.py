@@ -74,6 +74,20 @@ COMPILE_S = 75
 
 
 @dataclass(frozen=True)
+class Now:
+    """An event on a CPU, where everything has been computed as soon as it is called."""
+
+    at_s: float
+
+    def synchronize(self) -> None:
+        """Wait for nothing."""
+
+    def elapsed_time(self, later: Now) -> float:
+        """Return the milliseconds until a later event."""
+        return 1e3 * (later.at_s - self.at_s)
+
+
+@dataclass(frozen=True)
 class Bench:
     """What all phases share."""
 
@@ -83,6 +97,8 @@ class Bench:
     """Time (``perf_counter``) at which everything must be done."""
     folder: Path
     """For files that are not kept."""
+    exact: list[torch.Tensor] = dataclasses.field(default_factory=list)
+    """Vision tokens in fp32, once they have been computed."""
 
     @property
     def dry(self) -> bool:
@@ -108,6 +124,14 @@ class Bench:
         """Wait for the GPU."""
         if not self.dry:
             torch.cuda.synchronize()
+
+    def mark(self) -> torch.cuda.Event | Now:
+        """Return the event that everything so far has been computed."""
+        if self.dry:
+            return Now(time.perf_counter())
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record()
+        return event
 
     def median_s(self, run: Callable[..., object], *given: object, **more: object) -> float:
         """Return the median seconds of a call on the device."""
@@ -260,38 +284,33 @@ class Pace:
 
     frames_per_s: float
     step_ms: float
-    launch_ms: float
-    """Of it, what the host needs to launch everything."""
     peak_gib: float | None
 
 
 def pace(bench: Bench, teacher: OrionTeacher, slots: int) -> Pace:
-    """Time steps as a worker takes them: one is computed while the outputs of the last one are taken in."""
+    """Time steps as a worker takes them: one is computed while the outputs of the last one are taken in.
+
+    The time is that between the outputs of the last step of the warm-up and those of the last of all, each
+    when they have arrived in host memory: so many steps, and no part of another.
+    """
     steps = 2 if bench.dry else STEPS
     batches = [frames(bench.preset, slots, index, pin=not bench.dry) for index in range(WARM_UP + steps)]
     if not bench.dry:
         torch.cuda.reset_peak_memory_stats()
-    state, before, ended_s, launched_s = teacher.begin(slots), None, [], []
+    state, arrived = teacher.begin(slots), []
     for batch in batches:
-        begun = time.perf_counter()
         features, state = teacher.step(batch, state)
         arriving = [values.to("cpu", non_blocking=True) for values in features.values()]
-        launched_s.append(time.perf_counter() - begun)
-        arrived = None if bench.dry else torch.cuda.Event(blocking=True)
-        if arrived is not None:
-            arrived.record()
-        if before is not None:
-            before.synchronize()
-        before = arrived
-        ended_s.append(time.perf_counter())
+        arrived.append(bench.mark())
+        if len(arrived) > 1:
+            arrived[-2].synchronize()
     bench.synchronize()
     if not all(values.isfinite().all() for values in arriving):
         raise ArithmeticError("the teacher's features are not finite")
-    step_s = (time.perf_counter() - ended_s[WARM_UP - 1]) / steps
+    step_ms = arrived[WARM_UP - 1].elapsed_time(arrived[-1]) / steps
     return Pace(
-        frames_per_s=round(slots / step_s, 2),
-        step_ms=round(1e3 * step_s, 1),
-        launch_ms=round(1e3 * statistics.median(launched_s[WARM_UP:]), 1),
+        frames_per_s=round(1e3 * slots / step_ms, 2),
+        step_ms=round(step_ms, 1),
         peak_gib=None if bench.dry else round(torch.cuda.max_memory_allocated() / 2**30, 1),
     )
 
@@ -334,6 +353,7 @@ def teacher_fp32(bench: Bench) -> None:
     note_pace(bench, REFERENCE, teacher, slots=1)
     teacher.model.set_submodule("language_model", language)
     note_pace(bench, "fp32 x 1", teacher, slots=1)
+    bench.exact.append(vision_tokens(bench, teacher))
 
 
 def features_after_two(bench: Bench, teacher: OrionTeacher) -> dict[str, torch.Tensor]:
@@ -380,10 +400,22 @@ def parts_ms(bench: Bench, teacher: OrionTeacher) -> dict[str, float]:
     return {name: round(marks[-2].elapsed_time(marks[-1]), 2) for name, marks in events.items()}
 
 
+def vision_tokens(bench: Bench, teacher: OrionTeacher) -> torch.Tensor:
+    """Return the tokens that the backbone makes of the first frames of as many clips as slots."""
+    given = []
+    hook = teacher.model.img_backbone.register_forward_hook(lambda *call: given.append(call[-1]))
+    teacher.forward(frames(bench.preset, SLOTS, 0, pin=not bench.dry), teacher.begin(SLOTS))
+    hook.remove()
+    return given[0].float().cpu()
+
+
 def facts(bench: Bench, teacher: OrionTeacher) -> dict[str, object]:
     """Return what else is noted of a teacher beside its speed."""
-    same = {"same bits twice": same_twice(bench, teacher)}
-    return same if bench.dry else same | {"parts ms": parts_ms(bench, teacher)}
+    found: dict[str, object] = {"same bits twice": same_twice(bench, teacher)}
+    for exact in bench.exact:
+        error = (vision_tokens(bench, teacher) - exact).norm() / exact.norm()
+        found["relative distance of vision tokens from fp32"] = float(f"{error:.1e}")
+    return found if bench.dry else found | {"parts ms": parts_ms(bench, teacher)}
 
 
 def teacher_fp16(bench: Bench) -> None:

@@ -21,8 +21,8 @@ if HAS_TRITON:
     import triton  # ty: ignore
     import triton.language as tl  # ty: ignore
 
-    QUERIES, KEYS, WARPS = 128, 64, 4
-    """Queries of a program, keys that it reads at once, and its warps of 32 threads."""
+    QUERIES, KEYS, WARPS, STAGES = 128, 64, 4, 3
+    """Queries of a program, keys that it reads at once, its warps of 32 threads, and reads under way."""
 
     @triton.jit
     def _places(position, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, E: tl.constexpr):  # noqa: N803
@@ -122,6 +122,7 @@ if HAS_TRITON:
             QUERIES=QUERIES,
             KEYS=KEYS,
             num_warps=WARPS,
+            num_stages=STAGES,
         )
         return out
 
