@@ -22,7 +22,10 @@ if HAS_TRITON:
     import triton.language as tl  # ty: ignore
 
     QUERIES, KEYS, WARPS, STAGES = 128, 64, 4, 3
-    """Queries of a program, keys that it reads at once, its warps of 32 threads, and reads under way."""
+    """Queries of a program, keys that it reads at once, its warps of 32 threads, and reads under way.
+
+    Of twelve choices these were the fastest on an H200.
+    """
 
     @triton.jit
     def _places(position, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, E: tl.constexpr):  # noqa: N803
