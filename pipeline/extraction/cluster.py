@@ -64,16 +64,21 @@ class TeacherPlugin(distributed.WorkerPlugin):
         self._running = contextlib.ExitStack()
         self._starting = threading.Lock()
         self._worker: Worker | None = None
+        self._stopped = False
         self.teacher = await asyncio.to_thread(self.load)
 
     def teardown(self, worker: distributed.Worker) -> None:
-        """Stop the teacher."""
+        """Stop the teacher, for good: a process must not end while one computes in a thread."""
         del worker
-        self._running.close()
+        with self._starting:
+            self._stopped = True
+            self._running.close()
 
     def worker(self) -> Worker:
         """Return the running worker, for the dataset that is established by now."""
         with self._starting:
+            if self._stopped:
+                raise RuntimeError("the worker has stopped")
             if self._worker is None:
                 manifest = read_manifest(self.path)
                 if manifest.teacher != self.teacher.identity:

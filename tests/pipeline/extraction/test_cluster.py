@@ -1,5 +1,6 @@
 """Real worker processes that are killed. After every fault the digests are those of an undisturbed run."""
 
+import asyncio
 import functools
 import os
 import shutil
@@ -24,6 +25,7 @@ from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from tests.paths import ROOT
+from tests.toy.teacher import ToyTeacher
 
 EXTRACT = [
     sys.executable,
@@ -139,6 +141,15 @@ def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(tmp_
     with local_cluster(1) as client:
         client.register_plugin(TeacherPlugin(load, tmp_path / "latents.zarr", slots=1))
         assert client.submit(torch.get_num_threads).result() == 1
+
+
+def test_a_clip_that_arrives_while_its_worker_stops_starts_no_teacher(tmp_path):
+    """Python ends the process as soon as the plugin is gone, and torch aborts one that still computes."""
+    plugin = TeacherPlugin(ToyTeacher, tmp_path / "latents.zarr", slots=1)
+    asyncio.run(plugin.setup(None))
+    plugin.teardown(None)
+    with pytest.raises(RuntimeError, match="has stopped"):
+        plugin.worker()
 
 
 @pytest.mark.parametrize("when", ["while teachers are loaded", "in mid-clip"])

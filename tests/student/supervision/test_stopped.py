@@ -88,14 +88,16 @@ def test_with_its_keeper_killed_too_the_next_run_ends_what_is_left(tmp_path):
     routes = write_routes(tmp_path / "r.xml", {"1": "hang after", "2": "drive on,finish"})
     results = tmp_path / "results"
     process = start(tmp_path, routes)
-    until(lambda: ticking(results) and (results / "work/1/1/checkpoint.json").stat().st_size, process)
+    # Two evaluators, each with a simulator of two processes.
+    until(lambda: ticking(results) and len(running(tmp_path)) == 6, process)
+    until(lambda: (results / "work/1/1/checkpoint.json").stat().st_size, process)
     (keeper,) = keepers(process)
     keeper.kill()
     process.kill()
     process.communicate()
     orphans = running(tmp_path)
     assert len([words for words in orphans if "evaluator.py" in words]) == 2
-    assert len(orphans) == 6  # each with a simulator of two processes
+    assert len(orphans) == 6
     again = start(tmp_path, routes)
     _, err = again.communicate()
     assert again.returncode == 0, err
