@@ -76,7 +76,7 @@ coverage: test  ## likewise, and show what the tests cover; slower by a tenth
 docs: .venv/.done  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-soak: .venv/.done  ## kill extractions, policy servers and supervisors hundreds of times, at random moments
+soak: .venv/.done  ## run the tests that take minutes: hundreds of kills at random moments, and a whole benchmark
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 3600
 
 demo-teacher: .venv/.done  ## train orion-tiny again, from random weights

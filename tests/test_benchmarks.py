@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import latency, record
+from benchmarks import gpu, internvl3, latency, latent_actions, record
 from benchmarks.record import Record
 from tests.paths import ROOT
 
@@ -70,25 +70,9 @@ def test_a_quick_run_replaces_no_record(monkeypatch, tmp_path: Path):
     assert Record("speed").path != Record("speed", quick=True).path
 
 
-def test_latency_writes_every_row_and_names_what_the_limit_left_out(tmp_path: Path, capsys):
-    def held(name: str, *, limit: float | None) -> dict:
-        latency.main(["fp32"], 0.01, 1, 1, limit, tiny=True, out=tmp_path / name)
-        return json.loads((tmp_path / name).read_text())
-
-    rows = held("all.json", limit=None)["rows"]
-    assert {(row["part"], row["driver"]) for row in rows} == {
-        ("vision stack", "both"),
-        ("replaced part", "student"),
-        ("replaced part", "student, one by one"),
-        ("replaced part", "teacher"),
-        ("replaced part", "teacher, reference"),
-        ("whole frame", "student"),
-        ("whole frame", "teacher"),
-    }
-    assert len(rows) == 7
-    printed = capsys.readouterr().out
-    assert all(f"fp32, {row['part']}, {row['driver']}: p50 " in printed for row in rows)
-    none = held("none.json", limit=0)
+def test_latency_names_what_the_limit_left_out(tmp_path: Path):
+    latency.main(["fp32"], 0.01, 1, 1, 0, tiny=True, out=tmp_path / "none.json")
+    none = json.loads((tmp_path / "none.json").read_text())
     assert none["left out"] == ["fp32"]
     assert "rows" not in none
     timer = latency.Timer("cpu", 1, 1, 1, 0, Record("latency", tmp_path / "late.json"), ends=0)
@@ -117,10 +101,7 @@ def test_a_benchmark_prints_each_row_that_it_writes(tmp_path: Path, benchmark: s
 
 def test_a_teacher_of_latent_actions_is_measured_small_on_a_cpu(tmp_path: Path):
     out = tmp_path / "out.json"
-    options = ("--dry", "--slots", "2", "--precision", "fp32", "--precision", "bf16", "--repeats", "1")
-    command = [sys.executable, "-m", "benchmarks.latent_actions", *options, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    latent_actions.main(slots=[2], precision=["fp32", "bf16"], repeats=1, dry=True, out=out)
     held = json.loads(out.read_text())
     assert [(row["precision"], row["slots"]) for row in held["rows"]] == [("fp32", 2), ("bf16", 2)]
     assert all(row["same bits twice"] and row["frames/s"] > 0 for row in held["rows"])
@@ -130,21 +111,17 @@ def test_a_teacher_of_latent_actions_is_measured_small_on_a_cpu(tmp_path: Path):
 
 def test_a_teacher_of_attention_and_its_student_are_measured_small_on_a_cpu(tmp_path: Path):
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "benchmarks.internvl3", "--dry", "--repeats", "1", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    internvl3.main(repeats=1, dry=True, out=out)
     held = json.loads(out.read_text())
     assert [row["views"] for row in held["teacher"]] == [1, 6]
     assert held["teacher"][1]["tokens"] > held["teacher"][0]["tokens"]
     assert held["student"]["samples/s"] > 0
 
 
-def test_what_a_gpu_shows_is_shown_small_on_a_cpu(tmp_path: Path):
+def test_what_a_gpu_shows_is_shown_small_on_a_cpu(tmp_path: Path, capfd):
     """Every phase runs to its end, and every number is in the file."""
     out = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    gpu.main(dry=True, out=out)
     held = json.loads(out.read_text())
     assert {"ceilings", "products TFLOP/s", "parity", "tiny dataset", "teacher"} <= held.keys()
     assert {"extraction", "training", "latency"} <= held.keys()
@@ -152,10 +129,22 @@ def test_what_a_gpu_shows_is_shown_small_on_a_cpu(tmp_path: Path):
     assert held["tiny dataset"]["two runs have the same digests"] is True
     assert held["teacher"]["fp16 x 8, all"]["same bits twice"] is True
     assert held["parity"]["fp32"]["beyond tolerance"] == 0
+    rows = held["latency"]["rows"]
+    assert sorted((row["part"], row["driver"]) for row in rows) == [
+        ("replaced part", "student"),
+        ("replaced part", "student, one by one"),
+        ("replaced part", "teacher"),
+        ("replaced part", "teacher, reference"),
+        ("vision stack", "both"),
+        ("whole frame", "student"),
+        ("whole frame", "teacher"),
+    ]
+    printed = capfd.readouterr().out
+    assert all(f"fp32, {row['part']}, {row['driver']}: p50 " in printed for row in rows)
 
 
-def test_what_a_machine_may_lack_is_listed():
-    command = [sys.executable, "-m", "benchmarks.gpu", "--wheels"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+def test_what_a_machine_may_lack_is_listed(capsys):
+    gpu.main(wheels=True)
+    listed = capsys.readouterr().out.split()
     assert {line.partition("==")[0] for line in listed} >= {"zarr", "numcodecs", "pydantic"}
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.a-z]+", line) for line in listed)

@@ -134,27 +134,34 @@ def test_compare_with_itself(latents: Path):
     assert "0.00e+00" in result.stdout
 
 
-def test_train_evaluate_export_report(latents: Path, tmp_path: Path):
-    folder = tmp_path / "run"
-    quick = ("--preset", "demo", "--set", "epochs=1", "--set", "mask=orion")
-    trained = run("train", latents, "--run", folder, *quick)
-    assert trained.exit_code == 0, trained.output
+@pytest.fixture(scope="module")
+def trained(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, trained and measured."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    quick = ("--preset", "demo", "--set", "epochs=1", "--set", "mask=orion", "--tracker", "none")
+    result = run("train", latents, "--run", folder, *quick)
+    assert result.exit_code == 0, result.output
     measured = run("evaluate", folder, latents, "--split", "all")
     assert measured.exit_code == 0, measured.output
     assert "stand still" in measured.stdout
-    assert run("export", folder, tmp_path / "student.safetensors").exit_code == 0
+    return folder
+
+
+def test_train_evaluate_export_report(latents: Path, trained: Path, tmp_path: Path):
+    assert run("export", trained, tmp_path / "student.safetensors").exit_code == 0
     assert (tmp_path / "student.safetensors").stat().st_size > 0
-    onnx = run("export", folder, tmp_path / "student.onnx", "--dataset", latents)
+    onnx = run("export", trained, tmp_path / "student.onnx", "--dataset", latents)
     assert onnx.exit_code == 0, onnx.output
     assert "onnxruntime and PyTorch differ by" in onnx.stdout
-    assert run("report", folder).exit_code == 0
-    assert (folder / "report.html").is_file()
+    assert run("report", trained, "--out", tmp_path / "report.html").exit_code == 0
+    assert (tmp_path / "report.html").is_file()
 
 
-def test_a_full_disk_is_told_in_three_lines_and_nothing_counts_as_written(latents: Path, tmp_path: Path):
+def test_a_full_disk_is_told_in_three_lines_and_nothing_counts_as_written(
+    latents: Path, trained: Path, tmp_path: Path
+):
+    shutil.copytree(trained, tmp_path / "run")
     quick = ("--set", "epochs=1", "--tracker", "none")
-    assert run("train", latents, "--run", tmp_path / "run", *quick).exit_code == 0
-    assert run("evaluate", tmp_path / "run", latents).exit_code == 0
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for command in (

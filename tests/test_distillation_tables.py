@@ -121,6 +121,7 @@ def test_the_documented_tables_are_those_of_the_record(file: Path):
     assert file.with_suffix(".md").read_text() == document(json.loads(file.read_text()))
 
 
+@pytest.mark.soak
 def test_all_of_it_runs_small(tmp_path: Path):
     out, folder = tmp_path / "out.json", tmp_path / "kept"
     sizes = ("--size", "1", "--size", "2", "--frames", "42")
