@@ -1,12 +1,9 @@
 """Two processes that share every batch against one that has it to itself."""
 
-import os
-import subprocess
-import sys
-
 import torch
 from safetensors.torch import load_file
 
+from tests.forked import Forked
 from tests.paths import ROOT
 from tests.pipeline.teachers.latent_action_vlm.making.actions_run import train
 
@@ -24,15 +21,10 @@ def test_two_processes_end_where_one_ends_to_rounding(brief, tmp_path):
     """Codes that are hardly used are drawn alike, too; and the other process writes nothing."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(script), str(brief), str(tmp_path / "two")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    process = Forked(*launch, script, brief, tmp_path / "two", env={"PYTHONPATH": str(ROOT)})
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     train(brief, tmp_path / "one")
     for name in ("stage_1", "stage_2", "actions"):
         one, two = (load_file(tmp_path / count / f"{name}.safetensors") for count in ("one", "two"))
