@@ -1,6 +1,7 @@
 """Real worker processes that are killed. After every fault the digests are those of an undisturbed run."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
@@ -69,22 +70,29 @@ def partial_clips(path: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def joined():
+def started():
     """A cluster of two workers, in an environment that asks for two threads."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            patch.setenv(name, "2")
-        with local_cluster(2) as client:
-            yield client
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                patch.setenv(name, "2")
+            client = stack.enter_context(local_cluster(2))
+        yield client
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads(joined, tmp_path_factory) -> list[int]:
+@pytest.fixture(scope="module")
+def threads(started, tmp_path_factory) -> list[int]:
     """Threads of its workers, after the first teacher that they load."""
     path = tmp_path_factory.mktemp("threads") / "latents.zarr"
     load = functools.partial(ORION_TINY_RANDOM.load, None, device="cpu")
-    joined.register_plugin(TeacherPlugin(load, path, slots=1))
-    return [joined.submit(torch.get_num_threads, workers=[worker]).result() for worker in joined.nthreads()]
+    started.register_plugin(TeacherPlugin(load, path, slots=1))
+    return [started.submit(torch.get_num_threads, workers=[name]).result() for name in started.nthreads()]
+
+
+@pytest.fixture(scope="module")
+def joined(started, threads):
+    """The cluster, whose threads have been counted."""
+    return started
 
 
 def test_two_workers_make_the_same_digests(joined, undisturbed, clips_root, tmp_path):
