@@ -1,7 +1,6 @@
 """Commands that write large files: a full disk is told in three lines, a kill leaves nothing that counts."""
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from pipeline.teachers.orion.checkpoints.convert import convert
 from pipeline.teachers.orion.checkpoints.reader import digest, read_weights, released_shapes
 from pipeline.teachers.orion.checkpoints.tensors import random_weights, teacher_shapes
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
+from tests.forked import Forked
 from tests.paths import ROOT
 
 CONFIG = ORION_TINY_RANDOM.config
@@ -101,28 +101,10 @@ def dump(tmp_path_factory) -> Path:
     return folder
 
 
-def run(*command: object, largest_file: int) -> subprocess.CompletedProcess[str]:
-    """Run a command where no file may grow beyond so many bytes: the disk refuses as a full one does."""
-    return subprocess.run(
-        [sys.executable, "-m", "cli", *map(str, command)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)),
-        check=False,
-    )
-
-
 def killed(program: str, *arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = Forked("-c", program, *arguments)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
 
 
 @pytest.mark.parametrize("command", ["convert", "import-npz", "demo-data", "extract"])
@@ -134,10 +116,11 @@ def test_a_full_disk_is_told_in_three_lines(tmp_path, clips_root, checkpoint, du
         "demo-data": ([out, "--clips", 2, "--frames", 2], 10_000),
         "extract": ([out, "--data", clips_root], 20_000),
     }[command]
-    done = run(command, *arguments, largest_file=largest_file)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    *_, happened, expected, repair = done.stderr.splitlines()
+    process = Forked("-m", "cli", command, *arguments, largest_file=largest_file)
+    _, err = process.communicate()
+    assert process.returncode == 2, err
+    assert "Traceback" not in err
+    *_, happened, expected, repair = err.splitlines()
     assert "File too large" in happened or "os error 27" in happened
     assert expected.startswith("  expected: room")
     assert repair.startswith("  to do:    free space")

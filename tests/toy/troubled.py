@@ -1,15 +1,14 @@
 """The toy teacher in trouble, as the environment says.
 
-``TROUBLE`` is JSON: a line of length ``poison`` kills the process every time, one of length ``dies_once``
-the first time (``marker`` is the file that remembers), and every step takes ``delay_s`` seconds longer.
-A line of length ``too_much`` does not fit the memory of a GPU; with ``weights_too_large`` the weights do not.
+``TROUBLE`` is JSON: a line of length ``poison`` kills the process, and every step takes ``delay_s`` seconds
+longer. A line of length ``too_much`` does not fit the memory of a GPU; with ``weights_too_large`` the weights
+do not.
 """
 
 import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import torch
 
@@ -26,9 +25,6 @@ class TroubledTeacher(ToyTeacher):
         time.sleep(self.trouble.get("delay_s", 0))
         lengths = batch["length"].tolist()
         if self.trouble.get("poison") in lengths:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.trouble.get("dies_once") in lengths and not Path(self.trouble["marker"]).exists():
-            Path(self.trouble["marker"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.trouble.get("too_much") in lengths:
             raise NO_ROOM

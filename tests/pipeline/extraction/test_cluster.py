@@ -1,12 +1,11 @@
 """Real worker processes that are killed. After every fault the digests are those of an undisturbed run."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,19 +23,9 @@ from pipeline.extraction.dask_cluster import local_cluster, visible_gpus
 from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
+from tests.forked import Forked
 from tests.paths import ROOT
 from tests.toy.teacher import ToyTeacher
-
-EXTRACT = [
-    sys.executable,
-    "-m",
-    "cli",
-    "extract",
-    "--slots",
-    "2",
-    "--teacher",
-    "tests.pipeline.extraction.slow:SLOW",
-]
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -57,26 +46,13 @@ def undisturbed(clips_root: Path, teacher, tmp_path_factory) -> dict[str, str]:
     return digests(path)
 
 
-def start(
-    path: Path, root: Path, *, workers: int, delay_s: float = 0, start_new_session: bool = False
-) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*EXTRACT, str(path), "--data", str(root), "--workers", str(workers)],
-        cwd=ROOT,
-        env=os.environ | {"DELAY_S": str(delay_s)},
-        start_new_session=start_new_session,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(path: Path, root: Path, *, start_new_session: bool = False) -> Forked:
+    teacher = ("--teacher", "tests.pipeline.extraction.slow:SLOW", "--slots", 2)
+    arguments = ("extract", path, "--data", root, "--workers", 2, *teacher)
+    return Forked("-m", "cli", *arguments, env={"DELAY_S": "0.25"}, start_new_session=start_new_session)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
-
-
-def wait_for(condition, process: subprocess.Popen) -> None:
+def wait_for(condition, process: Forked) -> None:
     while not condition():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -93,11 +69,38 @@ def partial_clips(path: Path) -> set[str]:
     return {folder.name for folder in (path / ".partial").glob("*/*")}
 
 
-def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
-    path = tmp_path / "three.zarr"
-    code, out, err = finish(start(path, clips_root, workers=3))
-    assert code == 0, err
-    assert "3 clips and 19 frames" in out
+@pytest.fixture(scope="module")
+def started():
+    """A cluster of two workers, in an environment that asks for two threads."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                patch.setenv(name, "2")
+            client = stack.enter_context(local_cluster(2))
+        yield client
+
+
+@pytest.fixture(scope="module")
+def threads(started, tmp_path_factory) -> list[int]:
+    """Threads of its workers, after the first teacher that they load."""
+    path = tmp_path_factory.mktemp("threads") / "latents.zarr"
+    load = functools.partial(ORION_TINY_RANDOM.load, None, device="cpu")
+    started.register_plugin(TeacherPlugin(load, path, slots=1))
+    return [started.submit(torch.get_num_threads, workers=[name]).result() for name in started.nthreads()]
+
+
+@pytest.fixture(scope="module")
+def joined(started, threads):
+    """The cluster, whose threads have been counted."""
+    return started
+
+
+def test_two_workers_make_the_same_digests(joined, undisturbed, clips_root, tmp_path):
+    path = tmp_path / "two.zarr"
+    names = ("--teacher", "orion-tiny-random", "--slots", 2, "--scheduler", joined.scheduler.address)
+    done = CliRunner().invoke(app, [*map(str, ("extract", path, "--data", clips_root, *names))])
+    assert done.exit_code == 0, done.output
+    assert "3 clips and 19 frames" in done.stdout
     assert digests(path) == undisturbed
     assert verify(path).problems == ()
     summary = summarise(log_path(path))
@@ -107,7 +110,7 @@ def test_three_workers_make_the_same_digests(undisturbed, clips_root, tmp_path):
 
 def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
     path = tmp_path / "turns.zarr"
-    process = start(path, clips_root, workers=2, delay_s=0.25)
+    process = start(path, clips_root)
     wait_for(lambda: partial_clips(path), process)
     workers = {
         child.pid
@@ -118,10 +121,11 @@ def test_every_worker_killed_in_turn(undisturbed, clips_root, tmp_path):
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
         time.sleep(0.5)
-    code, _, err = finish(process)
-    assert code == 0, err
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     assert digests(path) == undisturbed
     assert verify(path).problems == ()
+    assert summarise(log_path(path)).retries >= 1
 
 
 def test_the_lock_of_a_dead_host_is_ignored(undisturbed, clips_root, teacher, tmp_path):
@@ -133,14 +137,9 @@ def test_the_lock_of_a_dead_host_is_ignored(undisturbed, clips_root, teacher, tm
     assert completed(path, clips_root, teacher) == undisturbed
 
 
-def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(tmp_path, monkeypatch):
+def test_a_worker_without_a_gpu_computes_with_one_thread_in_any_environment(threads):
     """So that its sums are rounded as on other workers."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, "2")
-    load = functools.partial(ORION_TINY_RANDOM.load, None, device="cpu")
-    with local_cluster(1) as client:
-        client.register_plugin(TeacherPlugin(load, tmp_path / "latents.zarr", slots=1))
-        assert client.submit(torch.get_num_threads).result() == 1
+    assert threads == [1, 1]
 
 
 def test_a_clip_that_arrives_while_its_worker_stops_starts_no_teacher(tmp_path):
@@ -157,34 +156,34 @@ def test_ctrl_c_of_a_terminal_stops_with_a_word(clips_root, tmp_path, when):
     """A terminal sends it to every process of the group, and so to the workers."""
     path = tmp_path / "interrupted.zarr"
     loading = when == "while teachers are loaded"
-    process = start(path, clips_root, workers=2, delay_s=0.25, start_new_session=True)
+    process = start(path, clips_root, start_new_session=True)
     condition = (path / ".lock").exists if loading else lambda: partial_clips(path)
     wait_for(condition, process)
     os.killpg(process.pid, signal.SIGINT)
-    code, _, err = finish(process)
-    assert code == 130, err
+    _, err = process.communicate()
+    assert process.returncode == 130, err
     lines = [line for line in err.splitlines() if not line.startswith("extract: ")]
     assert lines == ["stopped; what was committed is safe, and the same command goes on from there"]
 
 
-def test_workers_in_another_folder_find_data_and_checkpoint(tmp_path, monkeypatch):
+def test_workers_in_another_folder_find_data_and_checkpoint(joined, tmp_path, monkeypatch):
     (tmp_path / "job/texts").mkdir(parents=True)
     (tmp_path / "job/texts/a.txt").write_text("one\ntwo\n")
     (tmp_path / "job/weights.pth").write_text("weights")
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "job")
-    with local_cluster(1) as client:
-        client.run(os.chdir, tmp_path / "else")
-        options = {
-            "--data": "texts",
-            "--source": "tests.toy.source:Texts",
-            "--teacher": "tests.pipeline.extraction.slow:CHECKED",
-            "--checkpoint": "weights.pth",
-            "--scheduler": client.scheduler.address,
-        }
-        done = CliRunner().invoke(
-            app, ["extract", "x.zarr", *(text for pair in options.items() for text in pair)]
-        )
+    joined.run(os.chdir, tmp_path / "else")
+    options = {
+        "--data": "texts",
+        "--source": "tests.toy.source:Texts",
+        "--teacher": "tests.pipeline.extraction.slow:CHECKED",
+        "--checkpoint": "weights.pth",
+        "--scheduler": joined.scheduler.address,
+    }
+    done = CliRunner().invoke(
+        app, ["extract", "x.zarr", *(text for pair in options.items() for text in pair)]
+    )
+    joined.run(os.chdir, ROOT)
     assert done.exit_code == 0, done.output
     assert Ledger(Path("x.zarr")).clips() == ("a",)
 

@@ -5,7 +5,6 @@ import dataclasses
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from pipeline.extraction.run import extract
 from pipeline.extraction.worker import computed_by
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
 from pipeline.teachers.protocol import is_compiled
-from tests.paths import ROOT
+from tests.forked import Forked
 from tests.recorded_progress import RecordedProgress
 
 
@@ -131,14 +130,18 @@ def test_a_clip_is_opened_during_a_step_of_the_one_before(
 
 
 def test_images_that_are_shrunk_where_the_teacher_computes_give_the_same_digests(
-    undisturbed, clips_root, tmp_path
+    broken_root, teacher, tmp_path
 ):
-    """As on a GPU, though this is a CPU."""
-    teacher = ORION_TINY_RANDOM.load(None, device="cpu")
-    teacher.shrink_on = torch.device("cpu")
-    path = tmp_path / "x.zarr"
-    extract(Bench2Drive(clips_root).select(), teacher, path, slots=2)
-    assert digests(path) == digests(undisturbed)
+    """As on a GPU, though this is a CPU; of two clips, of two frames each."""
+    for clip in clip_folders(broken_root):
+        for file in sorted((clip / "anno").iterdir())[2:]:
+            file.unlink()
+    shutil.rmtree(clip_folders(broken_root)[2])
+    shrinking = ORION_TINY_RANDOM.load(None, device="cpu")
+    shrinking.shrink_on = torch.device("cpu")
+    for one, path in ((teacher, tmp_path / "whole.zarr"), (shrinking, tmp_path / "shrunk.zarr")):
+        assert extract(Bench2Drive(broken_root).select(), one, path, slots=2).frames == 4
+    assert digests(tmp_path / "shrunk.zarr") == digests(tmp_path / "whole.zarr")
 
 
 @pytest.mark.gpu
@@ -236,17 +239,11 @@ def arguments(path: Path, root: Path) -> list[str]:
     return ["extract", str(path), "--data", str(root), "--slots", "2", "--teacher", "orion-tiny-random"]
 
 
-def start(path: Path, root: Path, *options: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "cli", *arguments(path, root), *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(path: Path, root: Path) -> Forked:
+    return Forked("-m", "cli", *arguments(path, root))
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
+def wait_for(condition, process: Forked) -> None:
     """Wait until a clip is half done, as the disk shows it."""
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -317,12 +314,11 @@ def test_exit_code_2_and_a_table_name_what_was_left_out(broken_root, tmp_path):
     victim = clip_folders(broken_root)[0]
     (victim / "camera" / "rgb_front" / "00001.jpg").unlink()
     (broken_root / "v1" / "Nonsense" / "anno").mkdir(parents=True)
-    process = start(tmp_path / "x.zarr", broken_root)
-    _, err = process.communicate()
-    assert process.returncode == 2
-    assert "why it was left out" in err
-    assert victim.name[:20] in err
-    assert "Nonsense" in err
+    done = CliRunner().invoke(app, arguments(tmp_path / "x.zarr", broken_root))
+    assert done.exit_code == 2
+    assert "why it was left out" in done.stderr
+    assert victim.name[:20] in done.stderr
+    assert "Nonsense" in done.stderr
     assert len(digests(tmp_path / "x.zarr")) == 2
 
 

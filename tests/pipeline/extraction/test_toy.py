@@ -1,10 +1,7 @@
 """Another source and another teacher, which drive nothing, through the ordinary commands."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from cli import app
 from pipeline.extraction.estimate import plan
 from pipeline.extraction.log import log_path, summarise
 from pipeline.extraction.run import extract
-from tests.paths import ROOT
+from tests.forked import Forked
 from tests.toy.source import Texts
 from tests.toy.teacher import ToyTeacher
 
@@ -55,20 +52,13 @@ def run(*arguments: object):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def start(path: Path, root: Path, *options: object, **trouble: object) -> subprocess.Popen:
+def start(path: Path, root: Path, *options: object, **trouble: object) -> Forked:
     names = ("--source", "tests.toy.source:Texts", "--teacher", "tests.toy.troubled:TROUBLED", "--slots", "2")
-    command = [sys.executable, "-m", "cli", "extract", path, "--data", root, *names, *options]
-    return subprocess.Popen(
-        list(map(str, command)),
-        cwd=ROOT,
-        env=os.environ | {"TROUBLE": json.dumps(trouble)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ("extract", path, "--data", root, *names, *options)
+    return Forked("-m", "cli", *arguments, env={"TROUBLE": json.dumps(trouble)})
 
 
-def wait_for_partial_clips(path: Path, process: subprocess.Popen) -> None:
+def wait_for_partial_clips(path: Path, process: Forked) -> None:
     while not any((path / ".partial").glob("*/*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -124,7 +114,7 @@ def test_killed_and_resumed(texts, undisturbed, tmp_path):
     process.communicate()
     assert 0 < len(digests(path)) < 4
     process = start(path, texts)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode == 0, err
     assert digests(path) == digests(undisturbed)
     assert verify(path).problems == ()
@@ -149,7 +139,7 @@ def test_ctrl_c_twice(texts, undisturbed, tmp_path):
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode in (130, -signal.SIGINT), err
     assert extract(Texts(texts).select(), ToyTeacher(), path, slots=2).failed == ()
     assert digests(path) == digests(undisturbed)
@@ -159,7 +149,7 @@ def test_ctrl_c_twice(texts, undisturbed, tmp_path):
 def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(texts, undisturbed, tmp_path):
     path = tmp_path / "poison.zarr"
     process = start(path, texts, "--workers", 2, poison=len("banana"))
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate()
     assert process.returncode == 2, err
     assert "left out banana: every worker that extracts it dies" in err
     expected = digests(undisturbed)
@@ -174,25 +164,13 @@ def test_a_clip_that_always_kills_its_worker_is_named_and_the_rest_is_done(texts
     assert summarise(log_path(path)).failures == {}
 
 
-def test_a_worker_that_dies_in_mid_clip_is_replaced(texts, undisturbed, tmp_path):
-    # The third line of apple is 21 letters long.
-    path, marker = tmp_path / "died.zarr", tmp_path / "died"
-    process = start(path, texts, "--workers", 2, dies_once=21, marker=str(marker))
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert marker.exists()
-    assert digests(path) == digests(undisturbed)
-    assert verify(path).problems == ()
-    assert summarise(log_path(path)).retries >= 1
-
-
 @pytest.mark.parametrize("options", [(), ("--workers", 2)], ids=["in this process", "two workers"])
 def test_a_gpu_without_enough_memory_names_what_to_change_and_blames_no_clip(
     texts, undisturbed, tmp_path, options
 ):
     path = tmp_path / "x.zarr"
     process = start(path, texts, *options, too_much=len("cherry pie"))
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode == 2, err
     happened, expected, to_do = [line for line in err.splitlines() if not line.startswith("extract: ")]
     assert "memory does not suffice for 2 slots: CUDA out of memory. Tried to allocate 2.00 GiB" in happened
@@ -209,7 +187,7 @@ def test_a_gpu_without_enough_memory_names_what_to_change_and_blames_no_clip(
 @pytest.mark.parametrize("options", [(), ("--workers", 1)], ids=["in this process", "one worker"])
 def test_weights_that_do_not_fit_a_gpu(texts, tmp_path, options):
     process = start(tmp_path / "x.zarr", texts, *options, weights_too_large=True)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode == 2, err
     happened, expected, to_do = [line for line in err.splitlines() if not line.startswith("extract: ")]
     assert "does not suffice for the weights of tests.toy.troubled:TROUBLED: CUDA out of memory" in happened

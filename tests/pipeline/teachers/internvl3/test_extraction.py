@@ -1,10 +1,7 @@
 """Both datasets by the ordinary commands, against transformers' own whole forward pass."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from cache_schema.terminal import USER_ERROR
 from cli import app
 from pipeline.teachers import load_teacher, teacher_preset
 from pipeline.teachers.internvl3.model.network import configuration, random_weights
-from tests.paths import ROOT
+from tests.forked import Forked
 
 ROUNDING = 1e-5
 """Of float32, relative to the largest value, in five layers: other kernels multiply a whole sequence."""
@@ -178,13 +175,7 @@ def test_killed_and_resumed(questions, attention, vision, tmp_path, teacher):
     path = tmp_path / "killed.zarr"
     options = ["--set", "stored=float32"] if teacher == "internvl3-tiny" else []
     names = ["--source", "drive-kd", "--teacher", teacher, "--slots", "2", *options]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "extract", path, "--data", questions, *names],
-        cwd=ROOT,
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    process = Forked("-m", "cli", "extract", path, "--data", questions, *names)
     while not any((path / ".partial").glob("*/*")) and not any((path / "ledger").glob("*.json")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)

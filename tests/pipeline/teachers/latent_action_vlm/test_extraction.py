@@ -1,8 +1,6 @@
 """From raw clips to a dataset by the command line: latent actions, and the camera strip of students."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from cli import app
 from pipeline.bench2drive.source import Bench2Drive
 from pipeline.bench2drive.strip import COLUMNS
 from pipeline.teachers.latent_action_vlm.presets import LATENTVLA_TINY
-from tests.paths import ROOT
+from tests.forked import Forked
 
 OPTIONS = ("--teacher", "latentvla-tiny", "--inputs", "camera_strip_256", "--slots", "2", "--device", "cpu")
 
@@ -78,13 +76,7 @@ def test_the_dataset_holds_the_strip_of_every_frame(undisturbed, clips_root):
 
 def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, clips_root, tmp_path):
     path = tmp_path / "killed.zarr"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *arguments(path, clips_root)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Forked("-m", "cli", *arguments(path, clips_root))
     while not any((path / ".partial").glob("*/*/zarr.json")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)

@@ -1,20 +1,16 @@
 """A training that is killed at chosen steps and started again, in processes that are really killed."""
 
 import json
-import os
-import subprocess
-import sys
 
-from tests.paths import ROOT
+from tests.forked import Forked
 
 KILLED = """
 import os, signal, sys, json
 from pathlib import Path
 
-# What every child would import.
-import accelerate
 import torch
-import torch._dynamo
+
+# What every child would import.
 from transformers import Dinov2WithRegistersModel, Qwen2_5_VLForConditionalGeneration
 
 import cache_schema.progress
@@ -46,18 +42,8 @@ for moment in [*moments, 10**9]:
 
 def train_with_kills(module: str, arguments: list[object], moments: list[int]) -> None:
     """Call ``module.train`` until it ends, killed after so many steps each time."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLED.replace("{module}", module),
-            json.dumps([*map(str, arguments)]),
-            json.dumps(moments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["-9"] * len(moments) + ["0"], done.stderr
+    program = KILLED.replace("{module}", module)
+    process = Forked("-c", program, json.dumps([*map(str, arguments)]), json.dumps(moments))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.split() == ["-9"] * len(moments) + ["0"], err
