@@ -1,27 +1,20 @@
 """Training that is killed at chosen moments and started again, in processes that are really killed."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from student.runs.config import RunConfig
+from tests.student.warm import run_warm
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 
-import torch
-import torch._dynamo  # which AdamW would import in every child
-
 import cache_schema.progress, student.runs.checkpoint, student.training.trainer
 from student.runs.config import RunConfig
 from student.training.train import train
 
-torch.set_num_threads(1)
 data, run, config, *moments = sys.argv[1:]
 data, *more = map(Path, data.split(os.pathsep))
-if more:  # questions, whose student every child would import
-    from transformers import InternVLConfig, InternVLModel, Qwen2Model
 
 
 def kill(*_):
@@ -50,7 +43,7 @@ def arm(moment):
         )
 
 
-# Children of a process that is warm, and has not read with tensorstore, which survives no fork.
+# Each in a process of its own.
 for moment in [*moments, ""]:
     child = os.fork()
     if not child:
@@ -70,10 +63,5 @@ def train_with_kills(data: Path | str, run: Path, config: RunConfig, moments: li
         config: Its configuration.
         moments: A number of steps after the start, "writing" or "renamed" a checkpoint, "logged" an epoch.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, data, run, config.model_dump_json(), *moments],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_warm(KILLED, data, run, config.model_dump_json(), *moments)
     assert done.stdout.split() == ["-9"] * len(moments) + ["0"], done.stderr

@@ -1,29 +1,23 @@
 """Training by two processes each, started as torchrun would start them, but out of one that is warm."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from student.runs.config import RunConfig
+from tests.student.warm import run_warm
 
 IN_PAIRS = """
 import datetime, json, os, sys
 from pathlib import Path
 
 import torch
-import torch._dynamo, torch.distributed  # which every child would import
 
 from student.runs.config import RunConfig
 from student.training.train import train
 
-torch.set_num_threads(1)
 data, folder, configs = sys.argv[1:]
 data, *more = map(Path, data.split(os.pathsep))
-if more:  # questions, whose student every child would import
-    from transformers import InternVLConfig, InternVLModel, Qwen2Model
 for name, config in json.loads(configs).items():
     children = {}
     for rank in "01":
@@ -60,17 +54,6 @@ def train_in_pairs(data: Path | str, folder: Path, configs: Mapping[str, RunConf
         The lines that were printed: ``NAME RANK EXIT_CODE`` of each process, and the errors; and the standard
         error of all.
     """
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            IN_PAIRS,
-            data,
-            folder,
-            json.dumps({name: config.model_dump() for name, config in configs.items()}),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    described = json.dumps({name: config.model_dump() for name, config in configs.items()})
+    done = run_warm(IN_PAIRS, data, folder, described)
     return done.stdout.splitlines(), done.stderr

@@ -156,7 +156,7 @@ def test_sigkill_at_any_moment_leaves_whole_clips_only(tmp_path: Path, manifest)
     path = tmp_path / "killed.zarr"
     manifest = manifest.replace(assets=())
     moments = random.Random(0)
-    for _ in range(6):
+    for _ in range(4):
         command = [sys.executable, "-c", WRITE_FOR_EVER, str(path), manifest.model_dump_json()]
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
             assert process.stdout is not None

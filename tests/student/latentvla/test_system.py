@@ -219,7 +219,7 @@ def test_codes_are_measured_beside_the_teachers(dataset_path):
 def test_a_student_learns_the_codes_that_images_show(write, tmp_path):
     clips = {"clip-a": ("train", 120), "clip-b": ("train", 40), "clip-c": ("val", 24), "clip-d": ("val", 24)}
     path = write(tmp_path / "data.zarr", clips=clips)
-    recipe = small("latentvla-distilled-kl-only", epochs=10, learning_rate=8e-3, batch_size=8)
+    recipe = small("latentvla-distilled-kl-only", epochs=6, learning_rate=8e-3, batch_size=8)
     recipe = changed(recipe, {"losses.trajectory": "off", "losses.agents": "off"})
     train(path, tmp_path / "run", recipe, trackers=())
     found = {name: of.value for name, of in evaluate(tmp_path / "run", path).measures.items()}

@@ -5,8 +5,6 @@ import json
 import re
 import resource
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,15 +18,15 @@ from cache_schema.storage.atomic_io import new_file, sha256_of
 from student.orion_lite.config import OrionLiteConfig
 from student.orion_lite.folded import FoldedStudent
 from student.orion_lite.model import OrionLite
-from student.orion_lite.onnx_graph import INPUTS, OUTPUTS
+from student.orion_lite.onnx_graph import INPUTS
 from student.orion_lite.planner import PlannerConfig
 from student.runs import checkpoint
 from student.runs.checkpoint import Checkpoint, read_checkpoint
 from student.runs.export import export
-from student.runs.onnx_graph import save_checked, trace
+from student.runs.onnx_graph import save_checked
 from student.runs.provenance import TrainedOn
-from tests.paths import ROOT
 from tests.student.recipes import small
+from tests.student.warm import run_warm
 
 SIZES = {"hidden": 16, "layers": 1, "heads": 2, "feedforward": 32}
 CONFIG = small(**SIZES)
@@ -79,21 +77,16 @@ KILLED = """
 import contextlib, hashlib, os, resource, signal, sys
 from pathlib import Path
 
+import onnx_ir
 import torch
 
-import cli, student.commands
+import cli
 import cache_schema.storage.atomic_io as atomic_io
 import student.runs.onnx_graph as onnx_graph
-from student.orion_lite.folded import FoldedStudent
-from student.orion_lite.onnx_graph import INPUTS, OUTPUTS
-from student.runs.trained import load_trained
 
-torch.set_num_threads(1)
-run, target, dataset, *moments = sys.argv[1:]
-if target.endswith(".onnx"):  # which takes seconds to trace: once for all children
-    trained = load_trained(Path(run), dataset)
-    inputs = onnx_graph.first_frames(trained.dataset, INPUTS)
-    program = onnx_graph.trace(FoldedStudent(trained.model), inputs, OUTPUTS)
+run, target, dataset, whole, *moments = sys.argv[1:]
+if target.endswith(".onnx"):  # which takes seconds to trace
+    program = torch.onnx.ONNXProgram(onnx_ir.load(whole), None)
     onnx_graph.trace = lambda *_: program
 
 
@@ -113,7 +106,6 @@ def arm(moment):
         atomic_io.rename_durably = lambda *paths: (rename(*paths), kill())
 
 
-# Children of a process that is warm.
 for moment in moments:
     Path(target).unlink(missing_ok=True)
     child = os.fork()
@@ -142,13 +134,7 @@ def test_an_export_that_is_killed_is_none_or_whole(run, dataset_path, tmp_path, 
     target = tmp_path / "killed" / f"student{ending}"
     target.parent.mkdir()
     half = whole.stat().st_size // 2
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, run, target, dataset_path, str(half), "written", "moved", "-"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_warm(KILLED, run, target, dataset_path, whole, half, "written", "moved", "-")
     digest = sha256_of(whole)
     expected = [f"{-signal.SIGXFSZ} False", "-9 False", f"-9 {digest}", f"0 {digest}"]
     assert done.stdout.splitlines() == expected, done.stderr
@@ -227,13 +213,16 @@ def test_a_graph_describes_its_student_and_nothing_of_this_machine(graph, run):
     assert b".py" not in target.read_bytes()
 
 
-def test_a_graph_that_differs_is_not_left(dataset, tmp_path):
-    pytest.importorskip("onnxscript")
+def test_a_graph_that_differs_is_not_left(graph, dataset, tmp_path):
+    import onnx_ir
+
     folded = FoldedStudent(student_of(dataset))
     inputs = {name: torch.from_numpy(dataset.read("clip-a", name)[:2]).float() for name in INPUTS}
-    program = trace(folded, inputs, OUTPUTS)
+    program = torch.onnx.ONNXProgram(onnx_ir.load(graph[0]), None)
+    assert save_checked(program, folded, inputs, tmp_path / "same.onnx") <= 1e-5
     norm = folded.student.norm_output
     norm.bias = torch.nn.Parameter(norm.bias + 1)
+    (tmp_path / "same.onnx").unlink()
     with (
         pytest.raises(CheckpointError, match=r"differs from the student by \d"),
         new_file(tmp_path / "student.onnx") as file,

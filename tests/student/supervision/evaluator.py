@@ -61,7 +61,7 @@ def main() -> int:
     print(f"port {arguments.port}, agent {arguments.agent_config}", flush=True)
     listening = socket.create_server(("", arguments.port))  # taken: an error, and no record
     simulator = subprocess.Popen(
-        [sys.executable, "-c", SIMULATOR, arguments.checkpoint, str(FOREVER_S)], start_new_session=True
+        [sys.executable, "-S", "-c", SIMULATOR, arguments.checkpoint, str(FOREVER_S)], start_new_session=True
     )
     atexit.register(os.killpg, simulator.pid, signal.SIGKILL)
     # The same for every attempt; the leaderboard's name has the time in seconds.

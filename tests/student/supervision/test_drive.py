@@ -139,13 +139,14 @@ def test_an_agent_that_fails_again_and_again_stops_all(tmp_path):
 
 
 def test_an_evaluator_that_never_works_stops_all_before_every_route_used_up_its_attempts(tmp_path):
-    routes = write_routes(tmp_path / "r.xml", {str(name): "die,die,finish" for name in range(9)})
+    failing = dict.fromkeys("0123", "die,die,finish")
+    routes = write_routes(tmp_path / "r.xml", failing)
     results = tmp_path / "results"
     with pytest.raises(RequestError, match="no route was driven to its end, and 0, 1, 2 failed: port"):
         drive(routes, results, evaluator(tmp_path), limits=QUICK)
     assert attempts(results) == {"0": ["absent"], "1": ["absent"], "2": ["absent"]}
     # Once one was, failures are the routes' own.
-    write_routes(routes, {"9": "finish", **{str(name): "die,die,finish" for name in range(9)}})
+    write_routes(routes, {"9": "finish", **failing})
     assert drive(routes, results, evaluator(tmp_path), limits=QUICK).unfinished == {}
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from tests.paths import ROOT
 from tests.student.supervision.driving import (
     NOTHING_LEFT,
@@ -26,12 +28,15 @@ from tests.student.supervision.driving import (
 )
 
 
+def command(folder: Path, routes: Path, *more: str) -> list[str]:
+    words = ["drive", "--out", folder / "results", "--routes", routes]
+    words += ["--evaluator", TEMPLATE, "--agent", evaluator(folder).agent]
+    return [*map(str, words), "--workers", "2", "--backoff", "0.01", "--agent-config", "", *more]
+
+
 def start(folder: Path, routes: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "cli.py", "drive", "--out", folder / "results", "--routes", routes]
-    command += ["--evaluator", TEMPLATE, "--agent", evaluator(folder).agent]
-    command += ["--workers", "2", "--backoff", "0.01", "--agent-config", "", *more]
     return subprocess.Popen(
-        [*map(str, command)],
+        [sys.executable, "cli.py", *command(folder, routes, *more)],
         cwd=ROOT,
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -72,15 +77,14 @@ def test_whatever_stops_it_nothing_keeps_running_and_the_same_command_goes_on(tm
         assert err.splitlines()[-1].startswith("stopped; ")
         assert running(tmp_path) == []
     until(lambda: not running(tmp_path))
-    again = start(tmp_path, routes)
-    shown, err = again.communicate()
-    assert again.returncode == 0, err
+    again = CliRunner().invoke(app, command(tmp_path, routes))
+    assert again.exit_code == 0, again.output
     # An attempt that was interrupted takes none of the three away.
     assert attempts(results) == {
         "1": ["interrupted", "finished"],
         "2": ["interrupted", "crashed", "crashed", "finished"],
     }
-    assert "2 crashed, 2 finished, 2 interrupted" in shown
+    assert "2 crashed, 2 finished, 2 interrupted" in again.stdout
     assert running(tmp_path) == []
 
 
@@ -88,8 +92,8 @@ def test_with_its_keeper_killed_too_the_next_run_ends_what_is_left(tmp_path):
     routes = write_routes(tmp_path / "r.xml", {"1": "hang after", "2": "drive on,finish"})
     results = tmp_path / "results"
     process = start(tmp_path, routes)
-    # Two evaluators, each with a simulator of two processes.
-    until(lambda: ticking(results) and len(running(tmp_path)) == 6, process)
+    # The keeper, and two evaluators, each with a simulator of two processes.
+    until(lambda: ticking(results) and len(running(tmp_path)) == 7, process)
     until(lambda: (results / "work/1/1/checkpoint.json").stat().st_size, process)
     (keeper,) = keepers(process)
     keeper.kill()
@@ -98,9 +102,8 @@ def test_with_its_keeper_killed_too_the_next_run_ends_what_is_left(tmp_path):
     orphans = running(tmp_path)
     assert len([words for words in orphans if "evaluator.py" in words]) == 2
     assert len(orphans) == 6
-    again = start(tmp_path, routes)
-    _, err = again.communicate()
-    assert again.returncode == 0, err
+    again = CliRunner().invoke(app, command(tmp_path, routes))
+    assert again.exit_code == 0, again.output
     assert running(tmp_path) == []
     assert left_over(results) == NOTHING_LEFT
     # The first had its record already: a route is not driven again that has one.
@@ -115,9 +118,9 @@ def test_other_processes_are_left_alone(tmp_path):
     sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
     others = [subprocess.Popen(sleeping, env=os.environ | marks) for marks in names.values()]
     try:
-        process = start(tmp_path, write_routes(tmp_path / "r.xml", {"1": "killed,finish", "2": "finish"}))
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        routes = write_routes(tmp_path / "r.xml", {"1": "killed,finish", "2": "finish"})
+        done = CliRunner().invoke(app, command(tmp_path, routes))
+        assert done.exit_code == 0, done.output
         assert [other.poll() for other in others] == [None, None]
     finally:
         for other in others:

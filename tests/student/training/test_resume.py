@@ -31,8 +31,8 @@ EVERYTHING = small(
 """All that has a state, dropout included; 32 steps."""
 
 
-def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(dataset_path, tmp_path):
-    moments = ["writing", "renamed", "logged", *(str(number) for number in range(1, 8))]
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(dataset_path, tmp_path):
+    moments = ["writing", "renamed", "logged", "1", "4", "7"]
     random.Random(5).shuffle(moments)
     train(dataset_path, tmp_path / "whole", EVERYTHING, trackers=())
     train_with_kills(dataset_path, tmp_path / "parts", EVERYTHING, moments)
