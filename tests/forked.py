@@ -1,6 +1,7 @@
 """Python processes that begin at once: forks of one that has imported what commands need.
 
-They are processes like any other, with signals, limits and an end of their own.
+They are processes like any other, with signals, limits and an end of their own. They compute with one thread,
+as the tests themselves do.
 """
 
 import atexit
@@ -18,6 +19,8 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 
+import torch
+
 from tests.paths import ROOT
 
 IMPORTED = (
@@ -32,7 +35,15 @@ IMPORTED = (
     "pipeline.teachers.latent_action_vlm.teacher",
     "pipeline.teachers.orion.checkpoints.convert",
     "pipeline.teachers.orion.teacher",
+    "student.commands",
+    "student.orion_lite.system",
+    "student.runs.evaluate",
+    "student.runs.export",
+    "student.runs.onnx_graph",
+    "student.training.train",
     "torch._dynamo",
+    "transformers.models.internvl.modeling_internvl",
+    "transformers.models.qwen2.modeling_qwen2",
 )
 
 
@@ -95,6 +106,14 @@ class Forked:
             time.sleep(0.005)
         out, err = (written[end].decode() for end in self._read_ends)
         return out, err
+
+
+def run_forked(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program in such a process to its end."""
+    process = Forked("-c", program, *arguments)
+    out, err = process.communicate()
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(program, process.returncode, out, err)
 
 
 def _asked(request: Mapping[str, object], files: list[int] | None = None) -> int | None:
@@ -175,5 +194,6 @@ if __name__ == "__main__":
     gc.disable()
     for name in IMPORTED:
         import_module(name)
+    torch.set_num_threads(1)
     if (request := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         _become(request)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from student.runs.config import RunConfig
-from tests.student.warm import run_warm
+from tests.forked import run_forked
 
 KILLED = """
 import os, signal, sys
@@ -63,5 +63,5 @@ def train_with_kills(data: Path | str, run: Path, config: RunConfig, moments: li
         config: Its configuration.
         moments: A number of steps after the start, "writing" or "renamed" a checkpoint, "logged" an epoch.
     """
-    done = run_warm(KILLED, data, run, config.model_dump_json(), *moments)
+    done = run_forked(KILLED, data, run, config.model_dump_json(), *moments)
     assert done.stdout.split() == ["-9"] * len(moments) + ["0"], done.stderr

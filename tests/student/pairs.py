@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from student.runs.config import RunConfig
-from tests.student.warm import run_warm
+from tests.forked import run_forked
 
 IN_PAIRS = """
 import datetime, json, os, sys
@@ -55,5 +55,5 @@ def train_in_pairs(data: Path | str, folder: Path, configs: Mapping[str, RunConf
         error of all.
     """
     described = json.dumps({name: config.model_dump() for name, config in configs.items()})
-    done = run_warm(IN_PAIRS, data, folder, described)
+    done = run_forked(IN_PAIRS, data, folder, described)
     return done.stdout.splitlines(), done.stderr

@@ -13,7 +13,7 @@ from cache_schema.integrity.verify import verify
 from tests.cache_schema.format_2 import RAGGED, assert_equal, write_format_2
 from tests.cache_schema.tampering import flip_a_bit, write_small
 
-FLIPS = 250
+FLIPS = 500
 
 
 @pytest.fixture(scope="module", params=["format 1", "format 2"])

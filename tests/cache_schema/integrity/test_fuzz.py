@@ -32,7 +32,7 @@ from tests.cache_schema.tampering import SMALL, edit_entry, edit_root, record_ag
 from tests.paths import ROOT
 
 ASSET = save(HEADS | {"w": np.arange(6, dtype=np.float32)})
-MUTATIONS = 250
+MUTATIONS = 500
 """Of a dataset of either format."""
 MEMORY_BYTES = 512 * 2**20
 """Beyond what is loaded when reading begins."""

@@ -25,8 +25,8 @@ from student.runs.checkpoint import Checkpoint, read_checkpoint
 from student.runs.export import export
 from student.runs.onnx_graph import save_checked
 from student.runs.provenance import TrainedOn
+from tests.forked import run_forked
 from tests.student.recipes import small
-from tests.student.warm import run_warm
 
 SIZES = {"hidden": 16, "layers": 1, "heads": 2, "feedforward": 32}
 CONFIG = small(**SIZES)
@@ -134,7 +134,7 @@ def test_an_export_that_is_killed_is_none_or_whole(run, dataset_path, tmp_path, 
     target = tmp_path / "killed" / f"student{ending}"
     target.parent.mkdir()
     half = whole.stat().st_size // 2
-    done = run_warm(KILLED, run, target, dataset_path, whole, half, "written", "moved", "-")
+    done = run_forked(KILLED, run, target, dataset_path, whole, half, "written", "moved", "-")
     digest = sha256_of(whole)
     expected = [f"{-signal.SIGXFSZ} False", "-9 False", f"-9 {digest}", f"0 {digest}"]
     assert done.stdout.splitlines() == expected, done.stderr

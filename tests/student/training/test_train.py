@@ -20,8 +20,8 @@ from student.runs.log import read_log
 from student.runs.presets import changed, preset
 from student.training.deferred_metrics import DivergenceError
 from student.training.train import train
+from tests.forked import run_forked
 from tests.student.recipes import SIZES, with_losses
-from tests.student.warm import run_warm
 
 
 def weights_of(run):
@@ -210,7 +210,7 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before(dataset_path, config, 
         "train(Path(data), Path(run), RunConfig.model_validate_json(config))"
     )
     given = (dataset_path, tmp_path, longer.model_dump_json(), str(weights.stat().st_size - 1))
-    refused = run_warm(code, *given)
+    refused = run_forked(code, *given)
     assert refused.returncode != 0
     assert "CheckpointError: the checkpoint of step 12 cannot be written" in refused.stderr
     assert "File too large" in refused.stderr
