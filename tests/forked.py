@@ -65,7 +65,6 @@ class Forked:
         largest_file: int | None = None,
     ) -> None:
         self.returncode: int | None = None
-        self._written = dict[int, bytes]()
         ends = [os.pipe() for _ in ("stdout", "stderr")]
         self._read_ends = [read for read, _ in ends]
         self.pid = _asked(
