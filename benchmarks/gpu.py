@@ -42,6 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.orion_steps import PlainHeads, WholePrompt, flops, frames, load, separate_passes
 from benchmarks.record import Record
+from cache_schema.processors import usable_processors
 from pipeline.teachers.orion.precision import PrecisionConfig, fp8_rows
 from pipeline.teachers.orion.presets import ORION_7B, ORION_TINY_RANDOM
 from pipeline.teachers.orion.stream import features_of
@@ -459,7 +460,8 @@ def extraction(bench: Bench, teacher: OrionTeacher) -> None:
     from pipeline.extraction.run import extract
 
     clips = 2 * SLOTS
-    write_demo_data(bench.folder / "long", clips=clips, frames=1 if bench.dry else 24)
+    length, workers = (1, 1) if bench.dry else (24, usable_processors())
+    write_demo_data(bench.folder / "long", clips=clips, frames=length, workers=workers)
     selection = Bench2Drive(bench.folder / "long").select()
     cpu_s = time.process_time()
     dataset = bench.folder / "long.zarr"
