@@ -45,6 +45,7 @@ IMPORTED = (
     "transformers.models.internvl.modeling_internvl",
     "transformers.models.qwen2.modeling_qwen2",
 )
+"""Nothing is read with tensorstore, which survives no fork."""
 
 
 class Forked:

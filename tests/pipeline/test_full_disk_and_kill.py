@@ -20,7 +20,7 @@ from pipeline.teachers.orion.checkpoints.convert import convert
 from pipeline.teachers.orion.checkpoints.reader import digest, read_weights, released_shapes
 from pipeline.teachers.orion.checkpoints.tensors import random_weights, teacher_shapes
 from pipeline.teachers.orion.presets import ORION_TINY_RANDOM
-from tests.forked import Forked
+from tests.forked import Forked, run_forked
 from tests.paths import ROOT
 
 CONFIG = ORION_TINY_RANDOM.config
@@ -102,9 +102,8 @@ def dump(tmp_path_factory) -> Path:
 
 
 def killed(program: str, *arguments: object) -> None:
-    process = Forked("-c", program, *arguments)
-    _, err = process.communicate()
-    assert process.returncode == -signal.SIGKILL, err
+    done = run_forked(program, *arguments)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.parametrize("command", ["convert", "import-npz", "demo-data", "extract"])

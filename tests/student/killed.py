@@ -43,7 +43,7 @@ def arm(moment):
         )
 
 
-# Each in a process of its own.
+# Children of a process that has not read with tensorstore, which survives no fork.
 for moment in [*moments, ""]:
     child = os.fork()
     if not child:

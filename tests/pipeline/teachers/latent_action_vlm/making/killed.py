@@ -2,7 +2,7 @@
 
 import json
 
-from tests.forked import Forked
+from tests.forked import run_forked
 
 KILLED = """
 import os, signal, sys, json
@@ -43,7 +43,6 @@ for moment in [*moments, 10**9]:
 def train_with_kills(module: str, arguments: list[object], moments: list[int]) -> None:
     """Call ``module.train`` until it ends, killed after so many steps each time."""
     program = KILLED.replace("{module}", module)
-    process = Forked("-c", program, json.dumps([*map(str, arguments)]), json.dumps(moments))
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert out.split() == ["-9"] * len(moments) + ["0"], err
+    done = run_forked(program, json.dumps([*map(str, arguments)]), json.dumps(moments))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["-9"] * len(moments) + ["0"], done.stderr
